@@ -1,0 +1,23 @@
+"""The clock: the only place that reads the time."""
+
+from __future__ import annotations
+
+import time
+from typing import Final, Protocol
+
+from gateway.vocabulary import Seconds
+
+
+class Clock(Protocol):
+    """Reads a monotonic instant, in seconds from an arbitrary origin."""
+
+    def __call__(self) -> Seconds: ...
+
+
+monotonic: Final[Clock] = time.monotonic
+"""The machine's clock, unmoved by NTP."""
+
+
+def wall() -> float:
+    """Seconds since the epoch, for log lines and documents only; never for durations."""
+    return time.time()

@@ -1,0 +1,231 @@
+"""Every knob, on one page: frozen sections named after the rooms.
+
+`Settings.load(text, environ)` is pure: YAML text and `GATEWAY__SECTION__KNOB` variables in,
+Settings or one `SettingsError` naming every bad key out. Only `gateway.__main__` touches files and
+the environment. A part receives its own section, never the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from gateway.vocabulary import ModelName, ReplicaAddress, Role
+
+PREFIX = "GATEWAY__"
+
+ReplicaUrl = Annotated[
+    str, StringConstraints(strip_whitespace=True, pattern=r"^https?://[^/\s?#@]+:\d{1,5}/?$")
+]
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message names every bad key."""
+
+
+class Section(BaseModel):
+    """A frozen group of knobs; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class TlsSettings(Section):
+    """TLS for clients; the files are watched, and new ones serve new handshakes."""
+
+    certificate: str | None = Field(None, description="PEM file: the chain we present")
+    key: str | None = Field(None, description="PEM file: its private key")
+    client_ca: str | None = Field(
+        None, description="PEM file: who may sign client certificates; set, a client needs one"
+    )
+    reload_every_s: float = Field(5.0, gt=0, description="how often the files are looked at")
+
+
+class AcceptSettings(Section):
+    """Where we listen and what we take from a client."""
+
+    host: str = Field("127.0.0.1", description="loopback unless you say otherwise")
+    port: int = Field(8000, ge=0, le=65535, description="0 lets the system choose")
+    max_body_bytes: int = Field(
+        16 * 1024 * 1024, gt=0, description="a million tokens of text is about 4 MB"
+    )
+    max_upload_bytes: int = Field(64 * 1024 * 1024, gt=0, description="the same, for audio")
+    max_header_bytes: int = Field(
+        32 * 1024, gt=0, description="url and headers together, before 431"
+    )
+    header_timeout_s: float = Field(10.0, gt=0, description="from the first byte to the last")
+    body_timeout_s: float = Field(
+        30.0, gt=0, description="a body slower than this and than min_body_rate is cut with 408"
+    )
+    min_body_bytes_per_s: int = Field(1024, gt=0, description="adds to body_timeout_s by size")
+    keep_alive_s: float = Field(
+        75.0, gt=0, description="idle client connections; above the 60 s of common load balancers"
+    )
+    client_stall_s: float = Field(
+        60.0, gt=0, description="a client that reads nothing for so long is let go"
+    )
+    backlog: int = Field(2048, gt=0, description="connections the kernel may hold for us")
+    tls: TlsSettings = Field(default_factory=TlsSettings)
+
+
+class AdmitSettings(Section):
+    """How much may be open at once, and how we leave."""
+
+    max_open_requests: int = Field(
+        10_000, gt=0, description="beyond it: 503; bounds memory at this times max_body_bytes"
+    )
+    drain_grace_s: float = Field(
+        30.0, ge=0, description="after SIGTERM: how long running streams may take to finish"
+    )
+    retry_after_s: float = Field(
+        2.0, gt=0, description="what a refused client is told while we drain or are full"
+    )
+
+
+class ChooseSettings(Section):
+    """Which replica."""
+
+    policy: str = Field("least-work", description="`headrace gateway --help` lists them")
+    request_overhead_tokens: int = Field(
+        256, ge=0, description="what one running request costs others, in prompt tokens"
+    )
+
+
+class RelaySettings(Section):
+    """How we talk to replicas."""
+
+    connect_timeout_s: float = Field(2.0, gt=0, description="TCP and TLS; a replica is near")
+    first_byte_timeout_s: float = Field(
+        300.0, gt=0, description="streams: from dispatch to the first byte, prefill and all"
+    )
+    unary_timeout_s: float = Field(
+        900.0, gt=0, description="unary: an engine sends nothing until it has finished"
+    )
+    stall_timeout_s: float = Field(120.0, gt=0, description="between two chunks of a response")
+    idle_connection_s: float = Field(
+        4.0, gt=0, description="engines on uvicorn close idle connections after 5 s: we are first"
+    )
+    max_idle_per_replica: int = Field(256, ge=0, description="idle connections kept")
+    max_attempts: int = Field(3, ge=1, description="tries per request, the first included")
+    retry_budget_ratio: float = Field(
+        0.2, ge=0, le=1, description="retries per request over time, so a storm cannot double load"
+    )
+    retry_budget_min_per_s: float = Field(10.0, ge=0, description="and always at least so many")
+
+
+class ReplicaSettings(Section):
+    """A replica with what is known of it; a bare URL will do."""
+
+    url: ReplicaUrl
+    models: tuple[str, ...] = Field((), description="pinned; empty asks the replica")
+    role: Role = Role.BOTH
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_url(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
+
+    def address(self) -> ReplicaAddress:
+        """The same as a value of the vocabulary."""
+        return ReplicaAddress(
+            self.url.rstrip("/"), tuple(ModelName(name) for name in self.models), self.role
+        )
+
+
+class DnsSettings(Section):
+    """Every address behind a name is a replica (a headless Service, say)."""
+
+    name: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    tls: bool = False
+    models: tuple[str, ...] = ()
+    role: Role = Role.BOTH
+
+
+class FleetSettings(Section):
+    """Which replicas there are and when one is believed healthy."""
+
+    replicas: tuple[ReplicaSettings, ...] = Field(
+        (), description="a fixed list: URLs, or {url, models, role}"
+    )
+    dns: tuple[DnsSettings, ...] = Field((), description="names whose addresses are replicas")
+    file: str | None = Field(
+        None, description="a YAML or JSON file holding {replicas: [...]}; watched"
+    )
+    watch_every_s: float = Field(1.0, gt=0, description="how often file and DNS are looked at")
+    probe_every_s: float = Field(2.0, gt=0, description="active probe of each replica, ± jitter")
+    probe_jitter_ratio: float = Field(0.2, ge=0, lt=1, description="so probes do not march in step")
+    probe_timeout_s: float = Field(2.0, gt=0, description="a probe slower than this has failed")
+    failures_to_eject: int = Field(3, ge=1, description="signs of failure in a row")
+    cool_down_s: float = Field(5.0, gt=0, description="out, before it is probed again")
+    cool_down_max_s: float = Field(60.0, gt=0, description="doubles up to this")
+
+
+class AccountSettings(Section):
+    """What we write down."""
+
+    access_log: Literal["stdout", "off"] | str = Field(
+        "stdout", description="stdout, off, or a file: one JSON line per request"
+    )
+
+
+class Settings(Section):
+    """The whole house, a section per room."""
+
+    accept: AcceptSettings = Field(default_factory=AcceptSettings)
+    admit: AdmitSettings = Field(default_factory=AdmitSettings)
+    choose: ChooseSettings = Field(default_factory=ChooseSettings)
+    relay: RelaySettings = Field(default_factory=RelaySettings)
+    fleet: FleetSettings = Field(default_factory=FleetSettings)
+    account: AccountSettings = Field(default_factory=AccountSettings)
+
+    @classmethod
+    def load(cls, text: str, environ: Mapping[str, str]) -> Self:
+        """Settings from YAML text, overridden by GATEWAY__SECTION__KNOB variables.
+
+        Raises SettingsError naming every key that is unknown or out of bounds.
+        """
+        try:
+            document = yaml.safe_load(text) if text.strip() else {}
+        except yaml.YAMLError as error:
+            raise SettingsError(f"the settings are not YAML: {error}") from error
+        if not isinstance(document, dict):
+            raise SettingsError("the settings must be a mapping of sections, such as `accept:`")
+        for name, value in sorted(environ.items()):
+            if name.startswith(PREFIX):
+                _put(document, name, value)
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None
+
+
+def _put(document: dict[str, Any], name: str, value: str) -> None:
+    """Set the key a variable names; its value is read as YAML, so lists and numbers work."""
+    *parents, leaf = [part.lower() for part in name.removeprefix(PREFIX).split("__")]
+    for parent in parents:
+        section = document.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise SettingsError(f"{name}: `{parent}` is not a section")
+        document = section
+    try:
+        document[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{name} is not readable: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = [
+        f"  {'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors()
+    ]
+    return "\n".join(["the settings cannot be used:", *lines])

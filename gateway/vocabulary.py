@@ -1,0 +1,152 @@
+"""The nouns every room shares: ids, units, the parsed request, and what may be known of a replica.
+
+Nothing here acts. A word used in code, metrics, settings and docs is defined once, here or in
+docs/glossary.md, and means the same everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType, Protocol
+
+ReplicaId = NewType("ReplicaId", str)
+ModelName = NewType("ModelName", str)
+Seconds = float  # monotonic instants and durations; never wall time
+Tokens = int
+
+
+class Role(StrEnum):
+    """What a replica does."""
+
+    BOTH = "both"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class Outcome(StrEnum):
+    """How a request ended. Exactly one per request."""
+
+    FINISHED = "finished"
+    REJECTED = "rejected"  # refused before it waited: the client's mistake, or no room
+    EVICTED = "evicted"  # waited, and was removed unserved
+    FAILED = "failed"
+    CLIENT_GONE = "client_gone"
+
+
+class Health(StrEnum):
+    """What we believe about a replica; `gateway.fleet.health` holds the law."""
+
+    JOINING = "joining"  # never yet seen healthy
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    EJECTED = "ejected"
+    PROBING = "probing"  # its cool-down is over: one success brings it back
+    DRAINING = "draining"  # finishes what it has, takes nothing new
+
+
+class BodyKind(StrEnum):
+    """How the body of a route is written."""
+
+    JSON = "json"
+    MULTIPART = "multipart"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An inference route: its path, the field that carries the prompt, how its body is written."""
+
+    path: str
+    prompt_field: str
+    body: BodyKind = BodyKind.JSON
+    generates: bool = False  # may answer token by token
+
+    @property
+    def label(self) -> str:
+        """The route as a metric label."""
+        return self.path
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("/v1/chat/completions", "messages", generates=True),
+    Route("/v1/completions", "prompt", generates=True),
+    Route("/v1/responses", "input", generates=True),
+    Route("/v1/messages", "messages", generates=True),
+    Route("/v1/messages/count_tokens", "messages"),
+    Route("/v1/embeddings", "input"),
+    Route("/v1/rerank", "documents"),
+    Route("/v2/rerank", "documents"),
+    Route("/rerank", "documents"),
+    Route("/v1/score", "text_2"),
+    Route("/score", "text_2"),
+    Route("/pooling", "input"),
+    Route("/classify", "input"),
+    Route("/tokenize", "prompt"),
+    Route("/detokenize", "tokens"),
+    Route("/v1/audio/transcriptions", "file", BodyKind.MULTIPART),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What we decide by, read once from a body that itself is forwarded untouched.
+
+    `prompt_tokens` is an estimate (see `gateway.parse.estimate`); `max_tokens` is None where the
+    client set no bound; `prompt_bytes` is the length of the prompt as it stood in the body.
+    """
+
+    route: Route
+    model: ModelName
+    stream: bool
+    prompt_bytes: int
+    prompt_tokens: Tokens
+    max_tokens: Tokens | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaAddress:
+    """Where a replica answers, and what is known of it before it has been asked.
+
+    `models` pins what it serves; empty means "ask it" (`GET /v1/models`).
+    """
+
+    url: str  # http://host:port or https://host:port, without a trailing slash
+    models: tuple[ModelName, ...] = ()
+    role: Role = Role.BOTH
+
+    @property
+    def id(self) -> ReplicaId:
+        """host:port, the replica's name in metrics and logs."""
+        return ReplicaId(self.url.split("://", 1)[1])
+
+
+class ReplicaView(Protocol):
+    """What a chooser may read of a replica. Read only: the fleet owns it and moves it by steps."""
+
+    @property
+    def id(self) -> ReplicaId: ...
+    @property
+    def address(self) -> ReplicaAddress: ...
+    @property
+    def role(self) -> Role: ...
+    @property
+    def health(self) -> Health: ...
+    @property
+    def inflight_requests(self) -> int:
+        """Requests this gateway has sent there that have not ended."""
+
+    @property
+    def inflight_prompt_tokens(self) -> Tokens:
+        """Prompt tokens of those whose first byte has not come back: the prefill still owed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One served model, as its replica describes it: `parent` is set for a LoRA adapter."""
+
+    id: ModelName
+    parent: str | None = None
+    root: str | None = None
+    max_model_len: int | None = None
+    created: int = 0
+    owned_by: str = "vllm"
