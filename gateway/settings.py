@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,8 +26,22 @@ from gateway.vocabulary import ModelName, ReplicaAddress, Role
 
 PREFIX = "GATEWAY__"
 
+
+def _canonical(url: str) -> str:
+    """One spelling for one replica: lower case, no trailing slash, no leading zeros in the port."""
+    parts = urlsplit(url)  # raises ValueError for brackets that hold no IPv6 address
+    host, colon, port = parts.netloc.rpartition(":")
+    if not 0 < int(port) <= 65535:
+        raise ValueError("the port must be from 1 to 65535")
+    if ":" in host and not host.startswith("["):
+        raise ValueError("write an IPv6 address in brackets, as in http://[::1]:8000")
+    return f"{parts.scheme}://{host.lower()}{colon}{int(port)}"
+
+
 ReplicaUrl = Annotated[
-    str, StringConstraints(strip_whitespace=True, pattern=r"^https?://[^/\s?#@]+:\d{1,5}/?$")
+    str,
+    StringConstraints(strip_whitespace=True, pattern=r"^https?://[^/\s?#@]+:[0-9]{1,5}/?$"),
+    AfterValidator(_canonical),
 ]
 
 
@@ -103,6 +119,9 @@ class ChooseSettings(Section):
 class RelaySettings(Section):
     """How we talk to replicas."""
 
+    replica_ca: str | None = Field(
+        None, description="PEM file: who signs the certificates of https replicas"
+    )
     connect_timeout_s: float = Field(2.0, gt=0, description="TCP and TLS; a replica is near")
     first_byte_timeout_s: float = Field(
         300.0, gt=0, description="streams: from dispatch to the first byte, prefill and all"

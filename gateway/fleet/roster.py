@@ -1,0 +1,258 @@
+"""Which replicas are there, and who can serve what? The one owner of the list.
+
+Asked on the hot path: `candidates(model)`, one look-up in an index that is rebuilt only when the
+list, a replica's models or its taking of work changes. Everything here is synchronous and atomic
+between two awaits, so there are no locks, and what is handed out is immutable and swapped whole.
+
+Invariants.
+- One URL is one replica, however many sources name it; no two replicas share an id. Where sources
+  disagree about it, the settings win over a file and a file over DNS.
+- The index equals a scan of the list: for each model, the replicas that take work and serve it.
+- A replica that no source names is DRAINING, and is forgotten as soon as it holds no lease. Named
+  again before that, it joins again as the same replica, its leases kept. One told to drain by a
+  sign stays, draining, for as long as it is named.
+- Listeners hear of a change after it can be seen: `joined` first, `left` last, and between the two
+  every change of health.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+from gateway.errors import NoReplica, UnknownModel
+from gateway.fleet.health import Sign, Standing, after, cool_down_s
+from gateway.fleet.ledger import Replica
+from gateway.settings import FleetSettings
+from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, Seconds
+
+
+class RosterListener(Protocol):
+    """Is told of replicas, synchronously; it must not block, raise, or change the roster."""
+
+    def joined(self, replica: Replica) -> None:
+        """It is on the list, in the state JOINING."""
+
+    def left(self, replica: Replica) -> None:
+        """It is forgotten: it holds no lease, and this object will not come back."""
+
+    def changed(self, replica: Replica, was: Health, now: Health) -> None:
+        """Its health moved."""
+
+
+class Roster:
+    """The replicas, by the sources that name them."""
+
+    __slots__ = (
+        "_by_url",
+        "_index",
+        "_known",
+        "_listeners",
+        "_may_serve_anything",
+        "_named",
+        "_replicas",
+        "_retry_after_s",
+        "_served",
+        "_settings",
+    )
+
+    def __init__(self, settings: FleetSettings) -> None:
+        self._settings = settings
+        self._named: dict[str, dict[str, ReplicaAddress]] = {}  # source -> url -> address
+        self._by_url: dict[str, Replica] = {}
+        self._listeners: tuple[RosterListener, ...] = ()
+        self._publish()
+
+    def __repr__(self) -> str:
+        ready = sum(replica.takes_work for replica in self._replicas)
+        return f"<Roster: {ready} of {len(self._replicas)} replicas take work>"
+
+    # What is asked of it
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All of them, the draining included, in the order they joined."""
+        return self._replicas
+
+    @property
+    def is_ready(self) -> bool:
+        """Does at least one replica take work?"""
+        return any(replica.takes_work for replica in self._replicas)
+
+    def known_models(self) -> Mapping[ModelName, ModelCard]:
+        """What the replicas that take work serve, adapters included; O(1).
+
+        Where two describe the same model differently, the one that joined first is quoted.
+        """
+        return self._known
+
+    def candidates(self, model: ModelName) -> Sequence[Replica]:
+        """Those that take work and serve `model`: at least one, in the order they joined; O(1).
+
+        Raises UnknownModel when replicas are known, none of them in any state serves it, and none
+        is still to say what it serves; NoReplica when it may well be served, only not now.
+        """
+        found = self._index.get(model)
+        if found is not None:
+            return found
+        if model in self._served or self._may_serve_anything:
+            raise NoReplica(retry_after_s=self._retry_after_s)
+        raise UnknownModel(param="model")
+
+    # What it is told
+
+    def subscribe(self, listener: RosterListener) -> None:
+        """Tell `listener` of all that happens from now on."""
+        self._listeners = (*self._listeners, listener)
+
+    def unsubscribe(self, listener: RosterListener) -> None:
+        """Tell it no more."""
+        self._listeners = tuple(each for each in self._listeners if each is not listener)
+
+    def apply(self, addresses: Iterable[ReplicaAddress], source: str) -> None:
+        """Take in the whole truth from one source: what it no longer names, it no longer knows.
+
+        `source` is `static`, `dns:NAME` or `file:PATH`. A URL that it names twice counts as named
+        first. O(replicas) when nothing changes.
+        """
+        named: dict[str, ReplicaAddress] = {}
+        for address in addresses:
+            named.setdefault(address.url, address)
+        self._named[source] = named
+        wanted = self._wanted()
+        moved: list[tuple[Replica, Health]] = []
+        is_changed = False
+        for url, replica in self._by_url.items():
+            was = replica.standing.health
+            is_changed |= self._reconcile(replica, wanted.get(url))
+            if replica.standing.health is not was:
+                moved.append((replica, was))
+        joined = [Replica(each) for url, each in wanted.items() if url not in self._by_url]
+        for replica in joined:
+            replica.models = _by_name(_pins(replica.address))
+            self._by_url[replica.address.url] = replica
+        if joined or is_changed:
+            self._publish()
+        for replica in joined:
+            for listener in self._listeners:
+                listener.joined(replica)
+        for replica, was in moved:
+            self._tell(replica, was)
+        self.forget_idle()
+
+    def observe_models(self, replica: Replica, cards: Iterable[ModelCard]) -> None:
+        """A replica has said what it serves. Pinned models are not overruled."""
+        if replica.address.models:
+            return
+        models = _by_name(cards)
+        if models != replica.models:
+            replica.models = models
+            self._publish()
+
+    def sign(self, replica: Replica, sign: Sign, now: Seconds) -> None:
+        """Take in one sign; O(1) unless it changes who takes work, then O(replicas x models)."""
+        standing = after(replica.standing, sign, now, self._settings)
+        if standing is not replica.standing:
+            self._move(replica, standing)
+
+    def forget_idle(self) -> None:
+        """Forget the replicas that no source names and that hold no lease.
+
+        Called by `apply`, and by the last lease of each such replica.
+        """
+        gone = [
+            replica
+            for replica in self._by_url.values()
+            if replica.on_idle is not None and not replica.inflight_requests
+        ]
+        if not gone:
+            return
+        for replica in gone:
+            del self._by_url[replica.address.url]
+            replica.on_idle = None
+        self._publish()
+        for replica in gone:
+            for listener in self._listeners:
+                listener.left(replica)
+
+    # How it moves
+
+    def _wanted(self) -> dict[str, ReplicaAddress]:
+        """url -> address over all sources; by name, `static` comes before `file:`, then `dns:`."""
+        wanted: dict[str, ReplicaAddress] = {}
+        for source in sorted(self._named, reverse=True):
+            for url, address in self._named[source].items():
+                wanted.setdefault(url, address)
+        return wanted
+
+    def _reconcile(self, replica: Replica, address: ReplicaAddress | None) -> bool:
+        """Bring a replica in line with what the sources now say of it; True if that changed it."""
+        was_gone = replica.on_idle is not None
+        if address is None:
+            replica.standing = Standing(Health.DRAINING)
+            replica.on_idle = self.forget_idle
+            return not was_gone
+        if was_gone:
+            replica.standing = Standing()
+            replica.on_idle = None
+        if address == replica.address:
+            return was_gone
+        replica.address = address
+        if address.models:
+            replica.models = _by_name(_pins(address))
+        # Where the pins were taken away, what they said holds until the replica has been asked.
+        return True
+
+    def _move(self, replica: Replica, standing: Standing) -> None:
+        was, replica.standing = replica.standing, standing
+        if standing.health is was.health:
+            return
+        # A fleet that flickers between healthy and suspect costs no rebuild.
+        if not (standing.takes_work and was.takes_work):
+            self._publish()
+        self._tell(replica, was.health)
+
+    def _tell(self, replica: Replica, was: Health) -> None:
+        for listener in self._listeners:
+            listener.changed(replica, was, replica.standing.health)
+
+    def _publish(self) -> None:
+        """Rebuild what is handed out; O(replicas x models)."""
+        self._replicas = tuple(self._by_url.values())
+        index: dict[ModelName, list[Replica]] = {}
+        known: dict[ModelName, ModelCard] = {}
+        served: set[ModelName] = set()
+        for replica in self._replicas:
+            served.update(replica.models)
+            if replica.takes_work:
+                for name, card in replica.models.items():
+                    index.setdefault(name, []).append(replica)
+                    known.setdefault(name, card)
+        self._index = {name: tuple(replicas) for name, replicas in index.items()}
+        self._known = MappingProxyType(known)
+        self._served = frozenset(served)
+        self._may_serve_anything = not self._replicas or any(
+            replica.health is Health.JOINING and not replica.address.models
+            for replica in self._replicas
+        )
+        self._retry_after_s = self._soonest_s()
+
+    def _soonest_s(self) -> Seconds:
+        """When a client refused for want of a replica may find one, at the earliest."""
+        outs_s = [
+            cool_down_s(replica.standing.ejections, self._settings)
+            for replica in self._replicas
+            if replica.health is Health.EJECTED
+        ]
+        if any(replica.health in (Health.JOINING, Health.PROBING) for replica in self._replicas):
+            return self._settings.probe_every_s
+        return min(outs_s, default=self._settings.probe_every_s)
+
+
+def _pins(address: ReplicaAddress) -> list[ModelCard]:
+    return [ModelCard(name) for name in address.models]
+
+
+def _by_name(cards: Iterable[ModelCard]) -> Mapping[ModelName, ModelCard]:
+    return MappingProxyType({card.id: card for card in cards})
