@@ -1,0 +1,119 @@
+"""Drives the engine in real time: begins a step, lets its duration pass, completes it, delivers.
+
+Steps are paced against a running schedule rather than one by one, so that the event loop's coarse
+timers do not add up: a step that ended late shortens the next wait, up to `_CATCH_UP_S`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serving.sim.engine import Engine, EngineRequest, Output
+from serving.sim.faults import Faults
+from serving.sim.kv_cache import KvEvent
+from serving.sim.metrics import Timings
+
+Sink = Callable[[Output], None]
+Clock = Callable[[], float]
+
+_CATCH_UP_S = 0.05
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """One request's sink and its instants."""
+
+    sink: Sink
+    submitted_at: float
+    first_at: float | None = None
+    last_at: float = 0.0
+    tokens: int = 0
+
+
+class Runner:
+    """Owner of the engine; every change to it goes through here."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        speed: float,
+        faults: Faults,
+        publish: Callable[[list[KvEvent]], None],
+        clock: Clock,
+    ) -> None:
+        self.engine = engine
+        self.timings = Timings()
+        self._speed = speed
+        self._faults = faults
+        self._publish = publish
+        self._clock = clock
+        self._deliveries: dict[str, _Delivery] = {}
+        self._work = asyncio.Event()
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        """Queue a request; `sink` is called with each output, the last one carrying its end."""
+        now = self._clock()
+        self.engine.submit(request, now)
+        self._deliveries[request.id] = _Delivery(sink, now)
+        self._work.set()
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request, if it is still here; its sink is not called again."""
+        if self._deliveries.pop(request_id, None) is not None:
+            self.engine.abort(request_id)
+
+    def clear_cache(self) -> bool:
+        """Forget cached prefixes, and say so to subscribers; False while any block is used."""
+        cleared = self.engine.clear_cache()
+        self._work.set()
+        return cleared
+
+    async def run(self) -> None:
+        """Step for ever; cancel to stop."""
+        due = self._clock()
+        while True:
+            now = self._clock()
+            batch = self.engine.begin(now)
+            if batch is None:
+                self._emit(self.engine.cache.take_events())
+                self._work.clear()
+                await self._work.wait()
+                due = self._clock()
+                continue
+            due = max(due, now - _CATCH_UP_S)
+            due += batch.duration_s * self._faults.table.slow / self._speed
+            await asyncio.sleep(max(due - now, 0.0))
+            outputs, events = self.engine.complete(batch)
+            self._emit(events)
+            self._deliver(outputs)
+
+    def _emit(self, events: list[KvEvent]) -> None:
+        if events:
+            self._publish(events)
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        now = self._clock()
+        for output in outputs:
+            delivery = self._deliveries.get(output.request_id)
+            if delivery is None:
+                continue
+            self._note(delivery, output, now)
+            if output.finish is not None:
+                del self._deliveries[output.request_id]
+            delivery.sink(output)
+
+    def _note(self, delivery: _Delivery, output: Output, now: float) -> None:
+        """Put one output's instants into the histograms."""
+        if delivery.first_at is None:
+            delivery.first_at = now
+            self.timings.queue.observe(output.queued_s)
+            self.timings.ttft.observe(now - delivery.submitted_at)
+        else:
+            self.timings.itl.observe(now - delivery.last_at)
+        delivery.last_at = now
+        delivery.tokens += 1
+        if output.finish is not None:
+            self.timings.e2e.observe(now - delivery.submitted_at)
+            if delivery.tokens > 1:
+                elapsed_s = now - delivery.first_at
+                self.timings.tpot.observe(elapsed_s / (delivery.tokens - 1))

@@ -1,0 +1,78 @@
+"""How long one engine step takes: a pure function of what is in the batch.
+
+Asked for seconds; answers
+    base + prefill_token * P + prefill_attention * A + decode * [D > 0] + decode_sequence * D
+         + decode_context_token * C
+where P is prompt tokens computed in the step, A = sum over prefill chunks of n * (h + n / 2) for n
+tokens after h earlier ones (token pairs attended), D is sequences that decode, C is the sum of
+their contexts: the form usually fitted to engines (u/R + a*u*(h + u/2) for prefill,
+alpha + beta*B + gamma*C for decode).
+
+Invariants: never negative; never shorter when any quantity grows.
+
+A profile is a JSON file that carries these parameters, the engine's shape on that hardware, and a
+statement of how the figures were made: "assumed" or "measured".
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+NonNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class StepWork(msgspec.Struct, frozen=True, gc=False):
+    """What one step computes; the letters are those of the module's formula."""
+
+    prefill_tokens: int = 0
+    prefill_token_pairs: float = 0.0
+    decode_sequences: int = 0
+    decode_context_tokens: int = 0
+
+
+class StepTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds per unit of work."""
+
+    base_s: NonNegative
+    prefill_token_s: NonNegative
+    prefill_token_pair_s: NonNegative
+    decode_s: NonNegative
+    decode_sequence_s: NonNegative
+    decode_context_token_s: NonNegative
+
+    def seconds(self, work: StepWork) -> float:
+        """The modelled duration of one step; O(1)."""
+        return (
+            self.base_s
+            + self.prefill_token_s * work.prefill_tokens
+            + self.prefill_token_pair_s * work.prefill_token_pairs
+            + (self.decode_s if work.decode_sequences else 0.0)
+            + self.decode_sequence_s * work.decode_sequences
+            + self.decode_context_token_s * work.decode_context_tokens
+        )
+
+
+class EngineShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The engine's limits on this hardware, where no flag says otherwise."""
+
+    block_size: AtLeastOne
+    blocks: AtLeastOne
+    max_num_seqs: AtLeastOne
+    max_num_batched_tokens: AtLeastOne
+    max_model_len: AtLeastOne
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A named model-and-hardware profile."""
+
+    name: str
+    basis: Literal["assumed", "measured"]
+    note: str
+    timing: StepTiming
+    engine: EngineShape
+
+
+def parse_profile(text: bytes) -> Profile:
+    """Raises ValueError that says where the profile is wrong."""
+    return msgspec.json.decode(text, type=Profile)
