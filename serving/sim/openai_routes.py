@@ -1,48 +1,18 @@
 """The routes of OpenAI's chat and text completions, field for field as vLLM 0.32 answers them."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from serving.sim.api_errors import bad_request
 from serving.sim.call import Call
+from serving.sim.generation import stream
 from serving.sim.kv_cache import CacheKey
-from serving.sim.requests import ChatRequest, CompletionRequest, decode, tools_message
+from serving.sim.requests import ChatRequest, CompletionRequest, read, tools_message
 from serving.sim.service import Generation, Job, Model, Piece, Service, Usage
 from serving.sim.tokens import detokenize, render_chat, tokenize
 
 DONE = b"data: [DONE]\n\n"
-
-
-class Rendering(Protocol):
-    """How one API writes a stream: events as bytes, each ended by an empty line."""
-
-    def preface(self) -> list[bytes]:
-        """Sent at once, before any token."""
-
-    def opening(self, usage: Usage) -> list[bytes]:
-        """Sent before the first piece."""
-
-    def piece(self, piece: Piece, usage: Usage) -> bytes: ...
-
-    def closing(self, usage: Usage) -> list[bytes]:
-        """Sent after the last piece."""
-
-
-async def stream(service: Service, call: Call, jobs: list[Job], rendering: Rendering) -> None:
-    """The head at once, then an event per token as they come (vLLM answers before it computes)."""
-    await call.open_stream()
-    if preface := rendering.preface():
-        await call.events(preface)
-    with service.generating(call, jobs) as generation:
-        is_open = False
-        async for pieces in generation.pieces():
-            events = [] if is_open else rendering.opening(generation.usage)
-            is_open = True
-            events += [rendering.piece(piece, generation.usage) for piece in pieces]
-            await call.events(events)
-    await call.events(rendering.closing(generation.usage))
-    await call.end_stream()
 
 
 def usage_object(usage: Usage, details: bool) -> dict[str, Any]:
@@ -122,7 +92,7 @@ class OpenAIRoutes:
         self._service = service
 
     async def chat(self, call: Call) -> None:
-        request = decode(await call.body(), ChatRequest)
+        request = await read(call, ChatRequest)
         request.check()
         model = self._service.model(request.model)
         messages = tools_message(request.tools) + [m.rendered() for m in request.messages]
@@ -135,11 +105,11 @@ class OpenAIRoutes:
         await self._answer_with(call, request, [tokenize(prompt)], answer)
 
     async def completions(self, call: Call) -> None:
-        request = decode(await call.body(), CompletionRequest)
+        request = await read(call, CompletionRequest)
         request.check()
         model = self._service.model(request.model)
         answer = self._answer("cmpl-", "text_completion", call, model)
-        await self._answer_with(call, request, _prompts(request.prompt), answer)
+        await self._answer_with(call, request, prompts_of(request.prompt), answer)
 
     async def _answer_with(
         self,
@@ -205,7 +175,7 @@ def _choice(request: ChatRequest | CompletionRequest, index: int, job: Job) -> d
     return {"index": index, "text": before + job.reply.text, **ending}
 
 
-def _prompts(prompt: str | list[Any]) -> list[list[int]]:
+def prompts_of(prompt: str | list[Any]) -> list[list[int]]:
     """A text, a list of texts, a list of token ids, or a list of such lists. Raises ApiError."""
     if isinstance(prompt, str):
         return [tokenize(prompt)]

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from serving.sim.control import Control
 from serving.sim.engine import Engine
 from serving.sim.faults import Faults
-from serving.sim.kv_cache import KvEvent
+from serving.sim.publisher import EventPublisher
 from serving.sim.routes import SimApp
 from serving.sim.runner import Runner
 from serving.sim.service import Service
@@ -42,8 +42,9 @@ class Sim:
             settings.hash_algorithm,
             settings.prefix_caching,
         )
+        self._publisher = EventPublisher(settings.kv_events, time.time)
         self.runner = Runner(
-            self.engine, settings.speed, self.faults, self._publish, time.monotonic
+            self.engine, settings.speed, self.faults, self._publisher.publish, time.monotonic
         )
         self._on_exit = on_exit
         self._listening = asyncio.Event()
@@ -51,9 +52,8 @@ class Sim:
         self._server: asyncio.Server | None = None
         self._state = ServerState()
         service = Service(settings, self.runner, self.faults, time.time)
-        self._config = _http_config(
-            SimApp(service, Control(service, {}, self.crash).app()), settings
-        )
+        control = Control(service, self._publisher.sources(), self.crash)
+        self._config = _http_config(SimApp(service, control.app()), settings)
 
     def __repr__(self) -> str:
         return f"<Sim {self.url} {self.engine!r}>"
@@ -67,6 +67,16 @@ class Sim:
     def url(self) -> str:
         """`http://host:port`, without a slash at the end."""
         return f"http://{self.settings.host}:{self.port}"
+
+    @property
+    def kv_events_endpoint(self) -> str | None:
+        """Where events are published, the port resolved; None where they are not."""
+        return self._publisher.endpoint
+
+    @property
+    def kv_replay_endpoint(self) -> str | None:
+        """Where batches are replayed, the port resolved; None where they are not."""
+        return self._publisher.replay_endpoint
 
     @property
     def connections(self) -> int:
@@ -106,6 +116,7 @@ class Sim:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.runner.run(), name="sim-engine")
             tasks.create_task(self._keep_date(), name="sim-date")
+            tasks.create_task(self._publisher.serve_replays(), name="sim-replays")
             await asyncio.sleep(self.settings.load_s)
             await self._listen()
 
@@ -136,9 +147,6 @@ class Sim:
             self._state.default_headers = [(b"date", date), (b"server", b"uvicorn")]
             await asyncio.sleep(1.0)
 
-    def _publish(self, events: list[KvEvent]) -> None:
-        pass
-
 
 @asynccontextmanager
 async def running_sim(
@@ -161,8 +169,11 @@ async def running_sim(
     finally:
         await sim._stop()
         work.cancel()
-        with suppress(asyncio.CancelledError):
-            await work
+        try:
+            with suppress(asyncio.CancelledError):
+                await work
+        finally:
+            sim._publisher.close()
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:

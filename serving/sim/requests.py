@@ -3,11 +3,13 @@
 Unknown fields pass, as in vLLM. Each request knows its `Limits` and its prompts as text or tokens.
 """
 
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import msgspec
 
-from serving.sim.api_errors import bad_request, malformed
+from serving.sim.api_errors import ApiError, bad_request, malformed
+from serving.sim.call import Call
 from serving.sim.tokens import Message
 
 TextPart = dict[str, Any]
@@ -158,8 +160,15 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
         return [*first, *(message.rendered() for message in self.messages)]
 
 
-def decode(body: bytes, kind: type[T]) -> T:
-    """The body as a request. Raises ApiError."""
+async def read(call: Call, kind: type[T]) -> T:
+    """The body of a call as a request. Raises ApiError, and ClientLeftError."""
+    body = await call.body()
+    media_type = (call.header(b"content-type") or "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ApiError(
+            HTTPStatus.BAD_REQUEST,
+            "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed",
+        )
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:

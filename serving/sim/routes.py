@@ -7,21 +7,41 @@ from starlette.applications import Starlette
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from serving.sim.api_errors import ApiError
+from serving.sim.audio_route import AudioRoute
 from serving.sim.call import Call
 from serving.sim.channel import ClientLeftError
+from serving.sim.messages_route import MessagesRoutes
 from serving.sim.openai_routes import OpenAIRoutes
+from serving.sim.pooling_routes import PoolingRoutes
+from serving.sim.responses_route import ResponsesRoute
 from serving.sim.service import Service
+from serving.sim.text_routes import TextRoutes
 
 Route = Callable[[Call], Awaitable[None]]
 _ANTHROPIC = "/v1/messages"
 
 
 def inference_routes(service: Service) -> dict[str, Route]:
-    """Every POST route that uses the engine."""
-    openai = OpenAIRoutes(service)
+    """Every POST route a client sends work to."""
+    openai, messages = OpenAIRoutes(service), MessagesRoutes(service)
+    pooling, text = PoolingRoutes(service), TextRoutes(service)
     return {
         "/v1/chat/completions": openai.chat,
         "/v1/completions": openai.completions,
+        "/v1/responses": ResponsesRoute(service).respond,
+        "/v1/messages": messages.messages,
+        "/v1/messages/count_tokens": messages.count_tokens,
+        "/v1/embeddings": pooling.embeddings,
+        "/pooling": pooling.pooling,
+        "/classify": pooling.classify,
+        "/score": pooling.score,
+        "/v1/score": pooling.score,
+        "/rerank": pooling.rerank,
+        "/v1/rerank": pooling.rerank,
+        "/v2/rerank": pooling.rerank,
+        "/tokenize": text.tokenize,
+        "/detokenize": text.detokenize,
+        "/v1/audio/transcriptions": AudioRoute(service).transcribe,
     }
 
 
