@@ -1,0 +1,107 @@
+"""One small, bounded GET: how the fleet asks a replica how it is.
+
+Not a client for anything else: no redirects, no cookies, no kept connections, no bodies over 1 MiB.
+An HTTP client library would cost more memory than the rest of the gateway for two requests every
+few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import httptools
+
+from gateway.vocabulary import Seconds
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+_READ_BYTES: Final = 64 * 1024
+
+
+class FetchFailed(Exception):
+    """No answer, or not one that can be used; the message says why, for the log."""
+
+
+async def fetch(url: str, *, timeout_s: Seconds, ssl: SSLContext | None) -> tuple[int, bytes]:
+    """GET `url`: its status and whole body; `timeout_s` is from the look-up to the last byte.
+
+    `ssl` is needed for https and unused for http. Raises FetchFailed for everything that may go
+    wrong on the way; a status is not judged here. The connection is gone when this returns.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _get(url, ssl)
+    except TimeoutError as error:
+        raise FetchFailed(f"no answer within {timeout_s:g} s") from error
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        raise FetchFailed(f"not HTTP as we asked for it: {error}") from error
+    except (OSError, ValueError) as error:
+        # ValueError: a host name that IDNA refuses, or https without a context
+        raise FetchFailed(str(error) or type(error).__name__) from error
+
+
+async def _get(url: str, ssl: SSLContext | None) -> tuple[int, bytes]:
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "https"
+    if is_tls and ssl is None:
+        raise ValueError("https needs an SSL context")
+    reader, writer = await asyncio.open_connection(
+        parts.hostname, parts.port, ssl=ssl if is_tls else None
+    )
+    try:
+        writer.write(
+            f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: headrace\r\n"
+            "Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+        )
+        answer = _Answer()
+        while not answer.is_complete:
+            answer.feed(await reader.read(_READ_BYTES))
+        return answer.status, bytes(answer.body)
+    finally:
+        writer.transport.abort()  # nothing is owed to the other side, and nobody waits for it
+
+
+class _Answer:
+    """One response, fed as it arrives; the methods named `on_` are called by httptools."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = bytearray()
+        self.is_complete = False
+        self._is_framed = False  # the end is told by a length or by chunks, not by closing
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, received: bytes) -> None:
+        """Take in bytes; none means that the other side has ended.
+
+        Raises httptools' errors for what is not HTTP, ConnectionError for an end that comes too
+        early, ValueError for a body that is too large.
+        """
+        if received:
+            self._parser.feed_data(received)
+        elif not self.status or self._is_framed:
+            raise ConnectionError("the connection closed before the answer was complete")
+        else:
+            self.is_complete = True
+        if len(self.body) > MAX_BODY_BYTES:
+            raise ValueError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._is_framed |= name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+
+    def on_body(self, piece: bytes) -> None:
+        self.body += piece
+
+    def on_message_complete(self) -> None:
+        if self.status >= 200:
+            self.is_complete = True
+        else:  # 100 Continue and its kind: the answer itself is still to come
+            self.status = 0
+            self._is_framed = False

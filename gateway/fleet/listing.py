@@ -1,0 +1,51 @@
+"""A file that lists replicas, read: `{replicas: [URL or {url, models, role}, ...]}`.
+
+Asked: which addresses? Pure. Invariant: any text gives addresses or SettingsError with one line
+that says what is wrong. An empty list is a list; an empty file is not.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import yaml
+from pydantic import ValidationError
+
+from gateway.settings import ReplicaSettings, Section, SettingsError
+from gateway.vocabulary import ReplicaAddress
+
+# PyYAML lets several of Python's own errors out of its constructors: try `!!bool x`, `!!int`.
+_YAML_ERRORS = (
+    yaml.YAMLError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    RecursionError,
+)
+
+
+class _Listing(Section):
+    replicas: tuple[ReplicaSettings, ...]
+
+
+def read_listing(content: bytes) -> tuple[ReplicaAddress, ...]:
+    """The replicas in YAML or JSON, in their order. Raises SettingsError."""
+    try:
+        listing = _Listing.model_validate(_document(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the whole"
+        raise SettingsError(f"{where}: {first['msg']}") from None
+    return tuple(replica.address() for replica in listing.replicas)
+
+
+def _document(content: bytes) -> object:
+    """JSON first: YAML, its superset, does not know tabs."""
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        pass  # then it is YAML, or nothing
+    try:
+        return yaml.safe_load(content)
+    except _YAML_ERRORS as error:
+        raise SettingsError(f"neither YAML nor JSON: {' '.join(str(error).split())}") from error
