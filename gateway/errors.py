@@ -218,6 +218,14 @@ class ReplicaUnavailable(ReplicaError):
     message = "The replica is not serving at the moment."
 
 
+class ReplicaFailed(ReplicaError):
+    """It answered 500 or another 5xx of its own, which went on to the client as it came."""
+
+    reason = "replica_failed"
+    status = 500
+    message = "The replica failed."
+
+
 class ClosedBeforeReply(ReplicaError):
     """The connection closed before the first byte of a response, on a request it had in full."""
 

@@ -116,8 +116,12 @@ class ReplicaAddress:
 
     @property
     def id(self) -> ReplicaId:
-        """host:port, the replica's name in metrics and logs."""
-        return ReplicaId(self.url.split("://", 1)[1])
+        """Its name in metrics and logs: host:port, or https://host:port where it speaks TLS.
+
+        A port may pass from plain HTTP to TLS while leases on the old replica are still open: for
+        that while the two are different replicas, and must not share a name.
+        """
+        return ReplicaId(self.url.removeprefix("http://"))
 
 
 class ReplicaView(Protocol):

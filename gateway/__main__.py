@@ -1,0 +1,172 @@
+"""The command line: `headrace gateway | check-settings | ...`.
+
+Commands of other packages of the project are found by the entry points of group
+`headrace.commands`, so that the gateway imports none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from gateway import __version__
+from gateway.choose.policies import POLICIES
+from gateway.settings import Settings, SettingsError
+
+GROUP = "headrace.commands"
+
+
+class Command(Protocol):
+    """What an entry point of the group offers."""
+
+    help: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+class GatewayCommand:
+    """`headrace gateway`."""
+
+    help = "serve: one OpenAI-compatible endpoint in front of many replicas"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Flags for what most people set; the settings file has all the rest."""
+        parser.add_argument(
+            "--replica", action="append", default=[], metavar="URL",
+            help="a replica, such as http://10.0.0.1:8000; say it once for each",
+        )  # fmt: skip
+        parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+        parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
+        parser.add_argument("--settings", metavar="FILE", help="YAML file with all the knobs")
+        parser.add_argument("--policy", choices=sorted(POLICIES), help="how replicas are chosen")
+        parser.add_argument(
+            "--access-log", metavar="WHERE", help="stdout (default), off, or a file"
+        )
+        parser.add_argument(
+            "--log-level", default="info", choices=["debug", "info", "warning", "error"],
+            help="how much is said on stderr (default info)",
+        )  # fmt: skip
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Serve until SIGTERM or Ctrl-C."""
+        logging.basicConfig(
+            level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        try:
+            settings = _with_flags(_read(args.settings), args)
+            from gateway.app import run
+
+            return run(settings)
+        except (SettingsError, OSError) as error:
+            return _complain(error)
+
+
+class CheckSettingsCommand:
+    """`headrace check-settings`."""
+
+    help = "read a settings file as `gateway` would, and print what it comes to"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """One file."""
+        parser.add_argument("file", metavar="FILE", help="YAML settings, or - for standard input")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Print the resolved settings, or what is wrong with them."""
+        try:
+            settings = _read(args.file)
+        except (SettingsError, OSError) as error:
+            return _complain(error)
+        sys.stdout.write(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+        return 0
+
+
+OWN: dict[str, Command] = {
+    "gateway": GatewayCommand(),
+    "check-settings": CheckSettingsCommand(),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code; 2 means that the command line is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="headrace",
+        description="Headrace, an inference gateway for vLLM.",
+        epilog="`headrace COMMAND --help` tells more. Try `headrace up --engine sim` first.",
+    )
+    parser.add_argument("--version", action="version", version=f"headrace {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    argv = sys.argv[1:] if argv is None else argv
+    for name, command in _commands(argv).items():
+        sub = commands.add_parser(name, help=command.help, description=command.help)
+        command.add_arguments(sub)
+        sub.set_defaults(command=command)
+    args = parser.parse_args(argv)
+    try:
+        chosen: Command = args.command
+        return chosen.run(args)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _commands(argv: list[str]) -> dict[str, Command]:
+    """Our own; and those of others, unless it is plain that one of ours is wanted.
+
+    A gateway at rest is small: it does not load what it will not run.
+    """
+    found: dict[str, Command] = dict(OWN)
+    if argv and argv[0] in OWN:
+        return found
+    for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
+        loaded: Any = entry.load()
+        found[entry.name] = loaded
+    return found
+
+
+def _read(path: str | None) -> Settings:
+    if path is None:
+        text = ""
+    elif path == "-":
+        text = sys.stdin.read()
+    else:
+        text = Path(path).read_text(encoding="utf-8")
+    return Settings.load(text, os.environ)
+
+
+def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
+    """The settings with what the flags say; validated again as a whole."""
+    document = settings.model_dump(mode="json")
+    if args.replica:
+        document["fleet"]["replicas"] = [*document["fleet"]["replicas"], *args.replica]
+    for section, knob, value in (
+        ("accept", "host", args.host),
+        ("accept", "port", args.port),
+        ("choose", "policy", args.policy),
+        ("account", "access_log", args.access_log),
+    ):
+        if value is not None:
+            document[section][knob] = value
+    fleet = document["fleet"]
+    if not (fleet["replicas"] or fleet["dns"] or fleet["file"]):
+        raise SettingsError(
+            "no replicas: name one with --replica http://host:port, or a list, DNS name or file "
+            "in the settings (fleet.replicas, fleet.dns, fleet.file)"
+        )
+    return Settings.load(yaml.safe_dump(document), {})
+
+
+def _complain(error: Exception) -> int:
+    sys.stderr.write(f"headrace: {error}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

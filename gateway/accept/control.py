@@ -1,0 +1,106 @@
+"""Everything that is not inference: health, readiness, metrics, models, what the fleet is doing.
+
+An ordinary Starlette app, behind the express lane on the same port. It reads; it changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.accept.models import model_document, models_document
+from gateway.accept.reply import error_reply
+from gateway.errors import Bug, GatewayError, MethodNotAllowed, UnknownModel, UnknownPath
+from gateway.vocabulary import ROUTES, ModelName
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+    from gateway.vocabulary import ModelCard
+
+
+class Panel(Protocol):
+    """What the control app reads."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    def models(self) -> Mapping[ModelName, ModelCard]: ...
+    def fleet_document(self) -> dict[str, Any]: ...
+
+
+class Json(Response):
+    """A JSON body."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        """By orjson."""
+        return orjson.dumps(content)
+
+
+def refusal(error: GatewayError, headers: Mapping[str, str] | None = None) -> Response:
+    """An error, in OpenAI's shape."""
+    status, fields, body = error_reply(error)
+    named = {name.decode(): value.decode() for name, value in fields}
+    return Response(body, status, headers={**named, **(headers or {})})
+
+
+def control_app(panel: Panel, registry: CollectorRegistry) -> Starlette:
+    """The app, over what it reads."""
+
+    async def healthz(_: Request) -> Response:
+        return Json({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        ready = panel.is_ready
+        return Json({"ready": ready}, status_code=200 if ready else 503)
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    async def models(_: Request) -> Response:
+        return Json(models_document(panel.models().values()))
+
+    async def model(request: Request) -> Response:
+        card = panel.models().get(ModelName(request.path_params["name"]))
+        return refusal(UnknownModel()) if card is None else Json(model_document(card))
+
+    async def fleet(_: Request) -> Response:
+        return Json(panel.fleet_document())
+
+    async def only_post(_: Request) -> Response:
+        return refusal(MethodNotAllowed("Use POST."), {"allow": "POST"})
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", model),
+            Route("/debug/fleet", fleet),
+            *(Route(route.path, only_post, methods=["GET", "PUT"]) for route in ROUTES),
+        ],
+        exception_handlers={HTTPException: _http_error, Exception: _bug},
+    )
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """Starlette's own refusals, in our shape."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return refusal(MethodNotAllowed(), error.headers)
+    return refusal(UnknownPath())
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    return refusal(Bug())

@@ -1,0 +1,243 @@
+"""One HTTP exchange with a client: its body, its response, and whether anybody listens.
+
+Invariants. A response head is written at most once; after it, only body. An exchange ends exactly
+once: finished (the connection may carry the next), or cut (it may not). `bytes` from a replica are
+written as given; this file adds heads, refusals and endings, nothing else.
+"""
+
+from __future__ import annotations
+
+import http
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.accept.reply import error_event, error_reply
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from gateway.accept.head import Head
+    from gateway.errors import GatewayError
+    from gateway.vocabulary import Route, Seconds
+
+Field = tuple[bytes, bytes]
+
+
+class Source(Protocol):
+    """What a slow client pauses: the replica's side of the relay."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Line(Protocol):
+    """What an exchange asks of the client's connection."""
+
+    transport: asyncio.Transport
+
+    def exchange_ended(self, exchange: Exchange, *, reusable: bool) -> None: ...
+
+
+class _Nobody:
+    """uvicorn wakes whoever waits for a cycle's messages; nobody waits for an Exchange's."""
+
+    def set(self) -> None: ...
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())
+
+
+STATUS_LINES: Final = {status: _status_line(status) for status in range(200, 600)}
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Exchange:
+    """One request of one client on the express lane, and the response to it.
+
+    It also stands where uvicorn's protocol expects its own request-response cycle, so that
+    pipelining, keep-alive and shutdown stay uvicorn's: hence `response_complete`, `disconnected`,
+    `keep_alive` and `message_event`.
+    """
+
+    __slots__ = (
+        "_head",
+        "_is_chunked",
+        "_line",
+        "_parts",
+        "_paused_since",
+        "body_bytes",
+        "content_type",
+        "disconnected",
+        "fault",
+        "forwarded",
+        "has_started",
+        "is_gone",
+        "is_whole",
+        "keep_alive",
+        "received_at",
+        "request_id",
+        "response_complete",
+        "route",
+        "source",
+        "status",
+        "takes_chunks",
+        "target",
+        "task",
+    )
+
+    message_event: Final = _Nobody()
+
+    def __init__(self, line: Line, route: Route, target: bytes, head: Head, version: str) -> None:
+        self._line = line
+        self.route = route
+        self.target = target
+        self.forwarded = head.forwarded
+        self.request_id = head.request_id
+        self.content_type = head.content_type
+        self.fault: GatewayError | None = head.fault
+        self.takes_chunks = version == "1.1"
+        self.keep_alive = False
+        self.task: asyncio.Task[None] | None = None
+        self.source: Source | None = None
+        self.is_gone = False
+        self.is_whole = False  # the body is here, or will never be
+        self.received_at: Seconds = 0.0
+        self.has_started = False  # a response head has been written
+        self.response_complete = False
+        self.disconnected = False
+        self.status = 0  # of the response, once it has started
+        self.body_bytes = 0
+        self._parts: list[bytes] = []
+        self._head: bytes | None = None
+        self._is_chunked = False
+        self._paused_since: Seconds | None = None
+
+    def __repr__(self) -> str:
+        state = (
+            "complete" if self.response_complete else "started" if self.has_started else "waiting"
+        )
+        return f"<Exchange {self.request_id.decode('ascii', 'replace')} {self.route.path} {state}>"
+
+    # The request
+
+    @property
+    def body(self) -> bytes:
+        """The request body. Joined once. Raises what was wrong with the exchange, if anything."""
+        if self.fault is not None:
+            raise self.fault
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0] if self._parts else b""
+
+    def take_body(self, part: bytes) -> int:
+        """Keep a part of the body; returns how many bytes there are now."""
+        self._parts.append(part)
+        self.body_bytes += len(part)
+        return self.body_bytes
+
+    # The response
+
+    @property
+    def is_streaming(self) -> bool:
+        """Has begun a body whose length is not announced, so that an event can be added to it."""
+        return self.has_started and self._is_chunked
+
+    def start(
+        self, status: int, headers: Sequence[Field], length: int | None, *, chunked: bool
+    ) -> None:
+        """Decide the response head; it is written together with the first bytes of the body.
+
+        `length` None without `chunked` means that the body ends with the connection.
+        """
+        lines = [STATUS_LINES.get(status) or _status_line(status)]
+        lines += [b"%b: %b\r\n" % field for field in headers if field[0] != b"x-request-id"]
+        lines.append(b"x-request-id: %b\r\n" % self.request_id)
+        if chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+            self._is_chunked = True
+        elif length is not None:
+            if status != 204:
+                lines.append(b"content-length: %d\r\n" % length)
+        else:
+            self.keep_alive = False
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        self.status = status
+        self._head = b"".join(lines)
+        self.has_started = True
+
+    def write(self, data: bytes) -> None:
+        """Write body bytes, already framed; the transport buffers what the kernel does not."""
+        head = self._head
+        if head is None:
+            self._line.transport.write(data)
+        else:
+            self._head = None
+            self._line.transport.write(head + data)
+
+    def finish(self) -> None:
+        """The response has been written whole."""
+        if self._head is not None:
+            self.write(b"")
+        self.response_complete = True
+        self._line.exchange_ended(self, reusable=self.keep_alive)
+
+    def cut(self) -> None:
+        """End here, in the middle: the client sees a response that is not complete."""
+        if not self.response_complete:
+            self.response_complete = True
+            self.keep_alive = False
+            self._line.transport.abort()
+
+    def refuse(self, error: GatewayError) -> None:
+        """Tell the client why its request ends here, in whatever way is still possible.
+
+        Before the response has begun: a status and an error object. In a stream: an SSE event and
+        the end. In the middle of a body of announced length: the connection is cut.
+        """
+        if self.response_complete or self.is_gone:
+            return
+        if not self.has_started:
+            status, headers, body = error_reply(error, self.route)
+            self.start(status, headers, len(body), chunked=False)
+            self.write(body)
+            self.finish()
+        elif self._is_chunked and not self._line.transport.is_closing():
+            event = error_event(error, self.route)
+            self.write(b"%x\r\n%b\r\n%b" % (len(event), event, LAST_CHUNK))
+            self.keep_alive = False
+            self.finish()
+        else:
+            self.cut()
+
+    # The connection
+
+    @property
+    def paused_since(self) -> Seconds | None:
+        """Since when the client has been too slow to write to; None while it keeps up."""
+        return self._paused_since
+
+    def pause(self, now: Seconds) -> None:
+        """The client's socket is full: stop the replica's."""
+        self._paused_since = now
+        if self.source is not None:
+            self.source.pause_reading()
+
+    def resume(self) -> None:
+        """The client reads again."""
+        self._paused_since = None
+        if self.source is not None:
+            self.source.resume_reading()
+
+    def gone(self) -> None:
+        """The client has left: whatever is being done for it stops now."""
+        self.is_gone = True
+        if self.task is not None and not self.response_complete:
+            self.task.cancel()

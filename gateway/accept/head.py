@@ -1,0 +1,122 @@
+"""The head of a client's request: is it well formed, and what of it goes on to a replica?
+
+Asked once per request, with the header fields as the parser gave them. The parser (llhttp, strict)
+has already refused Content-Length beside Transfer-Encoding, repeated lengths, bare CR or LF and
+obsolete folding; here the rest of RFC 9112 that matters to a gateway is decided.
+
+Invariant: what is forwarded holds no hop-by-hop field, no framing of the client's connection, and
+exactly one X-Request-Id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.errors import (
+    ClientError,
+    ExpectationFailed,
+    MalformedHttp,
+    UnsupportedTransferEncoding,
+)
+
+Field = tuple[bytes, bytes]
+
+REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
+
+_SPECIAL: Final = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+        b"expect",
+        b"x-request-id",
+        # The accounts read `usage` off the response's last bytes: they must not be compressed.
+        b"accept-encoding",
+    }
+)
+"""Fields that are not simply passed on: RFC 9110, section 7.6.1, and what we write ourselves."""
+
+
+@dataclass(slots=True)
+class Head:
+    """What a request head says. `fault` is set when it must be refused.
+
+    `forwarded` is the block of header lines for the replica, X-Request-Id included.
+    """
+
+    forwarded: bytes
+    request_id: bytes
+    content_type: bytes
+    content_length: int | None
+    expects_continue: bool
+    fault: ClientError | None
+
+
+def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
+    """Read a head whose names are in lower case; `new_id` serves where the client sent no good id.
+
+    O(number of fields).
+    """
+    lines: list[bytes] = []
+    special: dict[bytes, bytes] = {}
+    content_type = b""
+    for name, value in fields:
+        if name not in _SPECIAL:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if name == b"content-type":
+                content_type = value
+        elif name in special:
+            special[name] += b"," + value  # one list, as RFC 9110, section 5.3 has it
+        else:
+            special[name] = value
+    connection = special.get(b"connection", b"")
+    if connection and connection.lower() not in (b"keep-alive", b"close"):
+        lines = _without_named(fields, lines, connection)
+    request_id = special.get(b"x-request-id", new_id)
+    if not REQUEST_ID.fullmatch(request_id):
+        request_id = new_id
+    lines.append(b"x-request-id: %b\r\n" % request_id)
+    length = special.get(b"content-length")
+    return Head(
+        forwarded=b"".join(lines),
+        request_id=request_id,
+        content_type=content_type,
+        content_length=None if length is None else int(length),
+        expects_continue=b"expect" in special and version == "1.1",
+        fault=_fault(special, version),
+    )
+
+
+def _fault(special: Mapping[bytes, bytes], version: str) -> ClientError | None:
+    """What is wrong with a head, if anything."""
+    host = special.get(b"host")
+    if version not in ("1.1", "1.0") or (host is None and version == "1.1"):
+        return MalformedHttp()
+    if host is not None and b"," in host:
+        return MalformedHttp()  # two Host fields: RFC 9112, section 3.2
+    coding = special.get(b"transfer-encoding")
+    if coding is not None and (version != "1.1" or coding.strip().lower() != b"chunked"):
+        return UnsupportedTransferEncoding()
+    expect = special.get(b"expect")
+    if expect is not None and expect.strip().lower() != b"100-continue":
+        return ExpectationFailed()
+    return None
+
+
+def _without_named(fields: Sequence[Field], lines: list[bytes], connection: bytes) -> list[bytes]:
+    """Drop what the Connection field names; the body's own fields cannot be named away."""
+    named = {token.strip().lower() for token in connection.split(b",")} - {b"content-type"}
+    kept = [field for field in fields if field[0] not in _SPECIAL]
+    return [line for field, line in zip(kept, lines, strict=True) if field[0] not in named]

@@ -1,0 +1,290 @@
+"""The composition root: Settings in, a house that serves out.
+
+Everything is constructed here, without effects; `House.serve` starts the background loops and the
+server as one group of tasks, and ends when the server has stopped. It knows everything and decides
+nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import ssl
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+
+from gateway.accept.control import control_app
+from gateway.accept.lane import Door
+from gateway.accept.tls import watch_certificates
+from gateway.account.access_log import AccessLog, NoLog
+from gateway.account.accounts import Accounts
+from gateway.account.metrics import registry
+from gateway.admit.admission import Admission
+from gateway.choose.policies import policy
+from gateway.clock import monotonic
+from gateway.fleet.discover import discoveries
+from gateway.fleet.probe import Prober
+from gateway.fleet.roster import Roster
+from gateway.fleet.snapshot import fleet_document
+from gateway.life import Life
+from gateway.parse.parser import Parser
+from gateway.relay.attempts import Attempts
+from gateway.relay.relay import Relay
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
+
+    from gateway.fleet.ledger import Replica
+    from gateway.settings import AccountSettings, Settings
+    from gateway.vocabulary import Health, ModelCard, ModelName
+
+FLUSH_EVERY_S: Final = 0.2
+DRAIN_LOOK_EVERY_S: Final = 0.02
+
+
+class House:
+    """One gateway. Also what the control app and the collector read of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError for a policy that does not exist. Starts nothing."""
+        self._settings = settings
+        self.roster = Roster(settings.fleet)
+        self.log = _access_log(settings.account)
+        self.accounts = Accounts(monotonic, self._is_served, self.log)
+        self.admission = Admission(settings.admit)
+        self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic)
+        rng = random.Random()  # breaks ties; guards nothing
+        self.life = Life(
+            parser=Parser(),
+            admission=self.admission,
+            fleet=self.roster,
+            chooser=policy(settings.choose, rng),
+            relay=self.relay,
+            attempts=Attempts(
+                settings.relay.max_attempts,
+                settings.relay.retry_budget_ratio,
+                settings.relay.retry_budget_min_per_s,
+            ),
+            accounts=self.accounts,
+            clock=monotonic,
+        )
+        self.door = Door(settings.accept, self.life.live, monotonic)
+        self._tls = (
+            ssl.create_default_context(cafile=settings.relay.replica_ca)
+            if settings.relay.replica_ca
+            else None
+        )
+        self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
+        self.roster.subscribe(_Departures(self.relay, self.accounts))
+        self.control = control_app(self, registry(self.accounts, self))
+
+    # What the control app and the collector read
+
+    @property
+    def is_ready(self) -> bool:
+        """Takes new work, and has a replica that does."""
+        return self.roster.is_ready and not self.admission.is_draining
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All of them."""
+        return self.roster.replicas
+
+    @property
+    def malformed(self) -> int:
+        """What was refused before it was a request."""
+        return self.door.malformed
+
+    @property
+    def connections(self) -> int:
+        """Client connections."""
+        return len(self.door.lanes)
+
+    @property
+    def upstream_busy(self) -> int:
+        """Connections to replicas that carry a request."""
+        return self.relay.busy
+
+    def models(self) -> Mapping[ModelName, ModelCard]:
+        """What can be asked for now."""
+        return self.roster.known_models()
+
+    def fleet_document(self) -> dict[str, Any]:
+        """For /debug/fleet."""
+        return fleet_document(self.roster)
+
+    def _is_served(self, model: ModelName) -> bool:
+        return model in self.roster.known_models()
+
+    # Serving
+
+    def server(self) -> Server:
+        """A server for this house, not yet listening. Raises OSError for unreadable TLS files."""
+        accept = self._settings.accept
+        tls = accept.tls
+        config = uvicorn.Config(
+            self.control,
+            host=accept.host,
+            port=accept.port,
+            http=self.door.protocol,  # type: ignore[arg-type]  # uvicorn calls it like a class
+            ws="none",
+            lifespan="off",
+            loop="none",  # the caller has chosen the loop
+            log_config=None,
+            access_log=False,
+            backlog=accept.backlog,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=1,
+            ssl_certfile=tls.certificate,
+            ssl_keyfile=tls.key,
+            ssl_ca_certs=tls.client_ca,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if tls.client_ca else ssl.CERT_NONE,
+        )
+        config.load()
+        return Server(config, self)
+
+    async def serve(self, server: Server) -> None:
+        """Run until the server has stopped; then end every background loop."""
+        loops: list[asyncio.Task[None]] = []
+        async with asyncio.TaskGroup() as tasks:
+            for name, loop in (
+                ("sweep", self.door.sweep()),
+                ("watch", self.relay.watch()),
+                ("probe", self._prober.run()),
+                ("flush", self._flush()),
+                *(
+                    (repr(each), each.run())
+                    for each in discoveries(self._settings.fleet, self.roster)
+                ),
+            ):
+                loops.append(tasks.create_task(loop, name=name))
+            context = server.config.ssl
+            if context is not None:
+                certificates = watch_certificates(context, self._settings.accept.tls)
+                loops.append(tasks.create_task(certificates, name="certificates"))
+            try:
+                await server.serve()
+            finally:
+                for task in loops:
+                    task.cancel()
+        self.relay.close()
+        self.log.close()
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_EVERY_S)
+            self.log.flush()
+
+    async def drain(self) -> None:
+        """Take nothing new; let what runs finish, for as long as the grace lasts; cut the rest."""
+        self.admission.drain()
+        self.door.is_closing = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.admit.drain_grace_s
+        while self.accounts.open_entries and loop.time() < deadline:
+            await asyncio.sleep(DRAIN_LOOK_EVERY_S)
+        self.door.cut_short()
+        while self.accounts.open_entries and loop.time() < deadline + 1.0:
+            await asyncio.sleep(DRAIN_LOOK_EVERY_S)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which drains the house before it closes the door.
+
+    The first SIGTERM or SIGINT drains; a second one stops at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, house: House) -> None:
+        super().__init__(config)
+        self._house = house
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    async def serve(self, sockets: Any = None) -> None:
+        """Serve until drained."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+        if self._draining is not None:
+            self._draining.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._draining
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        if self._draining is None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self.stop)
+        else:
+            self.should_exit = self.force_exit = True
+
+    def stop(self) -> None:
+        """Drain, then stop. Only the first call counts."""
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
+
+    async def _drain(self) -> None:
+        await self._house.drain()
+        self.should_exit = True
+
+
+class _Departures:
+    """When a replica has left: its connections are closed and its series end."""
+
+    def __init__(self, relay: Relay, accounts: Accounts) -> None:
+        self._relay = relay
+        self._accounts = accounts
+
+    def joined(self, replica: Replica) -> None:
+        """Nothing to do."""
+
+    def changed(self, replica: Replica, was: Health, now: Health) -> None:
+        """Nothing to do."""
+
+    def left(self, replica: Replica) -> None:
+        """Its last lease has ended."""
+        self._relay.forget(replica.id)
+        self._accounts.forget(replica.id)
+
+
+def _access_log(settings: AccountSettings) -> AccessLog | NoLog:
+    match settings.access_log:
+        case "off":
+            return NoLog()
+        case "stdout":
+            return AccessLog(sys.stdout.buffer)
+        case path:
+            return AccessLog(open(path, "ab"))  # closed with the process
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop. Returns the exit code."""
+    house = House(settings)
+    server = house.server()
+
+    async def main() -> None:
+        await house.serve(server)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        runner.run(main())
+    return 0 if server.started else 1
+
+
+def _loop_factory() -> Any:
+    """uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return None
+    return uvloop.new_event_loop

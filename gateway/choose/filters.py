@@ -1,0 +1,15 @@
+"""May this replica serve this request?"""
+
+from __future__ import annotations
+
+from gateway.vocabulary import GenerationRequest, ReplicaView, Role
+
+
+class Decodes:
+    """Keeps replicas that can carry a request to its end: all but those that only prefill."""
+
+    __slots__ = ()
+
+    def keeps(self, request: GenerationRequest, replica: ReplicaView) -> bool:
+        """Depends on the replica's role alone."""
+        return replica.role is not Role.PREFILL

@@ -1,0 +1,131 @@
+"""The life of one request: accept, parse, admit, choose, relay, account.
+
+This is the corridor: it visits the rooms in their order and is the only module that knows it. It
+touches no socket, clock or metric itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+from gateway.account.usage import read_usage
+from gateway.errors import ClientGone, CutShort, GatewayError, ReplicaError, ReplicaFailed
+from gateway.fleet.health import Sign
+
+if TYPE_CHECKING:
+    from gateway.accept.exchange import Exchange
+    from gateway.account.accounts import Accounts
+    from gateway.account.entry import Entry
+    from gateway.admit.admission import Admission
+    from gateway.choose.chooser import Chooser
+    from gateway.clock import Clock
+    from gateway.fleet.ledger import Replica
+    from gateway.fleet.roster import Roster
+    from gateway.parse.parser import Parser
+    from gateway.relay.attempts import Attempts
+    from gateway.relay.relay import Relay, Reply
+    from gateway.vocabulary import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """The rooms, in the order of a request's life."""
+
+    parser: Parser
+    admission: Admission
+    fleet: Roster
+    chooser: Chooser
+    relay: Relay
+    attempts: Attempts
+    accounts: Accounts
+    clock: Clock
+
+    async def live(self, exchange: Exchange) -> None:
+        """Carry one accepted exchange to its end.
+
+        Whatever happens, cancellation included, the entry closes with exactly one outcome and every
+        lease taken on the way is given back.
+        """
+        with self.accounts.open(
+            exchange.request_id, exchange.route.path, exchange.received_at
+        ) as entry:
+            try:
+                request = self.parser.parse(exchange)
+                entry.parsed(request)
+                with self.admission:
+                    await self._deliver(request, exchange, entry)
+            except GatewayError as error:
+                entry.failed(error)
+                exchange.refuse(error)
+            except asyncio.CancelledError:
+                # Cancelled because nobody listens any more, or because our own time is up.
+                reason = ClientGone() if exchange.is_gone else CutShort()
+                entry.failed(reason)
+                exchange.refuse(reason)
+                raise
+
+    async def _deliver(self, request: GenerationRequest, exchange: Exchange, entry: Entry) -> None:
+        """Try replicas until one has answered, or no other may be tried."""
+        self.attempts.earn()
+        tried: list[Replica] = []
+        for attempt in count(1):
+            candidates = self.fleet.candidates(request.model)
+            untried = [one for one in candidates if one not in tried] if tried else candidates
+            replica = self.chooser.choose(request, untried)
+            tried.append(replica)
+            may_retry = len(untried) > 1 and self.attempts.may_follow(attempt)
+            try:
+                reply = await self._attempt(replica, request, exchange, entry, may_retry=may_retry)
+            except ReplicaError as error:
+                self._failed(replica, error)
+                if exchange.has_started or not self._another(request, tried):
+                    raise
+                if not self.attempts.allows(error, attempt, self.clock()):
+                    raise
+                self.accounts.retries[error.reason] += 1
+            else:
+                return self._answered(replica, request, reply, entry)
+
+    async def _attempt(
+        self,
+        replica: Replica,
+        request: GenerationRequest,
+        exchange: Exchange,
+        entry: Entry,
+        *,
+        may_retry: bool,
+    ) -> Reply:
+        with replica.lease(request.prompt_tokens) as lease:
+            entry.dispatched(replica.id, lease, self.clock())
+            return await self.relay.run(
+                replica.address, exchange, entry, stream=request.stream, may_retry=may_retry
+            )
+
+    def _another(self, request: GenerationRequest, tried: list[Replica]) -> bool:
+        """Is there a replica that has not been tried?"""
+        try:
+            return any(one not in tried for one in self.fleet.candidates(request.model))
+        except GatewayError:
+            return False
+
+    def _failed(self, replica: Replica, error: ReplicaError) -> None:
+        self.accounts.attempted(replica.id, error.reason)
+        self.fleet.sign(replica, Sign.FAILURE, self.clock())
+
+    def _answered(
+        self, replica: Replica, request: GenerationRequest, reply: Reply, entry: Entry
+    ) -> None:
+        """A response was relayed whole: what does it say of the replica, and of prompts?"""
+        usage = read_usage(reply.tail())
+        error = ReplicaFailed() if reply.status >= 500 else None
+        entry.answered(reply.status, usage, error)
+        if error is not None:
+            self._failed(replica, error)
+            return
+        self.accounts.attempted(replica.id, "ok")
+        self.fleet.sign(replica, Sign.SUCCESS, self.clock())
+        if usage.prompt_tokens is not None:
+            self.parser.learn(request, usage.prompt_tokens)

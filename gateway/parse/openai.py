@@ -1,0 +1,127 @@
+"""A JSON body becomes a GenerationRequest: only the fields we decide by are read.
+
+The top level is split into its members without building their values (`msgspec.Raw`), so a long
+prompt costs one scan and no copies.
+
+Invariant: what we decided by is what any correct JSON parser would read. A body with two members of
+one name has more than one reading, so it is refused; whether there are two is seen from the length
+of what was kept, and only a body laid out unusually is looked at twice.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from gateway.errors import InvalidRequest
+from gateway.vocabulary import GenerationRequest, ModelName, Route, Tokens
+
+_SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_STRING: Final = msgspec.json.Decoder(str)
+_SWITCH: Final = msgspec.json.Decoder(bool | None)
+_COUNT: Final = msgspec.json.Decoder(int | None)
+
+_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""Names for "generate at most", the newest first; an engine takes the first it knows."""
+
+
+class PromptTokens(Protocol):
+    """Estimates how many tokens a prompt of so many bytes is, for a model."""
+
+    def __call__(self, model: ModelName, prompt_bytes: int) -> Tokens: ...
+
+
+def parse_json(body: bytes, route: Route, prompt_tokens: PromptTokens) -> GenerationRequest:
+    """Read the fields we decide by. Raises InvalidRequest, naming the field, for anything else.
+
+    O(len(body)), one scan, no copy of the prompt.
+    """
+    members = _split(body)
+    model = _model(members)
+    stream = "stream" in members and _stream(members["stream"])
+    prompt = members.get(route.prompt_field)
+    prompt_bytes = len(memoryview(prompt)) if prompt is not None else 0
+    return GenerationRequest(
+        route=route,
+        model=model,
+        stream=stream,
+        prompt_bytes=prompt_bytes,
+        prompt_tokens=prompt_tokens(model, prompt_bytes),
+        max_tokens=_max_tokens(members) if route.generates else None,
+    )
+
+
+def _split(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        members = _SPLIT.decode(body)
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.") from None
+    except msgspec.ValidationError:
+        raise InvalidRequest("The request body must be a JSON object.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidRequest("The request body is not valid JSON.") from None
+    if not _accounts_for_all(body, members):
+        _refuse_duplicates(body)
+    return members
+
+
+def _accounts_for_all(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
+    """True when the members, written compactly or in Python's default style, fill the whole body.
+
+    A member that was overwritten by a later one of its name would leave a hole.
+    """
+    kept = 2 + sum(len(name) + 3 + len(memoryview(raw)) for name, raw in members.items())
+    gaps = max(len(members) - 1, 0)
+    return len(body) in (kept + gaps, kept + 2 * gaps + len(members))
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    """Look closely at an unusual layout: raise if two members have one name."""
+    names: list[str] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the outermost object is the last to be closed
+
+    try:
+        json.loads(body, object_pairs_hook=keep)
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.") from None
+    except ValueError:
+        raise InvalidRequest("The request body is not valid JSON.") from None
+    if len(set(names)) < len(names):
+        raise InvalidRequest("The request body has two members with the same name.")
+
+
+def _model(members: dict[str, msgspec.Raw]) -> ModelName:
+    if "model" not in members:
+        raise InvalidRequest("You must provide a `model`.", param="model")
+    try:
+        model = _STRING.decode(members["model"])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidRequest("`model` must be a string.", param="model") from None
+    if not model:
+        raise InvalidRequest("`model` must not be empty.", param="model")
+    return ModelName(model)
+
+
+def _stream(raw: msgspec.Raw) -> bool:
+    try:
+        return bool(_SWITCH.decode(raw))
+    except msgspec.DecodeError:
+        raise InvalidRequest("`stream` must be true or false.", param="stream") from None
+
+
+def _max_tokens(members: dict[str, msgspec.Raw]) -> int | None:
+    for name in _LIMITS:
+        if name in members:
+            try:
+                limit: int | None = _COUNT.decode(members[name])
+            except msgspec.DecodeError:
+                raise InvalidRequest(f"`{name}` must be a whole number.", param=name) from None
+            if limit is not None:
+                if limit < 0:
+                    raise InvalidRequest(f"`{name}` must not be negative.", param=name)
+                return limit
+    return None

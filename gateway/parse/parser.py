@@ -1,0 +1,43 @@
+"""The room's door: the body of an exchange, by its route, becomes a GenerationRequest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.parse.estimate import Estimator
+from gateway.parse.multipart import parse_multipart
+from gateway.parse.openai import parse_json
+from gateway.vocabulary import BodyKind
+
+if TYPE_CHECKING:
+    from gateway.vocabulary import GenerationRequest, Route, Tokens
+
+
+class Message(Protocol):
+    """What is parsed."""
+
+    @property
+    def route(self) -> Route: ...
+    @property
+    def content_type(self) -> bytes: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+class Parser:
+    """Parses bodies and learns, from what replicas report, how long prompts are."""
+
+    __slots__ = ("_estimator",)
+
+    def __init__(self) -> None:
+        self._estimator = Estimator()
+
+    def parse(self, message: Message) -> GenerationRequest:
+        """Raises InvalidRequest, or whatever was wrong with the message before it was whole."""
+        if message.route.body is BodyKind.MULTIPART:
+            return parse_multipart(message.body, message.content_type, message.route)
+        return parse_json(message.body, message.route, self._estimator.prompt_tokens)
+
+    def learn(self, request: GenerationRequest, prompt_tokens: Tokens) -> None:
+        """A replica counted the prompt of `request`. The model is one that exists."""
+        self._estimator.learn(request.model, request.prompt_bytes, prompt_tokens)

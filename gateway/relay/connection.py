@@ -1,0 +1,90 @@
+"""A connection to a replica: feeds what it reads to the attempt that is using it.
+
+Sans-IO logic lives elsewhere (`http1`, `relay`); this file is the socket's side of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, cast
+
+from gateway.relay.http1 import ResponseReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class User(Protocol):
+    """Who is using the connection now."""
+
+    def received(self, data: bytes) -> None: ...
+
+    def lost(self, *, cleanly: bool) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """One TCP or TLS connection to one replica, used by one attempt at a time."""
+
+    __slots__ = ("_on_idle_death", "is_closed", "reader", "transport", "user")
+
+    def __init__(self, on_idle_death: Callable[[Connection], None]) -> None:
+        """`on_idle_death` is told when the replica closes while nobody uses the connection."""
+        self._on_idle_death = on_idle_death
+        self.reader = ResponseReader()
+        self.user: User | None = None
+        self.transport: asyncio.Transport
+        self.is_closed = False
+
+    def __repr__(self) -> str:
+        use = "closed" if self.is_closed else "in use" if self.user else "idle"
+        return f"<Connection {use} {self.reader!r}>"
+
+    def begin(self, user: User, request: bytes) -> None:
+        """Send a whole request; what comes back goes to `user` until `release`."""
+        self.user = user
+        self.reader.expect()
+        self.transport.write(request)
+
+    def release(self) -> None:
+        """The user has what it needed; the connection is idle."""
+        self.user = None
+
+    def abort(self) -> None:
+        """Close at once, unsent bytes and all: an engine sees it and stops working for us."""
+        self.user = None
+        if not self.is_closed:
+            self.is_closed = True
+            self.transport.abort()
+
+    def pause_reading(self) -> None:
+        """Whoever is written to is slow: let the replica wait."""
+        if not self.transport.is_closing() and self.transport.is_reading():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if not self.transport.is_closing() and not self.transport.is_reading():
+            self.transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # TCP and TLS give no other kind
+
+    def data_received(self, data: bytes) -> None:
+        if self.user is None:
+            self.abort()  # a replica that speaks unasked: the next response could not be trusted
+            self._on_idle_death(self)
+        else:
+            self.user.received(data)
+
+    def eof_received(self) -> None:
+        """Let the transport close: a replica that has said its last has nothing more to read."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_closed = True
+        user, self.user = self.user, None
+        if user is not None:
+            user.lost(cleanly=exc is None)
+        else:
+            self._on_idle_death(self)

@@ -1,0 +1,213 @@
+"""The client side of HTTP/1.1, without I/O: bytes of a connection in, facts about a response out.
+
+Asked, after each read: is the head here, which body bytes came, is the response complete, and may
+the bytes just read go to an HTTP/1.1 client as they are?
+
+Invariants. The body handed out is exactly the body the replica framed: bytes past its end never
+count. The framing handed out is always at a chunk boundary between two reads, so that an event of
+our own can be added at any time (RFC 9112, section 7.1). Any input yields either facts or
+ProtocolBroken, and the same body however it is cut into reads.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httptools
+
+from gateway.errors import ProtocolBroken
+
+Header = tuple[bytes, bytes]
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Fields that speak to the next hop only: RFC 9110, section 7.6.1."""
+
+_NO_BODY: Final = frozenset({204, 304})
+
+
+def chunk(piece: bytes) -> bytes:
+    """One piece of body in the chunked framing."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+class ResponseReader:
+    """Reads the responses of one connection, one after the other.
+
+    `expect()` opens the next response; `feed(data)` takes what was read. Then `status` (0 until
+    the head is here), `headers` (names in lower case), `pieces` (body bytes of the last read) and
+    `is_complete` hold. `has_surplus` tells that the replica sent more than it announced: the
+    connection must not be used again.
+    """
+
+    __slots__ = (
+        "_at_boundary",
+        "_head_at_start",
+        "_in_head",
+        "_is_clean",
+        "_parser",
+        "_raw_from",
+        "_reads_head",
+        "has_surplus",
+        "headers",
+        "is_chunked",
+        "is_complete",
+        "keeps_alive",
+        "length",
+        "pieces",
+        "status",
+    )
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.expect()
+
+    def expect(self) -> None:
+        """Forget the last response and await the next."""
+        self.status = 0
+        self.headers: list[Header] = []
+        self.pieces: list[bytes] = []
+        self.length: int | None = None
+        self.is_chunked = False
+        self.is_complete = False
+        self.keeps_alive = False
+        self.has_surplus = False
+        self._in_head = True
+        self._reads_head = False  # the head ended in the read at hand
+        self._head_at_start = True  # ... and began with it
+        self._at_boundary = False
+        self._is_clean = False
+        self._raw_from: int | None = None
+
+    def __repr__(self) -> str:
+        state = "complete" if self.is_complete else "in body" if self.status else "in head"
+        return f"<ResponseReader {self.status} {state}>"
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Neither a length nor chunks: the body lasts until the replica closes."""
+        return bool(self.status) and not self.is_chunked and self.length is None
+
+    def feed(self, data: bytes) -> None:
+        """Take one read. Raises ProtocolBroken when this is not an HTTP response."""
+        was_clean = self._is_clean
+        self.pieces = []
+        self._reads_head = False
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self.is_complete:
+                raise ProtocolBroken from error
+            self.has_surplus = True
+        if not self.is_chunked:
+            self._head_at_start = False
+            return
+        if self._reads_head:
+            self._raw_from = data.find(b"\r\n\r\n") + 4 if self._head_at_start else None
+        else:
+            self._raw_from = 0 if was_clean else None
+        self._head_at_start = False
+        if self.is_complete:
+            self._is_clean = not self.has_surplus and data.endswith(LAST_CHUNK)
+        else:
+            # A size line read only in part never ends in CRLF; a whole one leaves the boundary.
+            self._is_clean = self._at_boundary and data.endswith(b"\r\n")
+
+    def chunked(self, data: bytes) -> bytes:
+        """The last read in chunked framing for the client: as it came where that is whole chunks.
+
+        O(1) for whole chunks (a copy only of the read that holds the head); otherwise the pieces
+        are framed anew.
+        """
+        start = self._raw_from
+        if start is not None and self._is_clean:
+            return data[start:] if start else data
+        framed = b"".join([chunk(piece) for piece in self.pieces])
+        return framed + LAST_CHUNK if self.is_complete else framed
+
+    def end_of_connection(self) -> bool:
+        """The replica closed. True when that is how this response was meant to end."""
+        if self.ends_with_connection and not self._in_head:
+            self.is_complete = True
+            self.keeps_alive = False
+        return self.is_complete
+
+    # What the parser calls; names are its own.
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            self.has_surplus = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head or self.is_complete:
+            return  # a trailer, or a response nobody asked for
+        name = name.lower()
+        if name == b"content-length":
+            self.length = int(value)
+        elif name == b"transfer-encoding":
+            self.is_chunked = value.strip().lower() == b"chunked"
+            if not self.is_chunked:
+                raise ProtocolBroken
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.is_complete:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            if status == 101:
+                raise ProtocolBroken
+            self.headers = []  # an interim response (RFC 9110, 15.2): the real one follows
+            return
+        self.status = status
+        self._in_head = False
+        self._reads_head = True
+        self._at_boundary = True
+        if status in _NO_BODY:
+            self.length = 0
+
+    def on_body(self, piece: bytes) -> None:
+        if not self.is_complete:
+            self.pieces.append(piece)
+
+    def on_chunk_header(self) -> None:
+        self._at_boundary = False
+
+    def on_chunk_complete(self) -> None:
+        self._at_boundary = True
+
+    def on_message_complete(self) -> None:
+        if self._in_head:
+            return  # the end of an interim response
+        if not self.is_complete:
+            self.is_complete = True
+            self.keeps_alive = self._parser.should_keep_alive()
+
+
+def end_to_end(headers: list[Header]) -> list[Header]:
+    """The fields of a response head that are meant for the client, in their order.
+
+    Drops the hop-by-hop fields, those named by Connection, and Content-Length (the framing writes
+    its own).
+    """
+    named: frozenset[bytes] = frozenset()
+    for name, value in headers:
+        if name == b"connection":
+            named |= frozenset(token.strip().lower() for token in value.split(b","))
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in HOP_BY_HOP and name not in named and name != b"content-length"
+    ]
