@@ -1,0 +1,1 @@
+"""What stands behind the gateway: engines, real and simulated, and the tools that start them."""
