@@ -63,7 +63,7 @@ class Control:
         if sick is None:
             return Response(status_code=200)
         if sick.hangs:
-            while not await request.is_disconnected():  # noqa: ASYNC110 - Starlette has no event
+            while not await request.is_disconnected():
                 await asyncio.sleep(0.05)
         return Response(status_code=sick.status)
 

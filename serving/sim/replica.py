@@ -9,7 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from email.utils import formatdate
 from random import Random
 
@@ -30,10 +30,17 @@ _BACKLOG = 2048
 
 
 class Sim:
-    """One simulated replica; made by `running_sim`."""
+    """One simulated replica; made by `running_sim`, which owns its socket and publisher."""
 
-    def __init__(self, settings: SimSettings, on_exit: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        settings: SimSettings,
+        bound: socket.socket,
+        publisher: EventPublisher,
+        on_exit: Callable[[], None] | None,
+    ) -> None:
         self.settings = settings
+        self.port: int = bound.getsockname()[1]
         self.faults = Faults(Random(settings.seed))
         profile = load_profile(settings.profile)
         self.engine = Engine(
@@ -42,26 +49,21 @@ class Sim:
             settings.hash_algorithm,
             settings.prefix_caching,
         )
-        self._publisher = EventPublisher(settings.kv_events, time.time)
         self.runner = Runner(
-            self.engine, settings.speed, self.faults, self._publisher.publish, time.monotonic
+            self.engine, settings.speed, self.faults, publisher.publish, time.monotonic
         )
+        self._publisher = publisher
         self._on_exit = on_exit
         self._listening = asyncio.Event()
-        self._socket = _bound_socket(settings.host, settings.port)
+        self._socket = bound
         self._server: asyncio.Server | None = None
         self._state = ServerState()
         service = Service(settings, self.runner, self.faults, time.time)
-        control = Control(service, self._publisher.sources(), self.crash)
+        control = Control(service, publisher.sources(), self.crash)
         self._config = _http_config(SimApp(service, control.app()), settings)
 
     def __repr__(self) -> str:
         return f"<Sim {self.url} {self.engine!r}>"
-
-    @property
-    def port(self) -> int:
-        port: int = self._socket.getsockname()[1]
-        return port
 
     @property
     def url(self) -> str:
@@ -87,6 +89,12 @@ class Sim:
         """Return once connections are accepted (at once, unless `load_s` is set)."""
         await self._listening.wait()
 
+    async def _wait_listening_or(self, work: asyncio.Task[None]) -> None:
+        """As `wait_listening`, but also over once the background work has failed."""
+        listening = asyncio.ensure_future(self._listening.wait())
+        await asyncio.wait({work, listening}, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+
     def drop_connections(self) -> None:
         """Every connection ends at once."""
         for connection in list(self._state.connections):
@@ -95,7 +103,8 @@ class Sim:
     def crash(self, how: str) -> None:
         """Die as a process does ("exit"), or "drop" every connection and live on.
 
-        In tests "exit" closes the listener too; `revive` brings it back on the same port.
+        Without a process to end, "exit" closes the listener; `revive` opens it again. For a replica
+        that comes back empty, leave `running_sim` and enter another one on the same port.
         """
         if how == "exit" and self._on_exit is not None:
             self._on_exit()
@@ -106,7 +115,7 @@ class Sim:
         self.drop_connections()
 
     async def revive(self) -> None:
-        """Listen again after `crash("exit")`; the cache is as it was."""
+        """Listen on the same port again after `crash("exit")`; the cache is as it was."""
         if self._server is None:
             self._socket = _bound_socket(self.settings.host, self.port)
             await self._listen()
@@ -133,11 +142,10 @@ class Sim:
         if self._server is not None:
             self._server.close()
         self._socket.close()
-        self.drop_connections()
         while self._state.tasks or self._state.connections:
-            for task in list(self._state.tasks):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(task), 1.0)
+            self.drop_connections()
+            if self._state.tasks:
+                await asyncio.wait(list(self._state.tasks), timeout=0.1)
             await asyncio.sleep(0)
 
     async def _keep_date(self) -> None:
@@ -155,25 +163,24 @@ async def running_sim(
     """A replica that listens on this event loop inside the `with`, and is gone after it.
 
     The body starts at once when `load_s` is set, otherwise once connections are accepted. Raises
-    OSError when the port is taken, ValueError for settings that do not fit together.
+    OSError when a port is taken, ValueError for settings that do not fit together.
     """
-    sim = Sim(settings or SimSettings(), on_exit)
-    work = asyncio.create_task(sim._run(), name="sim")
-    try:
-        if not sim.settings.load_s:
-            async with asyncio.TaskGroup() as tasks:
-                listening = tasks.create_task(sim.wait_listening())
-                await asyncio.wait({work, listening}, return_when=asyncio.FIRST_COMPLETED)
-                listening.cancel()
-        yield sim
-    finally:
-        await sim._stop()
-        work.cancel()
+    settings = settings or SimSettings()
+    with (
+        closing(_bound_socket(settings.host, settings.port)) as bound,
+        closing(EventPublisher(settings.kv_events, time.time)) as publisher,
+    ):
+        sim = Sim(settings, bound, publisher, on_exit)
+        work = asyncio.create_task(sim._run(), name="sim")
         try:
+            if not settings.load_s:
+                await sim._wait_listening_or(work)
+            yield sim
+        finally:
+            await sim._stop()
+            work.cancel()
             with suppress(asyncio.CancelledError):
                 await work
-        finally:
-            sim._publisher.close()
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
