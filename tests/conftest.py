@@ -1,0 +1,37 @@
+"""What every test may ask for: time that only the test moves, and chance that is the same each run.
+
+Nothing here opens a socket; `tests/house.py` does, for those tests that say so.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from gateway.vocabulary import Seconds
+
+
+class ManualClock:
+    """A `gateway.clock.Clock` that stands still until told to move."""
+
+    def __init__(self) -> None:
+        self.now: Seconds = 1000.0
+
+    def __call__(self) -> Seconds:
+        return self.now
+
+    def advance(self, by_s: Seconds) -> Seconds:
+        """Let so much time pass; returns the new instant."""
+        self.now += by_s
+        return self.now
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def rng() -> Random:
+    return Random(20261123)
