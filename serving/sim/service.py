@@ -200,6 +200,6 @@ class Service:
                 f"the input prompt.",
                 "input_tokens",
             )
-        if not all(0 <= token < TOKEN_LIMIT for token in prompt):
+        if min(prompt) < 0 or max(prompt) >= TOKEN_LIMIT:
             raise ApiError(HTTPStatus.BAD_REQUEST, "token id out of vocabulary", None, "prompt")
         return prompt
