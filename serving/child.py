@@ -24,6 +24,7 @@ from serving.readiness import Readiness, Sign, after
 
 PR_SET_PDEATHSIG: Final = 1
 POLL_S: Final = 0.1
+ONE_WISH_S: Final = 0.5
 SWEEP_S: Final = 2.0
 """What the rest of a group gets, once its leader has gone, to go by itself."""
 
@@ -141,6 +142,24 @@ class Child:
                 _signal_group(group, signal.SIGKILL)
                 return
             await asyncio.sleep(POLL_S / 2)
+
+
+class Patience:
+    """Tells a second wish to stop, which means at once, from the echo of the first.
+
+    `timeout` and some shells signal both us and our group; two signals that close are one wish.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._first_at: float | None = None
+
+    def asked_again(self) -> bool:
+        """Note a wish to stop; True if it is not the first."""
+        now = self._clock()
+        if self._first_at is None:
+            self._first_at = now
+        return now - self._first_at > ONE_WISH_S
 
 
 def _signal_process(pid: int, number: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.child import Child, ChildSettings
+from serving.child import Child, ChildSettings, Patience
 from serving.engine_args import EngineKind, EngineSettings, environment
 from serving.engine_args import command as engine_command
 from serving.engine_env import InstallFailed, ensure_engine
@@ -95,13 +95,13 @@ async def run_in_foreground(settings: ChildSettings, say: Say) -> int:
     """Run one child until it ends or we are asked to stop. Returns our exit code."""
     child = Child(settings, time.monotonic)
     asked = asyncio.Event()
+    patience = Patience(time.monotonic)
     loop = asyncio.get_running_loop()
 
     def ask() -> None:
-        # Asked twice: now.
-        if asked.is_set():
-            child.kill()
         asked.set()
+        if patience.asked_again():
+            child.kill()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ask)

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -21,9 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving.child import Child, ChildSettings
+from serving.child import Child, ChildSettings, Patience
 from serving.display import Display, display_for
-from serving.engine_args import EngineSettings
+from serving.engine_args import EngineKind, EngineSettings
 from serving.folders import cache_root
 from serving.launch import (
     CannotStart,
@@ -40,7 +41,8 @@ from serving.machine import Machine, choose_engine, look, share_cores
 GATEWAY_GRACE_S = 40.0
 MAX_RESTARTS = 3
 RESTART_PAUSE_S = 1.0
-ONE_WISH_S = 0.5
+SIDE_MODEL_KV_CACHE_MIB = 256
+"""vLLM on CPU refuses to start without a figure unless nearly all memory is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Group:
         self._children: dict[str, Child] = {}
         self._not_ready = {part.child.name for part in parts}
         self._all_ready = asyncio.Event()
-        self._asked_at: float | None = None
+        self._patience = Patience(time.monotonic)
 
     def __repr__(self) -> str:
         return f"<Group {list(self._children.values())}>"
@@ -90,12 +92,8 @@ class Group:
 
     def stop(self) -> None:
         """Asked once, stop in order; asked again, end everything now."""
-        now = time.monotonic()
-        if self._asked_at is None:
-            self._asked_at = now
-            self.stopping.set()
-        # `timeout` and some shells signal both us and our group: that is one wish, not two.
-        elif now - self._asked_at > ONE_WISH_S:
+        self.stopping.set()
+        if self._patience.asked_again():
             for child in self._children.values():
                 child.kill()
 
@@ -145,7 +143,15 @@ def _how(code: int) -> str:
 
 def _obituary(child: Child, code: int) -> str:
     what, log, tail = child.settings.name, child.settings.log, child.log_tail()
-    return f"{what} ended ({_how(code)}). Its last lines, from {log}:\n{tail}"
+    first = first_error(child.log_tail(2000))
+    because = f"First error in its log: {first}\n" if first else ""
+    return f"{what} ended ({_how(code)}). {because}Its last lines, from {log}:\n{tail}"
+
+
+def first_error(log: str) -> str | None:
+    """The line of a log where the trouble began; what follows is how it spread."""
+    found = re.search(r"\b\w*(?:Error|Exception): \S.*", log)
+    return None if found is None else found[0]
 
 
 # What to run --------------------------------------------------------------------------------------
@@ -173,7 +179,7 @@ def plan(
                 cores=shares[-1],
                 gpu=len(machine.gpus) - 1 if machine.gpus else None,
                 max_model_len_tokens=served.max_model_len_tokens,
-                kv_cache_mib=None,
+                kv_cache_mib=None if kit.kind is EngineKind.VLLM else SIDE_MODEL_KV_CACHE_MIB,
                 extra=(),
             )
         )
