@@ -35,6 +35,10 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Fields that speak to the next hop only: RFC 9110, section 7.6.1."""
 
+MAX_HEAD_BYTES: Final = 256 * 1024
+"""What comes before a body, interim responses and all. An engine's head is under a kilobyte; one
+without an end must not fill our memory."""
+
 _NO_BODY: Final = frozenset({204, 304})
 
 
@@ -54,7 +58,9 @@ class ResponseReader:
 
     __slots__ = (
         "_at_boundary",
+        "_has_trailers",
         "_head_at_start",
+        "_head_bytes",
         "_in_head",
         "_is_clean",
         "_parser",
@@ -85,8 +91,10 @@ class ResponseReader:
         self.keeps_alive = False
         self.has_surplus = False
         self._in_head = True
+        self._head_bytes = 0
         self._reads_head = False  # the head ended in the read at hand
         self._head_at_start = True  # ... and began with it
+        self._has_trailers = False
         self._at_boundary = False
         self._is_clean = False
         self._raw_from: int | None = None
@@ -111,19 +119,29 @@ class ResponseReader:
             if not self.is_complete:
                 raise ProtocolBroken from error
             self.has_surplus = True
+        if self._in_head:
+            self._wait_for_head(len(data))
+            return
         if not self.is_chunked:
-            self._head_at_start = False
             return
         if self._reads_head:
-            self._raw_from = data.find(b"\r\n\r\n") + 4 if self._head_at_start else None
+            # The parser forgives blank lines before a head: then its end is not the first CRLFCRLF.
+            is_found = self._head_at_start and data.startswith(b"HTTP/")
+            self._raw_from = data.find(b"\r\n\r\n") + 4 if is_found else None
         else:
             self._raw_from = 0 if was_clean else None
-        self._head_at_start = False
         if self.is_complete:
-            self._is_clean = not self.has_surplus and data.endswith(LAST_CHUNK)
+            is_plain = not self.has_surplus and not self._has_trailers
+            self._is_clean = is_plain and data.endswith(LAST_CHUNK)
         else:
             # A size line read only in part never ends in CRLF; a whole one leaves the boundary.
             self._is_clean = self._at_boundary and data.endswith(b"\r\n")
+
+    def _wait_for_head(self, read_bytes: int) -> None:
+        self._head_at_start = False
+        self._head_bytes += read_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ProtocolBroken
 
     def chunked(self, data: bytes) -> bytes:
         """The last read in chunked framing for the client: as it came where that is whole chunks.
@@ -151,8 +169,9 @@ class ResponseReader:
             self.has_surplus = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head or self.is_complete:
-            return  # a trailer, or a response nobody asked for
+        if not self._in_head:
+            self._has_trailers = True  # or the head of a response nobody asked for
+            return
         name = name.lower()
         if name == b"content-length":
             self.length = int(value)
@@ -167,9 +186,13 @@ class ResponseReader:
             return
         status = self._parser.get_status_code()
         if status < 200:
-            if status == 101:
+            if status < 100 or status == 101:
                 raise ProtocolBroken
-            self.headers = []  # an interim response (RFC 9110, 15.2): the real one follows
+            # An interim response (RFC 9110, 15.2): the real one follows, and is framed by itself.
+            self.headers = []
+            self.length = None
+            self.is_chunked = False
+            self._head_at_start = False
             return
         self.status = status
         self._in_head = False
