@@ -57,6 +57,9 @@ class Life:
                 entry.parsed(request)
                 with self.admission:
                     await self._deliver(request, exchange, entry)
+            except ClientGone as error:
+                entry.failed(error)
+                exchange.cut()  # who reads nothing would never come to the end of an explanation
             except GatewayError as error:
                 entry.failed(error)
                 exchange.refuse(error)
@@ -76,18 +79,15 @@ class Life:
             untried = [one for one in candidates if one not in tried] if tried else candidates
             replica = self.chooser.choose(request, untried)
             tried.append(replica)
-            may_retry = len(untried) > 1 and self.attempts.may_follow(attempt)
+            may_retry = len(untried) > 1 and self.attempts.may_follow(attempt, self.clock())
             try:
-                reply = await self._attempt(replica, request, exchange, entry, may_retry=may_retry)
+                return await self._attempt(replica, request, exchange, entry, may_retry=may_retry)
             except ReplicaError as error:
-                self._failed(replica, error)
                 if exchange.has_started or not self._another(request, tried):
                     raise
                 if not self.attempts.allows(error, attempt, self.clock()):
                     raise
                 self.accounts.retries[error.reason] += 1
-            else:
-                return self._answered(replica, request, reply, entry)
 
     async def _attempt(
         self,
@@ -97,12 +97,19 @@ class Life:
         entry: Entry,
         *,
         may_retry: bool,
-    ) -> Reply:
+    ) -> None:
+        """One try. What it says of the replica is taken down under the lease: when the last lease
+        on a replica that has left ends, everything about it is forgotten."""
         with replica.lease(request.prompt_tokens) as lease:
             entry.dispatched(replica.id, lease, self.clock())
-            return await self.relay.run(
-                replica.address, exchange, entry, stream=request.stream, may_retry=may_retry
-            )
+            try:
+                reply = await self.relay.run(
+                    replica.address, exchange, entry, stream=request.stream, may_retry=may_retry
+                )
+            except ReplicaError as error:
+                self._failed(replica, error)
+                raise
+            self._answered(replica, request, reply, entry)
 
     def _another(self, request: GenerationRequest, tried: list[Replica]) -> bool:
         """Is there a replica that has not been tried?"""
@@ -126,6 +133,7 @@ class Life:
             self._failed(replica, error)
             return
         self.accounts.attempted(replica.id, "ok")
-        self.fleet.sign(replica, Sign.SUCCESS, self.clock())
+        if reply.status < 400:  # a refusal, 429 among them, says nothing of the replica's health
+            self.fleet.sign(replica, Sign.SUCCESS, self.clock())
         if usage.prompt_tokens is not None:
             self.parser.learn(request, usage.prompt_tokens)

@@ -19,7 +19,7 @@ from gateway.errors import Bug, GatewayError
 from gateway.vocabulary import GenerationRequest, Outcome, ReplicaId, Seconds, Tokens
 
 if TYPE_CHECKING:
-    from gateway.account.meters import ModelMeters
+    from gateway.account.meters import Histogram, ModelMeters
 
 
 class Owed(Protocol):
@@ -41,6 +41,8 @@ class Entry:
 
     __slots__ = (
         "_book",
+        "_gaps",
+        "_has_streamed",
         "_lease",
         "_meters",
         "attempts",
@@ -61,6 +63,8 @@ class Entry:
 
     def __init__(self, book: Book, request_id: bytes, route: str, received_at: Seconds) -> None:
         self._book = book
+        self._gaps: Histogram | None = None  # where a stream's gaps between chunks are measured
+        self._has_streamed = False
         self._lease: Owed | None = None
         self._meters: ModelMeters | None = None
         self.request_id = request_id
@@ -96,8 +100,11 @@ class Entry:
 
     @property
     def ttft_s(self) -> Seconds | None:
-        """Received to the first byte sent on. None before that, or where nothing streams."""
-        if self.first_byte_at is None or self.request is None or not self.request.stream:
+        """Received to the first byte sent on.
+
+        None before that, where no stream was asked for, and where an error came instead of one.
+        """
+        if self.first_byte_at is None or not self._has_streamed:
             return None
         return self.first_byte_at - self.received_at
 
@@ -126,6 +133,8 @@ class Entry:
             self.dispatched_at = now
             if self.request is not None:
                 self._meters = self._book.meters(self.request)
+                self._has_streamed = self.request.stream
+                self._gaps = self._meters.inter_token_s if self.request.stream else None
         self.attempts += 1
         self.replica = replica
         self._lease = lease
@@ -139,8 +148,8 @@ class Entry:
 
     def chunk(self, now: Seconds) -> None:
         """More of the response came. Called for every chunk."""
-        if self._meters is not None and self.last_byte_at is not None:
-            self._meters.inter_token_s.observe(now - self.last_byte_at)
+        if self._gaps is not None and self.last_byte_at is not None:
+            self._gaps.observe(now - self.last_byte_at)
         self.last_byte_at = now
         self.chunks += 1
 
@@ -149,6 +158,7 @@ class Entry:
         self.status = status
         self.usage = usage
         self.error = error
+        self._has_streamed = self._has_streamed and status < 400
         self.outcome = Outcome.FINISHED if error is None else error.outcome
 
     def failed(self, error: GatewayError) -> None:

@@ -54,7 +54,7 @@ _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelMeters], Histogram]], ..
     ),
     (
         "gateway_inter_token_latency_seconds",
-        "Between successive chunks of a response.",
+        "Streams: between successive chunks of a response.",
         lambda meters: meters.inter_token_s,
     ),
     (

@@ -34,8 +34,9 @@ class Attempts:
         """A request came in. O(1)."""
         self._level = min(self._burst, self._level + self._ratio)
 
-    def may_follow(self, attempt: int) -> bool:
+    def may_follow(self, attempt: int, now: Seconds) -> bool:
         """Could another try follow this one, going by the count and the budget? Takes nothing."""
+        self._trickle(now)
         return attempt < self._most and self._level >= 1.0
 
     def allows(self, error: GatewayError, attempt: int, now: Seconds) -> bool:
@@ -44,9 +45,7 @@ class Attempts:
         Takes one from the budget when it says yes. The caller has made sure that no byte has
         reached the client.
         """
-        self._level = min(self._burst, self._level + max(0.0, now - self._at) * self._per_s)
-        self._at = now
-        if attempt >= self._most or self._level < 1.0:
+        if not self.may_follow(attempt, now):
             return False
         match error.retry:
             case Retry.NEVER:
@@ -56,3 +55,7 @@ class Attempts:
             case _:
                 self._level -= 1.0
                 return True
+
+    def _trickle(self, now: Seconds) -> None:
+        self._level = min(self._burst, self._level + max(0.0, now - self._at) * self._per_s)
+        self._at = max(self._at, now)

@@ -104,6 +104,11 @@ class ResponseReader:
         return f"<ResponseReader {self.status} {state}>"
 
     @property
+    def is_untouched(self) -> bool:
+        """Not one byte of a response has come."""
+        return not self.status and not self._head_bytes
+
+    @property
     def ends_with_connection(self) -> bool:
         """Neither a length nor chunks: the body lasts until the replica closes."""
         return bool(self.status) and not self.is_chunked and self.length is None

@@ -305,7 +305,9 @@ class Relay:
             try:
                 return await self._attempt(pooled, address, job, request)
             except ClosedBeforeReply:
-                pass  # it closed while we wrote (the keep-alive race): a fresh connection will tell
+                if not pooled.reader.is_untouched:
+                    raise
+                # It closed while we wrote (the keep-alive race): a fresh connection will tell.
         return await self._attempt(await self._connect(address), address, job, request)
 
     async def _attempt(
@@ -335,6 +337,7 @@ class Relay:
             and not reader.has_surplus
             and not connection.is_closed
             and not connection.transport.is_closing()
+            and not connection.transport.get_write_buffer_size()  # answered before we were done
         )
         if is_usable and self._pool.put_back(address.id, connection, self.clock()):
             connection.release()
