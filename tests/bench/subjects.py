@@ -1,0 +1,197 @@
+"""The gateways under test: how to get each one, how to start it, how to know it is ready.
+
+Every peer is given its fastest fair set-up: quiet logs, its cache-aware policy, keep-alive both
+ways, worker threads for the one core it is pinned to. Headrace runs with everything on, its
+access log included.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.bench.processes import free_ports
+
+PINS: Final = {"vllm-router": "0.1.17", "smg": "1.13.0", "py-spy": "0.4.3"}
+RUST_PEERS: Final = ("vllm-router", "smg")
+HEADRACE: Final = "headrace"
+SUBJECTS: Final = (HEADRACE, *RUST_PEERS, "nginx")
+
+
+class Unavailable(Exception):
+    """This subject cannot run here; the message says why and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One gateway, ready to be started."""
+
+    name: str
+    version: str
+    command: tuple[str, ...]
+    port: int
+    ready_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every subject is told: the replicas' ports and a folder of its own."""
+
+    replicas: tuple[int, ...]
+    folder: Path
+    cache: Path
+    root: Path
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The replicas' base addresses."""
+        return tuple(f"http://127.0.0.1:{port}" for port in self.replicas)
+
+
+def prepare(name: str, surroundings: Surroundings, *, peer_policy: str) -> Subject:
+    """Make a subject ready to start, installing it if need be. Raises Unavailable."""
+    return _MAKERS[name](surroundings, peer_policy)
+
+
+def prepare_other(text: str, surroundings: Surroundings) -> Subject:
+    """A subject from `NAME=COMMAND`, where {port}, {replicas} and {replica_flags} are filled in.
+
+    {replicas} becomes the addresses apart by spaces, {replica_flags} one `--replica ADDRESS` each.
+    """
+    name, equals, command = text.partition("=")
+    if not equals or not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"not NAME=COMMAND: {text!r}")
+    (port,) = free_ports(1)
+    filled = command.format(
+        port=port,
+        replicas=" ".join(surroundings.urls),
+        replica_flags=" ".join(f"--replica {url}" for url in surroundings.urls),
+    )
+    return Subject(name, "as given", tuple(shlex.split(filled)), port, "/health")
+
+
+def _headrace(surroundings: Surroundings, _peer_policy: str) -> Subject:
+    if not (surroundings.root / "gateway" / "__main__.py").is_file():
+        raise Unavailable("this tree has no gateway/__main__.py")
+    (port,) = free_ports(1)
+    flags = [part for url in surroundings.urls for part in ("--replica", url)]
+    command = (sys.executable, "-m", "gateway", "gateway", *flags, "--port", str(port))
+    python = sys.version.split()[0]
+    uvicorn = importlib.metadata.version("uvicorn")
+    uvloop = importlib.metadata.version("uvloop")
+    version = f"this commit, CPython {python}, uvicorn {uvicorn}, uvloop {uvloop}"
+    return Subject(HEADRACE, version, command, port, "/readyz")
+
+
+def _vllm_router(surroundings: Surroundings, peer_policy: str) -> Subject:
+    script = install("vllm-router", surroundings.cache) / "vllm-router"
+    port, metrics_port = free_ports(2)
+    command = (
+        *(str(script), "--host", "127.0.0.1", "--port", str(port)),
+        *("--worker-urls", *surroundings.urls, "--policy", peer_policy),
+        *("--log-level", "warning", "--prometheus-port", str(metrics_port)),
+        *("--worker-startup-check-interval", "1"),
+    )
+    return Subject("vllm-router", PINS["vllm-router"], command, port, "/health")
+
+
+def _smg(surroundings: Surroundings, peer_policy: str) -> Subject:
+    script = install("smg", surroundings.cache) / "smg"
+    port, metrics_port = free_ports(2)
+    command = (
+        *(str(script), "launch", "--host", "127.0.0.1", "--port", str(port)),
+        *("--worker-urls", *surroundings.urls, "--policy", peer_policy, "--backend", "vllm"),
+        *("--log-level", "warn", "--prometheus-port", str(metrics_port)),
+        *("--disable-tokenizer-autoload", "--worker-startup-check-interval", "1"),
+    )
+    return Subject("smg", PINS["smg"], command, port, "/health")
+
+
+def _nginx(surroundings: Surroundings, _peer_policy: str) -> Subject:
+    found = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise Unavailable("nginx is not installed (Debian: apt-get install nginx-light)")
+    (port,) = free_ports(1)
+    folder = surroundings.folder / "nginx"
+    folder.mkdir()
+    servers = "\n".join(f"    server 127.0.0.1:{replica};" for replica in surroundings.replicas)
+    (folder / "nginx.conf").write_text(
+        _NGINX_CONF.replace("@SERVERS@", servers).replace("@PORT@", str(port))
+    )
+    told = subprocess.run([found, "-v"], capture_output=True, text=True, check=True).stderr
+    version = told.strip().rpartition("/")[2]
+    command = (found, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr")
+    return Subject("nginx", version, command, port, "/health")
+
+
+_MAKERS: Final[dict[str, Callable[[Surroundings, str], Subject]]] = {
+    HEADRACE: _headrace,
+    "vllm-router": _vllm_router,
+    "smg": _smg,
+    "nginx": _nginx,
+}
+
+# A plain reverse proxy at its best: no log, no disk, connections kept on both sides.
+_NGINX_CONF: Final = """\
+daemon off;
+pid nginx.pid;
+worker_processes 1;
+error_log stderr error;
+events { worker_connections 4096; }
+http {
+  access_log off;
+  client_max_body_size 64m;
+  client_body_buffer_size 512k;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  keepalive_requests 100000000;
+  upstream replicas {
+@SERVERS@
+    keepalive 512;
+    keepalive_requests 100000000;
+  }
+  server {
+    listen 127.0.0.1:@PORT@;
+    location / {
+      proxy_pass http://replicas;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_buffering off;
+    }
+  }
+}
+"""
+
+
+def install(package: str, cache: Path) -> Path:
+    """The scripts folder of a virtual environment with this pinned package, made when missing.
+
+    Raises Unavailable when it cannot be installed.
+    """
+    home = cache / f"{package}-{PINS[package]}"
+    if not (home / "complete").is_file():
+        print(f"installing {package}=={PINS[package]} into its own environment", flush=True)
+        shutil.rmtree(home, ignore_errors=True)
+        _call([sys.executable, "-m", "venv", str(home)], package)
+        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-q"]
+        _call([*pip, f"{package}=={PINS[package]}"], package)
+        (home / "complete").touch()
+    return home / "bin"
+
+
+def _call(command: Sequence[str], package: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode:
+        raise Unavailable(f"{package} could not be installed: {done.stderr.strip()[-300:]}")
