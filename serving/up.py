@@ -29,6 +29,7 @@ from serving.folders import cache_root
 from serving.launch import (
     CannotStart,
     Kit,
+    Served,
     add_engine_arguments,
     build_engine,
     child_settings,
@@ -161,29 +162,28 @@ def plan(
     kit: Kit, machine: Machine, ports: Iterator[int], args: argparse.Namespace
 ) -> list[EngineSettings]:
     """The engines: `args.replicas` of the first model, one of each other, sharing their cores."""
+    gpus = range(len(machine.gpus))
     shares = share_cores(machine.cores, args.replicas)
     engines = []
-    for index, (cores, served) in enumerate(
-        zip(shares, [kit.models[0]] * args.replicas, strict=True)
-    ):
-        engine = build_engine(served, kit.kind, next(ports), args)
-        gpu = index % len(machine.gpus) if machine.gpus else None
+    for index, cores in enumerate(shares):
+        engine = _engine(kit.models[0], kit, next(ports), args)
+        gpu = gpus[index % len(gpus)] if gpus else None
         events = (next(ports), next(ports))
         engines.append(replace(engine, cores=cores, gpu=gpu, kv_events_ports=events))
     for served in kit.models[1:]:
-        engine = build_engine(served, kit.kind, next(ports), args)
+        engine = _engine(served, kit, next(ports), args)
         # The options about length, cache and the engine's own are about the first model.
-        engines.append(
-            replace(
-                engine,
-                cores=shares[-1],
-                gpu=len(machine.gpus) - 1 if machine.gpus else None,
-                max_model_len_tokens=served.max_model_len_tokens,
-                kv_cache_mib=None if kit.kind is EngineKind.VLLM else SIDE_MODEL_KV_CACHE_MIB,
-                extra=(),
-            )
-        )
+        side = replace(engine, max_model_len_tokens=served.max_model_len_tokens, extra=())
+        cache = None if kit.kind is EngineKind.VLLM else SIDE_MODEL_KV_CACHE_MIB
+        gpu = gpus[-1] if gpus else None
+        engines.append(replace(side, cores=shares[-1], gpu=gpu, kv_cache_mib=cache))
     return engines
+
+
+def _engine(served: Served, kit: Kit, port: int, args: argparse.Namespace) -> EngineSettings:
+    # The gateway drains before any engine is asked to stop: there is nothing left to wait for, and
+    # vLLM's CPU workers use up whatever time they are given.
+    return replace(build_engine(served, kit.kind, port, args), drain_s=0)
 
 
 def parts_of(

@@ -1,0 +1,66 @@
+# Everything a developer or a curious visitor runs. Needs Python 3.11 to 3.13, make and a package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+ENGINE ?= auto
+MODEL ?=
+REPLICAS ?= 2
+PORT ?= 8000
+ARGS ?=
+SECONDS ?= 60
+
+# Packages are installed once and again when what they are made from changes.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv serve test check unit integration e2e bench fuzz format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make serve takes ENGINE=auto|vllm|vllm-cpu|sim MODEL=NAME REPLICAS=2 PORT=8000 ARGS='...'"
+
+$(READY): pyproject.toml constraints/gateway.txt constraints/dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints/dev.txt
+	@touch $@
+
+venv: $(READY) ## make the virtual environment .venv
+
+serve: $(READY) ## start real replicas and the gateway; Ctrl-C stops everything
+	@$(BIN)/headrace up --engine $(ENGINE) --replicas $(REPLICAS) --port $(PORT) \
+	    $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+test: $(READY) ## all tests, end-to-end ones against real vLLM replicas last
+	$(BIN)/python -m pytest tests
+
+check: $(READY) ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict gateway serving
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the source in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+unit: $(READY) ## the quick tests: no process, no socket
+	$(BIN)/python -m pytest tests/unit tests/property tests/conformance tests/architecture
+
+integration: $(READY) ## the gateway and simulated replicas over loopback
+	$(BIN)/python -m pytest tests/integration
+
+e2e: $(READY) ## real processes and real vLLM replicas on CPU
+	$(BIN)/python -m pytest tests/e2e
+
+bench: $(READY) ## CPU per request and per chunk, beside other gateways
+	$(BIN)/python -m tests.bench.hotpath $(ARGS)
+
+fuzz: $(READY) ## parsers under random input for SECONDS=60
+	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=0
+
+clean: ## remove what make made here; engines and models stay in the cache folder
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache headrace.egg-info

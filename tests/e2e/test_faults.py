@@ -1,0 +1,88 @@
+"""Processes that die and processes that are asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.e2e.conftest import CHAT, Stack, free_port, until
+
+
+def _healthy(url: str, path: str) -> bool:
+    try:
+        return httpx.get(f"{url}{path}", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _chat(http: httpx.Client, **more: object) -> httpx.Response:
+    messages = [{"role": "user", "content": "Say hello."}]
+    body = {"model": CHAT, "messages": messages, "max_tokens": 8, "temperature": 0, **more}
+    return http.post("/v1/chat/completions", json=body)
+
+
+def test_requests_go_on_when_a_replica_is_killed_and_it_comes_back(
+    stack: Stack, http: httpx.Client
+) -> None:
+    victim = stack.processes()["replica-2"]
+    os.killpg(victim.pid, signal.SIGKILL)
+    assert [_chat(http).status_code for _ in range(10)] == [200] * 10
+
+    def back() -> bool:
+        return stack.processes()["replica-2"].pid != victim.pid
+
+    until("headrace up has started the replica again", back, 120.0, every_s=0.2)
+    assert stack.processes()["replica-2"].url == victim.url
+
+    def used() -> bool:
+        assert _chat(http).status_code == 200
+        return stack.processes()["replica-2"].metric("vllm:request_success_total") > 0
+
+    until("the gateway sends it requests again", used, 60.0)
+
+
+@contextmanager
+def _another_gateway(stack: Stack, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway of our own over the same replicas, so that we may stop it."""
+    port = free_port()
+    command = [sys.executable, "-m", "gateway", "gateway", "--port", str(port)]
+    for replica in stack.chat_replicas:
+        command += ["--replica", replica.url]
+    with log.open("wb") as sink:
+        gateway = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until("the second gateway is ready", lambda: _healthy(url, "/readyz"), 30.0)
+        yield gateway, url
+    finally:
+        if gateway.poll() is None:
+            gateway.kill()
+        gateway.wait(10)
+
+
+def test_a_gateway_asked_to_stop_finishes_its_stream_and_takes_no_new_work(
+    stack: Stack, tmp_path: Path
+) -> None:
+    with _another_gateway(stack, tmp_path / "gateway.log") as (gateway, url):
+        messages = [{"role": "user", "content": "Count."}]
+        body = {"model": CHAT, "messages": messages, "max_tokens": 200, "ignore_eos": True}
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        with (
+            httpx.Client(base_url=url, trust_env=False, timeout=60.0) as http,
+            http.stream("POST", "/v1/chat/completions", json=body | options) as reply,
+        ):
+            lines = reply.iter_lines()
+            next(lines)
+            gateway.send_signal(signal.SIGTERM)
+            until("it is no longer ready", lambda: not _healthy(url, "/readyz"), 5.0)
+            rest = list(lines)
+        assert "data: [DONE]" in rest
+        assert any('"completion_tokens":200' in line for line in rest)
+        assert gateway.wait(15) == 0
