@@ -10,8 +10,10 @@ How a batch is made (vLLM 0.32, v1/core/sched/scheduler.py):
 2. running requests first, in order of admission: one token each when decoding, what is left of the
    prompt (a chunk of it, if the budget ends) when not; when blocks run out, the request admitted
    last gives all of its blocks back and waits again at the head of the queue (recompute);
-3. then waiting requests, first come first served, while budget and `max_num_seqs` last, none was
-   preempted in this step, and the whole request fits in the cache; a cached prefix is shared.
+3. then waiting requests, first come first served, while budget and `max_num_seqs` last and the
+   whole request fits in the cache; a cached prefix is shared. vLLM admits nobody in a step that
+   preempted; here that follows: the preempted one heads the queue, and does not fit, because
+   another took of the blocks it gave back.
 
 Invariants (`check`): a request waits, runs, or is unknown; running requests hold exactly the blocks
 of their computed tokens; used blocks are those some running request holds; one batch at a time.
@@ -104,6 +106,7 @@ class _Course:
     holding: Holding
     submitted_at: float
     computed: int = 0
+    """Leading tokens whose blocks are held and computed; says nothing while the request waits."""
     generated: int = 0
     cached_tokens: int | None = None
     queued_s: float = 0.0
@@ -198,9 +201,8 @@ class Engine:
         if self._batch is not None:
             raise RuntimeError("a batch is open already")
         tokens: dict[str, int] = {}
-        preempted = self._continue_running(tokens)
-        if not preempted:
-            self._admit_waiting(tokens, now)
+        self._continue_running(tokens)
+        self._admit_waiting(tokens, now)
         if not tokens:
             return None
         work = self._work(tokens)
@@ -242,25 +244,22 @@ class Engine:
         assert len(self._courses) == self.running + self.waiting
         assert self.running <= self.shape.max_num_seqs
 
-    def _continue_running(self, tokens: dict[str, int]) -> bool:
-        """Give running requests their share of the budget; True if one was preempted for it."""
-        budget, preempted, index = self.shape.max_num_batched_tokens, False, 0
+    def _continue_running(self, tokens: dict[str, int]) -> None:
+        """Give running requests their share of the budget, in order of admission."""
+        budget, index = self.shape.max_num_batched_tokens, 0
         while index < len(self._running) and budget > 0:
             course = self._running[index]
             count = min(len(course.holding.tokens) - course.computed, budget)
             while not self.cache.hold(course.holding, course.computed + count):
-                preempted = True
                 if self._preempt_last() is course:
-                    return True
+                    return
             tokens[course.request.id] = count
             budget -= count
             index += 1
-        return preempted
 
     def _preempt_last(self) -> _Course:
         course = self._running.pop()
         self.cache.let_go(course.holding)
-        course.computed = 0
         self.totals.preemptions += 1
         self._waiting.appendleft(course)
         return course

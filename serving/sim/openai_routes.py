@@ -1,5 +1,6 @@
 """The routes of OpenAI's chat and text completions, field for field as vLLM 0.32 answers them."""
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -38,6 +39,7 @@ class OpenAIRendering:
         self._continuous = request.continuous_usage
         self._fingerprint = answer.pop("system_fingerprint")
         self._details = answer.pop("details")
+        self._sent: Counter[int] = Counter()
         self._head = b"data: " + msgspec.json.encode(answer)[:-1]
 
     def preface(self) -> list[bytes]:
@@ -48,7 +50,7 @@ class OpenAIRendering:
             return []
         delta = b'{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         extra = b',"prompt_token_ids":null,"prompt_text":null'
-        return [self._event(b',"choices":[{"index":0,"delta":' + delta + extra, usage)]
+        return [self._event(b',"choices":[{"index":0,"delta":' + delta + extra, usage, 0)]
 
     def piece(self, piece: Piece, usage: Usage) -> bytes:
         text = msgspec.json.encode(piece.text)
@@ -70,7 +72,8 @@ class OpenAIRendering:
         end = b',"token_ids":null}]'
         if is_last and not self._with_usage:
             end += b',"system_fingerprint":"%b"' % self._fingerprint.encode()
-        return self._event(choice + end, usage)
+        self._sent[piece.index] += 1
+        return self._event(choice + end, usage, self._sent[piece.index])
 
     def closing(self, usage: Usage) -> list[bytes]:
         if not self._with_usage:
@@ -79,9 +82,10 @@ class OpenAIRendering:
         fingerprint = b',"system_fingerprint":"%b"}\n\n' % self._fingerprint.encode()
         return [self._head + b',"choices":[],"usage":' + found + fingerprint, DONE]
 
-    def _event(self, fields: bytes, usage: Usage) -> bytes:
+    def _event(self, fields: bytes, usage: Usage, completion_tokens: int) -> bytes:
         if self._continuous:
-            fields += b',"usage":' + msgspec.json.encode(usage_object(usage, False))
+            so_far = Usage(usage.prompt_tokens, completion_tokens)
+            fields += b',"usage":' + msgspec.json.encode(usage_object(so_far, False))
         return self._head + fields + b"}\n\n"
 
 

@@ -58,6 +58,8 @@ def test_kv_events_are_published_in_vllms_frames_and_replayed_from_any_number() 
                 assert (await web.post("/reset_prefix_cache")).status_code == 200
                 batches.append(await received_frames(live))
                 assert msgspec.msgpack.decode(batches[2][2])[1] == [{"type": "AllBlocksCleared"}]
+                numbers = [int.from_bytes(batch[1], "big") for batch in batches]
+                assert numbers == [0, 1, 2]
                 asking.send_multipart((b"", (1).to_bytes(8, "big")))
                 for batch in batches[1:]:
                     assert await received_frames(asking) == [b"", *batch]

@@ -63,6 +63,23 @@ def test_the_openai_client_gets_the_same_chat_streamed_and_unary() -> None:
     run(test)
 
 
+def test_every_chunk_carries_usage_when_that_is_asked() -> None:
+    async def test() -> None:
+        async with clients() as (_, web):
+            options = {"include_usage": True, "continuous_usage_stats": True}
+            answer = await web.post("/v1/chat/completions", json=chat(True, stream_options=options))
+            chunks = [json.loads(data) for _, data in sse(answer.text)[:-1]]
+            counted = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+            assert counted == [0, 1, 2, 3, 4, 5, 5]
+            assert sse(answer.text)[-1] == (None, "[DONE]")
+            plain = await web.post("/v1/chat/completions", json=chat(True))
+            chunks = [json.loads(data) for _, data in sse(plain.text)[:-1]]
+            assert not any("usage" in chunk for chunk in chunks)
+            assert chunks[-1]["system_fingerprint"]
+
+    run(test)
+
+
 def test_the_openai_client_gets_completions_embeddings_responses_and_models() -> None:
     async def test() -> None:
         settings = SimSettings(models=("llama", "alias"), loras=("support=adapters/support",))

@@ -160,6 +160,23 @@ def test_the_last_admitted_is_preempted_and_computed_again() -> None:
     assert engine.totals.finished[FinishReason.LENGTH] == 2
 
 
+def test_the_preempted_goes_before_who_waited_and_nobody_is_admitted_in_that_step() -> None:
+    engine = an_engine(blocks=6, max_num_seqs=2)
+    engine.submit(a_request("old", range(8), output=8), 0.0)
+    engine.submit(a_request("new", range(100, 108), output=8), 0.0)
+    engine.submit(a_request("next", range(200, 204), output=1), 0.0)
+    while engine.totals.preemptions == 0:
+        batch = engine.begin(0.0)
+        assert batch is not None
+        engine.complete(batch)
+    assert list(batch.tokens) == ["old"]
+    ended = [
+        output.request_id for result in steps(engine) for output in result.outputs if output.finish
+    ]
+    assert ended == ["old", "next", "new"]
+    assert engine.totals.preemptions == 1
+
+
 def test_a_request_waits_until_all_of_its_prompt_has_room() -> None:
     engine = an_engine(blocks=6, max_num_batched_tokens=8)
     engine.submit(a_request("small", range(8), output=3), 0.0)
