@@ -1,0 +1,144 @@
+"""What Prometheus reads: every family under a good name, and a scrape that parses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.account.access_log import NoLog
+from gateway.account.accounts import Accounts
+from gateway.account.metrics import GatewayCollector, registry
+from gateway.account.usage import Usage
+from gateway.errors import StreamBroken
+from gateway.fleet.ledger import Replica
+from gateway.vocabulary import Health
+from tests.builders import a_replica, a_request
+from tests.conftest import ManualClock
+
+LABELS = {"route", "model", "outcome", "reason", "replica", "result", "state"}
+NAME = re.compile(r"gateway(_[a-z]+)+")
+
+
+class Shown:
+    """The rest of a gateway, as the collector reads it."""
+
+    malformed = 4
+    connections = 3
+    upstream_busy = 2
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self.replicas = replicas
+
+
+@pytest.fixture
+def accounts(clock: ManualClock) -> Accounts:
+    made = Accounts(clock, lambda _: True, NoLog())
+    replica = a_replica()
+    for stream in (True, False):
+        with made.open(b"id", "/v1/chat/completions", clock()) as entry, replica.lease(5) as lease:
+            entry.parsed(a_request(stream=stream))
+            entry.dispatched(replica.id, lease, clock.advance(0.01))
+            entry.first_byte(clock.advance(0.1))
+            entry.chunk(clock.advance(0.02))
+            entry.answered(200, Usage(10, 5, 4), None)
+        made.attempted(replica.id, "ok")
+    with made.open(b"id", "/v1/completions", clock()) as entry:
+        entry.failed(StreamBroken())
+    made.attempted(replica.id, "stream_broken")
+    made.retries["connect_failed"] += 1
+    made.open(b"id", "/v1/completions", clock())
+    return made
+
+
+@pytest.fixture
+def collector(accounts: Accounts) -> GatewayCollector:
+    return GatewayCollector(accounts, Shown([a_replica(requests=2, prompt_tokens=7)]))
+
+
+def families(collector: GatewayCollector) -> list[Metric]:
+    return list(collector.collect())
+
+
+def test_every_family_is_named_by_the_rules_of_the_house(collector: GatewayCollector) -> None:
+    found = families(collector)
+    assert len({family.name for family in found}) == len(found)
+    for family in found:
+        assert NAME.fullmatch(family.name), family.name
+        assert family.documentation.endswith("."), family.name
+        assert not re.search(r"_(ms|count|sum|bucket|info|created|total)$", family.name)
+        if family.type == "histogram":
+            assert family.name.endswith(("_seconds", "_tokens", "_bytes"))
+        if "time" in family.name or "latency" in family.name or "duration" in family.name:
+            assert family.name.endswith("_seconds")
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} <= LABELS, sample
+            if family.type == "counter":
+                assert sample.name == f"{family.name}_total"
+
+
+def test_every_family_is_there_before_anything_has_happened(clock: ManualClock) -> None:
+    empty = GatewayCollector(Accounts(clock, lambda _: True, NoLog()), Shown([]))
+    text = generate_latest(registry(Accounts(clock, lambda _: True, NoLog()), Shown([]))).decode()
+    for family in empty.collect():
+        assert f"# TYPE {family.name}" in text
+
+
+def test_a_scrape_parses_in_both_formats_and_says_the_same(accounts: Accounts) -> None:
+    shown = registry(accounts, Shown([a_replica()]))
+    plain = list(text_string_to_metric_families(generate_latest(shown).decode()))
+    strict = list(parse_openmetrics(generate_openmetrics(shown).decode()))
+
+    def samples(parsed: list[Metric]) -> set[tuple[str, tuple[tuple[str, str], ...], float]]:
+        return {
+            (sample.name, tuple(sorted(sample.labels.items())), sample.value)
+            for family in parsed
+            for sample in family.samples
+            if sample.name.startswith("gateway_")
+        }
+
+    assert samples(plain) == samples(strict)
+    assert len(samples(plain)) > 100
+
+
+def value(collector: GatewayCollector, name: str, **labels: str) -> float:
+    found = [
+        sample.value
+        for family in collector.collect()
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    assert len(found) == 1, (name, labels, found)
+    return found[0]
+
+
+def test_the_sums_are_the_accounts(collector: GatewayCollector) -> None:
+    assert value(collector, "gateway_requests_received_total") == 4
+    assert value(collector, "gateway_requests_open") == 1
+    ended = value(collector, "gateway_requests_total", outcome="finished")
+    assert ended == 2
+    assert value(collector, "gateway_requests_total", reason="stream_broken", model="") == 1
+    assert value(collector, "gateway_retries_total", reason="connect_failed") == 1
+    assert value(collector, "gateway_attempts_total", result="ok") == 2
+    assert value(collector, "gateway_attempts_total", result="stream_broken") == 1
+    assert value(collector, "gateway_malformed_requests_total") == 4
+    assert value(collector, "gateway_prompt_tokens_total", model="m") == 20
+    assert value(collector, "gateway_cached_tokens_total", model="m") == 8
+    assert value(collector, "gateway_output_tokens_total", model="m") == 10
+    assert value(collector, "gateway_time_to_first_token_seconds_count", model="m") == 1
+    assert value(collector, "gateway_inter_token_latency_seconds_count", model="m") == 1
+    assert value(collector, "gateway_request_duration_seconds_count", model="m") == 2
+
+
+def test_the_fleet_is_shown_by_replica_and_state(collector: GatewayCollector) -> None:
+    assert value(collector, "gateway_replica_inflight_requests", replica="r1:8000") == 2
+    assert value(collector, "gateway_replica_inflight_prompt_tokens", replica="r1:8000") == 7
+    for health in Health:
+        is_in_it = value(collector, "gateway_replica_state", state=health.value)
+        assert is_in_it == (health is Health.HEALTHY)
