@@ -133,9 +133,11 @@ class LiveDisplay:
         self._spinner.update(text=self._line)
         if not self._children:
             return self._spinner
-        table = Table(box=None, pad_edge=False)
-        for heading in ("", "state", "address", "last line of its log"):
-            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        table = Table(box=None, pad_edge=False, expand=True)
+        # Only the log gives way when the terminal is narrow.
+        for heading, width in (("", 11), ("state", 15), ("address", 23)):
+            table.add_column(heading, min_width=width, no_wrap=True)
+        table.add_column("last line of its log", ratio=1, no_wrap=True, overflow="ellipsis")
         for child in self._children:
             table.add_row(
                 child.settings.name,
