@@ -1,4 +1,4 @@
-"""The law of conservation: received = finished + rejected + evicted + failed + client gone + open."""
+"""Conservation: received = finished + rejected + evicted + failed + client gone + open."""
 
 from __future__ import annotations
 

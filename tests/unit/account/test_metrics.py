@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -90,10 +90,15 @@ def test_every_family_is_there_before_anything_has_happened(clock: ManualClock) 
         assert f"# TYPE {family.name}" in text
 
 
+def openmetrics(shown: CollectorRegistry) -> list[Metric]:
+    text = generate_openmetrics(shown)  # type: ignore[no-untyped-call]
+    return list(parse_openmetrics(text.decode()))  # type: ignore[no-untyped-call]
+
+
 def test_a_scrape_parses_in_both_formats_and_says_the_same(accounts: Accounts) -> None:
     shown = registry(accounts, Shown([a_replica()]))
     plain = list(text_string_to_metric_families(generate_latest(shown).decode()))
-    strict = list(parse_openmetrics(generate_openmetrics(shown).decode()))
+    strict = openmetrics(shown)
 
     def samples(parsed: list[Metric]) -> set[tuple[str, tuple[tuple[str, str], ...], float]]:
         return {

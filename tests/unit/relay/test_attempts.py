@@ -1,4 +1,4 @@
-"""May we try again? Examples; the law of the budget is in tests/property/test_attempts.py."""
+"""May we try again? Examples; the law of the budget is in tests/property/test_attempts_laws.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool's edges; its laws are in tests/property/test_pool.py."""
+"""The pool's edges; its laws are in tests/property/test_pool_laws.py."""
 
 from __future__ import annotations
 

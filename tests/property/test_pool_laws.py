@@ -1,4 +1,4 @@
-"""The pool of idle connections, against a slow model of it: a connection is in exactly one state."""
+"""The pool of idle connections against a slow model of it: each is in exactly one state."""
 
 from __future__ import annotations
 
@@ -41,6 +41,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(target=held)
     def connect(self) -> Connection:
+        return self._fresh()
+
+    def _fresh(self) -> Connection:
         made = Connection()
         self.owned.add(made)
         return made
@@ -59,7 +62,7 @@ class PoolMachine(RuleBasedStateMachine):
         newest = self.model[key][-1] if self.model[key] else None
         if newest is None or self.now - newest[1] >= IDLE_S:
             assert taken is None
-            return self.connect()
+            return self._fresh()
         assert taken is newest[0], "the newest first"
         assert taken not in self.owned, "handed out twice"
         self.model[key].pop()
