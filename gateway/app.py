@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 import ssl
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 FLUSH_EVERY_S: Final = 0.2
 DRAIN_LOOK_EVERY_S: Final = 0.02
+GC_THRESHOLD: Final = 20_000  # objects made and not yet freed before the youngest are looked at
 
 
 class House:
@@ -273,6 +275,11 @@ def run(settings: Settings) -> int:
     server = house.server()
 
     async def main() -> None:
+        # Requests die by reference count; what the start has built lives for ever. Left alone, the
+        # collector would walk over all of it several times a second and find nothing.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 50)
         await house.serve(server)
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from gateway.vocabulary import ModelCard
 
@@ -78,10 +79,7 @@ def control_app(panel: Panel, registry: CollectorRegistry) -> Starlette:
     async def fleet(_: Request) -> Response:
         return Json(panel.fleet_document())
 
-    async def only_post(_: Request) -> Response:
-        return refusal(MethodNotAllowed("Use POST."), {"allow": "POST"})
-
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
@@ -89,10 +87,27 @@ def control_app(panel: Panel, registry: CollectorRegistry) -> Starlette:
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
             Route("/debug/fleet", fleet),
-            *(Route(route.path, only_post, methods=["GET", "PUT"]) for route in ROUTES),
+            *(Route(route.path, _only_post) for route in ROUTES),
         ],
         exception_handlers={HTTPException: _http_error, Exception: _bug},
     )
+    app.router.redirect_slashes = False  # a redirect would be written with the client's own Host
+    return app
+
+
+class _OnlyPost:
+    """The inference routes, for what did not go down the express lane."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A POST comes here by an unusual spelling of the path only."""
+        if scope["method"] == "POST":
+            answer = refusal(UnknownPath())
+        else:
+            answer = refusal(MethodNotAllowed("Use POST."), {"allow": "POST"})
+        await answer(scope, receive, send)
+
+
+_only_post = _OnlyPost()
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

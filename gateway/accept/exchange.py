@@ -55,6 +55,19 @@ def _status_line(status: int) -> bytes:
 
 STATUS_LINES: Final = {status: _status_line(status) for status in range(200, 600)}
 LAST_CHUNK: Final = b"0\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def whole_reply(error: GatewayError) -> bytes:
+    """A refusal of something that never became an exchange."""
+    status, headers, body = error_reply(error)
+    lines = b"".join([b"%b: %b\r\n" % field for field in headers])
+    return b"%b%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
+        STATUS_LINES[status],
+        lines,
+        len(body),
+        body,
+    )
 
 
 class Exchange:

@@ -93,7 +93,7 @@ def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
         forwarded=b"".join(lines),
         request_id=request_id,
         content_type=content_type,
-        content_length=None if length is None else int(length),
+        content_length=int(length) if length is not None and length.isdigit() else None,
         expects_continue=b"expect" in special and version == "1.1",
         fault=_fault(special, version),
     )
@@ -103,6 +103,8 @@ def _fault(special: Mapping[bytes, bytes], version: str) -> ClientError | None:
     """What is wrong with a head, if anything."""
     host = special.get(b"host")
     if version not in ("1.1", "1.0") or (host is None and version == "1.1"):
+        return MalformedHttp()
+    if not special.get(b"content-length", b"0").isdigit():
         return MalformedHttp()
     if host is not None and b"," in host:
         return MalformedHttp()  # two Host fields: RFC 9112, section 3.2
@@ -120,3 +122,16 @@ def _without_named(fields: Sequence[Field], lines: list[bytes], connection: byte
     named = {token.strip().lower() for token in connection.split(b",")} - {b"content-type"}
     kept = [field for field in fields if field[0] not in _SPECIAL]
     return [line for field, line in zip(kept, lines, strict=True) if field[0] not in named]
+
+
+def origin_form(target: bytes) -> bytes:
+    """Path and query of an absolute target, as a client writes it that takes us for its proxy.
+
+    Every server must take it (RFC 9112, section 3.2.2); what it says of the host changes nothing.
+    Anything else is returned as it is, or as the empty target, which leads nowhere.
+    """
+    scheme, _, rest = target.partition(b"://")
+    if scheme.lower() not in (b"http", b"https"):
+        return target
+    _, slash, path = rest.partition(b"/")
+    return slash + path

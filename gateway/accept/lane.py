@@ -10,127 +10,38 @@ Per connection, requests are served one at a time and in order; a pipelined one 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
-import secrets
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.accept.exchange import STATUS_LINES, Exchange
-from gateway.accept.head import read_head
-from gateway.accept.reply import error_reply
+from gateway.accept.door import Door as Door  # app.py finds it here
+from gateway.accept.exchange import CONTINUE, Exchange, whole_reply
+from gateway.accept.head import origin_form, read_head
+from gateway.accept.patience import Outflow, Phase, is_overdue
 from gateway.errors import (
     BodyTooLarge,
-    Bug,
     ClientError,
     ClientGone,
     HeadersTooLarge,
     MalformedHttp,
     RequestTimedOut,
 )
-from gateway.vocabulary import ROUTES, BodyKind, Route
+from gateway.vocabulary import BodyKind, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
     from gateway.accept.head import Head
-    from gateway.clock import Clock
-    from gateway.settings import AcceptSettings
     from gateway.vocabulary import Seconds
 
-LINGER_S: Final = 2.0
-"""How long a refused client may go on sending before its connection is closed for good: closing at
-once would reset it, and the refusal would be lost (RFC 9112, section 9.6)."""
-
-SWEEP_EVERY_S: Final = 0.5
+MOST_WAITING: Final = 8
+"""Pipelined requests that may wait on a connection; beyond, it is not read, and so we would not
+see its client leave."""
 
 _FIELD_OVERHEAD: Final = 32  # what a header field costs beside its bytes, as HTTP/2 counts it
-
-_log = logging.getLogger("headrace")
-
-
-class Door:
-    """What all connections share: the routes, the limits, and who lives the requests.
-
-    Owns the set of connections for its sweep, which closes those that dawdle; `now` is its coarse
-    clock, good to SWEEP_EVERY_S, so that timeouts cost no clock reading per request.
-    """
-
-    def __init__(
-        self,
-        settings: AcceptSettings,
-        live: Callable[[Exchange], Coroutine[Any, Any, None]],
-        clock: Clock,
-    ) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.now: Seconds = clock()
-        self.lanes: set[Lane] = set()
-        self.is_closing = False  # set: responses are the last on their connections
-        self.malformed = 0  # requests refused before they could be counted as received
-        self._live = live
-        self._routes = {route.path.encode(): route for route in ROUTES}
-        self._id_prefix = f"req-{secrets.token_hex(4)}-"
-        self._ids = itertools.count(1)
-
-    def protocol(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> Lane:
-        """A protocol for one connection: what uvicorn's `http` setting wants."""
-        return Lane(self, config, server_state, app_state, _loop)
-
-    def route(self, target: bytes) -> Route | None:
-        """The inference route of a request target, or None for the ASGI app."""
-        route = self._routes.get(target)
-        if route is None and b"?" in target:
-            route = self._routes.get(target.partition(b"?")[0])
-        return route
-
-    def new_id(self) -> bytes:
-        """A request id, unique in this process and, by its prefix, most likely in the world."""
-        return f"{self._id_prefix}{next(self._ids):x}".encode()
-
-    async def serve(self, exchange: Exchange) -> None:
-        """Live one exchange; a bug in us is logged once, here, and answered with a 500."""
-        try:
-            await self._live(exchange)
-        except Exception:
-            _log.exception("a request ended in an exception nobody foresaw")
-            exchange.refuse(Bug())
-
-    def cut_short(self) -> None:
-        """Our own time is up: end whatever is still being served."""
-        for lane in tuple(self.lanes):
-            lane.cut_short()
-
-    async def sweep(self) -> None:
-        """The lane's background loop: closes connections that dawdle."""
-        while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
-            self.now = self.clock()
-            for lane in tuple(self.lanes):
-                lane.check(self.now)
-
-
-class Phase(Enum):
-    """What we are reading from a client."""
-
-    IDLE = "nothing: between requests"
-    HEAD = "a request's head"
-    BODY = "its body"
-    SERVED = "nothing: the request is whole, its response is not"
-    LINGERING = "whatever still comes, to throw it away"
 
 
 class Lane(HttpToolsProtocol):
@@ -155,6 +66,9 @@ class Lane(HttpToolsProtocol):
         self._since = door.now  # when the phase began
         self._head_bytes = 0
         self._body_bytes = 0
+        self._stuck_bytes = 0  # read since the parser last gave us anything
+        self._outflow = Outflow()
+        self._owes_continue = False  # to the exchange that gathers, once its turn has come
         self._is_deaf = False  # nothing more is parsed on this connection
 
     def __repr__(self) -> str:
@@ -168,30 +82,53 @@ class Lane(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.lanes.discard(self)
-        live, gathering = self._live, self._gathering
+        live, waiting = self._live, [cycle for cycle, _ in self.pipeline]
+        if self._gathering is not None and self._gathering not in waiting:
+            waiting.append(self._gathering)
         self._live = self._gathering = None
+        self.pipeline.clear()
         if live is not None:
             live.gone()
-        if gathering is not None and not gathering.is_whole:
-            gathering.fault = ClientGone()  # counted, though it never was whole
-            gathering.is_gone = True
-            self._launch(gathering)
+        for exchange in waiting:
+            if isinstance(exchange, Exchange):
+                exchange.fault = ClientGone()  # counted, though it never was served
+                exchange.is_gone = True
+                self._launch(exchange)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        was_in_head = self._phase is Phase.HEAD
+        headers, taken = self.headers, self._head_bytes + self._body_bytes
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._hang_up_after_reply()  # we speak HTTP/1.1 only, and may ignore an upgrade
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._malformed(MalformedHttp())
-        if was_in_head and self._phase is Phase.HEAD:
-            self._head_bytes += len(data)  # the parser holds a field that is still not whole
-            if self._head_bytes > self._door.settings.max_header_bytes:
-                self._malformed(HeadersTooLarge())
+        if self._phase is Phase.HEAD or self._phase is Phase.BODY:
+            is_stuck = self.headers is headers and self._head_bytes + self._body_bytes == taken
+            self._stuck_bytes = self._stuck_bytes + len(data) if is_stuck else 0
+            if max(self._stuck_bytes, self._head_bytes) > self._door.settings.max_header_bytes:
+                self._malformed(HeadersTooLarge())  # a field, or a trailer, that does not end
+
+    def _decline(self, rest: bytes) -> None:
+        """Read a request again without its offer to speak something else, which we may ignore (RFC
+        9110, section 7.8): some clients make the offer with every request they send. `rest` came
+        after its head, which is where the parser has stopped."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (
+            method, self.url, version.encode(), b"".join(fields)
+        )  # fmt: skip
+        self.parser = httptools.HttpRequestParser(self)
+        try:
+            if method != b"CONNECT":
+                self.parser.feed_data(head + rest)
+                return
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            pass  # one offer a read is enough
+        self._malformed(MalformedHttp())
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -206,6 +143,8 @@ class Lane(HttpToolsProtocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
+        if self._is_deaf:
+            return
         self.url = b""
         self.headers = []
         self._head_bytes = 0
@@ -222,8 +161,7 @@ class Lane(HttpToolsProtocol):
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._enter(Phase.BODY)
-        if self._is_deaf:
+        if self._is_deaf or self.parser.should_upgrade():
             return
         version = self.parser.get_http_version()
         head = read_head(self.headers, version, self._door.new_id())
@@ -231,10 +169,20 @@ class Lane(HttpToolsProtocol):
             self._malformed(HeadersTooLarge())
         elif head.fault is not None:
             self._malformed(head.fault)
-        elif self.parser.get_method() == b"POST" and (route := self._door.route(self.url)):
+        elif self.parser.get_method() == b"POST" and (route := self._route()):
+            self._enter(Phase.BODY)
             self._open(Exchange(self, route, self.url, head, version), head)
         else:
             self._to_the_app()
+            self._enter(Phase.BODY)
+
+    def _route(self) -> Route | None:
+        """The inference route that is asked for, if it is one."""
+        route = self._door.route(self.url)
+        if route is None and not self.url.startswith(b"/"):
+            self.url = origin_form(self.url)
+            route = self._door.route(self.url)
+        return route
 
     def _to_the_app(self) -> None:
         """Let uvicorn open a cycle of its own, from what we have read of the head."""
@@ -244,6 +192,8 @@ class Lane(HttpToolsProtocol):
         for name, value in headers:
             super().on_header(name, value)
         super().on_headers_complete()
+        if len(self.pipeline) <= MOST_WAITING:
+            self.flow.resume_reading()
 
     def _open(self, exchange: Exchange, head: Head) -> None:
         """An exchange has begun: it gathers its body, and waits for its turn on this connection."""
@@ -253,13 +203,16 @@ class Lane(HttpToolsProtocol):
         )
         self.cycle = exchange  # type: ignore[assignment]  # it plays a cycle's part: see Exchange
         self._gathering = exchange
-        if previous is not None and not previous.response_complete:
-            self.flow.pause_reading()
+        must_wait = previous is not None and not previous.response_complete
+        if must_wait:
             self.pipeline.appendleft((exchange, None))
+            self._owes_continue = head.expects_continue
+            if len(self.pipeline) > MOST_WAITING:
+                self.flow.pause_reading()
         if head.content_length is not None and head.content_length > self._limit(exchange):
             self._too_large(exchange)
-        elif head.expects_continue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif head.expects_continue and not must_wait:
+            self.transport.write(CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -268,16 +221,19 @@ class Lane(HttpToolsProtocol):
             if exchange.take_body(body) > self._limit(exchange):
                 self._too_large(exchange)
         elif not self._is_deaf:
-            super().on_body(body)
+            if self._body_bytes > self._door.settings.max_body_bytes:
+                self._malformed(BodyTooLarge())
+            else:
+                super().on_body(body)
 
     def on_message_complete(self) -> None:
         exchange = self._gathering
-        if self._is_deaf:
+        if self._is_deaf or self._phase is Phase.HEAD:  # refused, or to be read again
             return
-        self._enter(Phase.SERVED)
         if exchange is not None:
             self._whole(exchange)
         else:
+            self._enter(Phase.SERVED)
             super().on_message_complete()
             self._rest_if_served()  # the app may have answered before the body had come
 
@@ -295,6 +251,7 @@ class Lane(HttpToolsProtocol):
 
     def _whole(self, exchange: Exchange) -> None:
         """The body is here, or will never be: serve it, if its turn has come."""
+        self._enter(Phase.SERVED)
         self._gathering = None
         exchange.is_whole = True
         if not any(waiting is exchange for waiting, _ in self.pipeline):
@@ -306,7 +263,7 @@ class Lane(HttpToolsProtocol):
             self._live = exchange
             if self.flow.write_paused:  # by a response before it
                 exchange.pause(exchange.received_at)
-        exchange.task = self.loop.create_task(self._door.serve(exchange))
+        exchange.task = self.loop.create_task(self._door.serve(exchange), name="exchange")
 
     def exchange_ended(self, exchange: Exchange, *, reusable: bool) -> None:
         """The response is written: the connection is free for what comes next, or closes."""
@@ -336,6 +293,9 @@ class Lane(HttpToolsProtocol):
                 self.tasks.add(task)
             elif cycle.is_whole:
                 self._launch(cycle)
+            elif self._owes_continue:
+                self._owes_continue = False
+                self.transport.write(CONTINUE)
         else:
             self._rest_if_served()
 
@@ -346,11 +306,10 @@ class Lane(HttpToolsProtocol):
     # What goes wrong
 
     def _hang_up_after_reply(self) -> None:
-        """Parse no more; the reply that is under way, or comes, is the last on this connection."""
+        """Parse no more; the last of the replies that are owed is the last on this connection."""
         self._is_deaf = True
-        for cycle in (self._live, self.cycle):
-            if cycle is not None:
-                cycle.keep_alive = False
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def _too_large(self, exchange: Exchange) -> None:
         exchange.fault = BodyTooLarge()
@@ -358,18 +317,24 @@ class Lane(HttpToolsProtocol):
         self._whole(exchange)
 
     def _malformed(self, error: ClientError) -> None:
-        """Refuse what is not a request we can read. A response under way is not disturbed."""
-        self._door.malformed += 1
+        """Refuse what is not a request we can read. Responses that are owed are not disturbed."""
+        if self._is_deaf:
+            return  # once is enough
         gathering = self._gathering
         self._hang_up_after_reply()
         if gathering is not None:
             gathering.fault = error
             self._whole(gathering)
+            return
+        self._door.malformed += 1
+        if self._phase is Phase.BODY:  # of a request that is the app's
+            if self.cycle.response_complete:
+                self._linger()  # it has been answered, and there must be no second answer
         elif self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_whole_reply(error))
+            self.transport.write(whole_reply(error))
             self._linger()
-        elif self._phase is Phase.BODY:
-            self.transport.abort()  # the app is reading a body that will never be whole
+        else:
+            self._enter(Phase.SERVED)
 
     def cut_short(self) -> None:
         """End the exchange being served, telling its client what can still be told."""
@@ -385,33 +350,19 @@ class Lane(HttpToolsProtocol):
 
     def check(self, now: Seconds) -> None:
         """Part of the door's sweep: close the connection if its client has dawdled."""
-        settings = self._door.settings
-        elapsed = now - self._since
-        match self._phase:
-            case Phase.IDLE:
-                if elapsed > settings.keep_alive_s:
-                    self.transport.close()
-            case Phase.HEAD:
-                if elapsed > settings.header_timeout_s:
-                    self._malformed(RequestTimedOut())
-            case Phase.BODY:
-                earned_s = self._body_bytes / settings.min_body_bytes_per_s
-                if elapsed > settings.body_timeout_s + earned_s:
-                    self._malformed(RequestTimedOut())
-            case Phase.LINGERING:
-                if elapsed > LINGER_S:
-                    self.transport.abort()
-            case Phase.SERVED:
-                pass
-
-
-def _whole_reply(error: ClientError) -> bytes:
-    """A refusal of something that never became an exchange."""
-    status, headers, body = error_reply(error)
-    lines = b"".join([b"%b: %b\r\n" % field for field in headers])
-    return b"%b%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
-        STATUS_LINES[status],
-        lines,
-        len(body),
-        body,
-    )
+        settings, transport = self._door.settings, self.transport
+        unsent = transport.get_write_buffer_size()
+        if self._outflow.stalled_s(unsent, now) > settings.client_stall_s and self._live is None:
+            transport.abort()
+        if transport.is_closing():
+            return
+        if self.flow.read_paused or (unsent and self._phase is Phase.LINGERING):
+            self._since = now  # it is we who do not read, or it who still does
+        if not is_overdue(self._phase, now - self._since, self._body_bytes, settings):
+            return
+        if self._phase is Phase.IDLE or self._phase is Phase.LINGERING:
+            transport.close()
+        elif not self._is_deaf:
+            self._malformed(RequestTimedOut())
+        elif not self.pipeline:
+            transport.abort()  # the app waits for a body that will not come

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.account.entry import Entry
     from gateway.vocabulary import Seconds
 
-BATCH: Final = 64
+BATCH: Final = 4096  # lines; handing over costs the loop a switch of threads
 MOST_WAITING: Final = 20_000  # lines: about 8 MB
 
 

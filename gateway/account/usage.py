@@ -1,25 +1,27 @@
 """The token counts of a response, read once, after its end, from its last bytes.
 
 OpenAI's responses end with `usage`, whole or in the last event before `[DONE]`; Anthropic's and the
-Responses API's use other names for the same counts. Text that looks like a usage object cannot
-mislead us: inside a JSON string its quotation marks are escaped.
+Responses API's put it one level deeper and use other names for the same counts. Text that looks
+like a usage object cannot mislead us: inside a JSON string its quotation marks are escaped.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
 
 from gateway.vocabulary import Tokens
 
 _MARK: Final = b'"usage"'
-_DECODER: Final = json.JSONDecoder()
+_JSON: Final = json.JSONDecoder()
 _WINDOW_BYTES: Final = 4096  # a usage object is far smaller
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+
+class Usage(msgspec.Struct, frozen=True):
     """Counts as the replica reported them; None where it said nothing."""
 
     prompt_tokens: Tokens | None
@@ -30,32 +32,74 @@ class Usage:
 NOTHING: Final = Usage(None, None, None)
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: Count | None = None
+
+
+class _Counts(msgspec.Struct):
+    """`usage`, by all the names the dialects have for its members."""
+
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: Count | None = None
+
+    def usage(self) -> Usage:
+        details = self.prompt_tokens_details or self.input_tokens_details
+        prompt, output = self.prompt_tokens, self.completion_tokens
+        return Usage(
+            self.input_tokens if prompt is None else prompt,
+            self.output_tokens if output is None else output,
+            self.cache_read_input_tokens if details is None else details.cached_tokens,
+        )
+
+
+class _Holder(msgspec.Struct):
+    usage: _Counts | None = None
+
+
+class _Document(msgspec.Struct):
+    """A response, or an event of one: the Responses API wraps it once more."""
+
+    usage: _Counts | None = None
+    response: _Holder | None = None
+
+
+_DOCUMENT: Final = msgspec.json.Decoder(_Document)
+_COUNTS: Final = msgspec.json.Decoder(_Counts)
+
+
 def read_usage(tail: bytes) -> Usage:
-    """The last usage object in `tail`. Anything unreadable is NOTHING, never an error."""
+    """The last usage object in `tail`. Anything unreadable is NOTHING, never an error.
+
+    One pass over the line that holds it, without building what is not a count.
+    """
     at = tail.rfind(_MARK)
     if at < 0:
         return NOTHING
+    end = tail.find(b"\n", at)
+    line = tail[tail.rfind(b"\n", 0, at) + 1 : end if end >= 0 else None]
+    try:
+        document = _DOCUMENT.decode(line.removeprefix(b"data:"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _from_fragment(tail, at)  # its beginning is no longer in the tail
+    counts = document.usage
+    if counts is None and document.response is not None:
+        counts = document.response.usage
+    return NOTHING if counts is None else counts.usage()
+
+
+def _from_fragment(tail: bytes, at: int) -> Usage:
+    """The object behind the mark at `at`, whatever stands before it."""
     text = tail[at + len(_MARK) : at + _WINDOW_BYTES].decode("utf-8", "replace")
     start = text.find("{")
     if start < 0 or text[:start].strip() != ":":
         return NOTHING
     try:
-        counts, _ = _DECODER.raw_decode(text, start)
+        _, end = _JSON.raw_decode(text, start)
+        return _COUNTS.decode(text[start:end]).usage()
     except (ValueError, RecursionError):
         return NOTHING
-    details = counts.get("prompt_tokens_details") or counts.get("input_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    if cached is None:
-        cached = counts.get("cache_read_input_tokens")
-    return Usage(
-        prompt_tokens=_count(counts.get("prompt_tokens", counts.get("input_tokens"))),
-        output_tokens=_count(counts.get("completion_tokens", counts.get("output_tokens"))),
-        cached_tokens=_count(cached),
-    )
-
-
-def _count(value: object) -> Tokens | None:
-    """A count, or None for anything that is not one."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
-        return value
-    return None

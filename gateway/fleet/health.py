@@ -118,15 +118,13 @@ def after(standing: Standing, sign: Sign, now: Seconds, law: FleetSettings) -> S
 
     O(1). The commonest case, a success of a healthy replica with a clean record, allocates nothing.
     """
-    match sign:
-        case Sign.SUCCESS:
-            return _forgiven(standing, sign, now)
-        case Sign.PROBE_SUCCESS:
-            return _after_probe_success(standing, now, law)
-        case Sign.FAILURE | Sign.PROBE_FAILURE:
-            return _after_failure(standing, sign, now, law)
-        case _:
-            return _moved(standing, sign, now)
+    if sign is Sign.SUCCESS:
+        return _forgiven(standing, now)
+    if sign is Sign.PROBE_SUCCESS:
+        return _after_probe_success(standing, now, law)
+    if sign is Sign.FAILURE or sign is Sign.PROBE_FAILURE:
+        return _after_failure(standing, sign, now, law)
+    return _moved(standing, sign, now)
 
 
 def _moved(standing: Standing, sign: Sign, now: Seconds) -> Standing:
@@ -138,11 +136,11 @@ def _moved(standing: Standing, sign: Sign, now: Seconds) -> Standing:
     return replace(standing, health=health, since=now, ejections=ejections)
 
 
-def _forgiven(standing: Standing, sign: Sign, now: Seconds) -> Standing:
+def _forgiven(standing: Standing, now: Seconds) -> Standing:
     """Nothing stays on record of a replica that may take work, or now may."""
     if standing.health is Health.HEALTHY and not standing.ejections:
         return standing
-    moved = _moved(standing, sign, now)
+    moved = _moved(standing, Sign.SUCCESS, now)
     if moved.health is not Health.HEALTHY:
         return standing
     return Standing(Health.HEALTHY, since=moved.since)

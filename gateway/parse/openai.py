@@ -42,7 +42,7 @@ def parse_json(body: bytes, route: Route, prompt_tokens: PromptTokens) -> Genera
     model = _model(members)
     stream = "stream" in members and _stream(members["stream"])
     prompt = members.get(route.prompt_field)
-    prompt_bytes = len(memoryview(prompt)) if prompt is not None else 0
+    prompt_bytes = len(prompt) if prompt is not None else 0
     return GenerationRequest(
         route=route,
         model=model,
@@ -72,7 +72,7 @@ def _accounts_for_all(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
 
     A member that was overwritten by a later one of its name would leave a hole.
     """
-    kept = 2 + sum(len(name) + 3 + len(memoryview(raw)) for name, raw in members.items())
+    kept = 2 + 3 * len(members) + sum(map(len, members)) + sum(map(len, members.values()))
     gaps = max(len(members) - 1, 0)
     return len(body) in (kept + gaps, kept + 2 * gaps + len(members))
 

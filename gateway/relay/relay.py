@@ -13,8 +13,11 @@ import functools
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
+
+import msgspec
 
 from gateway.errors import (
     ClientStalled,
@@ -33,7 +36,7 @@ from gateway.relay.http1 import LAST_CHUNK, end_to_end
 from gateway.relay.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gateway.clock import Clock
     from gateway.relay.http1 import Header
@@ -98,16 +101,15 @@ class Watcher(Protocol):
     def chunk(self, now: Seconds) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A response that was relayed whole: its status, and its last bytes for the accounts."""
 
     status: int
-    last_reads: tuple[list[bytes], ...]
+    last_reads: Iterable[list[bytes]]
 
     def tail(self) -> bytes:
         """The last body bytes, unframed. Joined only when asked for."""
-        return b"".join([piece for read in self.last_reads for piece in read])
+        return b"".join(chain.from_iterable(self.last_reads))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +238,10 @@ class Attempt:
 
     def reply(self) -> Reply:
         """What was relayed."""
-        return Reply(self._connection.reader.status, tuple(self._reads))
+        return Reply(self._connection.reader.status, self._reads)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """What an attempt is to do: whom to serve, whom to tell, and how patiently.
 
     `may_retry` says that a replica which answers "unavailable" is to be left for another; on the
@@ -292,10 +293,9 @@ class Relay:
         Cancelled, it closes the connection, by which the engine learns to stop.
         """
         job = Job(client, watcher, self._streaming if stream else self._unary, may_retry)
-        origin = address.url.split("://", 1)[1].encode()
         request = b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n%b" % (
             client.target,
-            origin,
+            address.authority,
             client.forwarded,
             len(client.body),
             client.body,

@@ -1,0 +1,104 @@
+"""What all client connections share: the routes, the limits, and who lives the requests.
+
+One door is one gateway's; each connection that comes in by it is a `Lane` of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.errors import Bug
+from gateway.vocabulary import ROUTES, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+    from gateway.accept.exchange import Exchange
+    from gateway.accept.lane import Lane
+    from gateway.clock import Clock
+    from gateway.settings import AcceptSettings
+    from gateway.vocabulary import Seconds
+
+SWEEP_EVERY_S: Final = 0.5
+
+_log = logging.getLogger("headrace")
+
+
+class Door:
+    """What all connections share: the routes, the limits, and who lives the requests.
+
+    Owns the set of connections for its sweep, which closes those that dawdle; `now` is its coarse
+    clock, good to SWEEP_EVERY_S, so that timeouts cost no clock reading per request.
+    """
+
+    def __init__(
+        self,
+        settings: AcceptSettings,
+        live: Callable[[Exchange], Coroutine[Any, Any, None]],
+        clock: Clock,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.now: Seconds = clock()
+        self.lanes: set[Lane] = set()
+        self.is_closing = False  # set: responses are the last on their connections
+        self.malformed = 0  # requests refused before they could be counted as received
+        self._live = live
+        self._routes = {route.path.encode(): route for route in ROUTES}
+        self._id_prefix = f"req-{secrets.token_hex(4)}-"
+        self._ids = itertools.count(1)
+
+    def protocol(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Lane:
+        """A protocol for one connection: what uvicorn's `http` setting wants."""
+        from gateway.accept.lane import Lane  # which imports us
+
+        return Lane(self, config, server_state, app_state, _loop)
+
+    def route(self, target: bytes) -> Route | None:
+        """The inference route of a request target, or None for the ASGI app."""
+        route = self._routes.get(target)
+        if route is None and b"?" in target:
+            route = self._routes.get(target.partition(b"?")[0])
+        return route
+
+    def new_id(self) -> bytes:
+        """A request id, unique in this process and, by its prefix, most likely in the world."""
+        return f"{self._id_prefix}{next(self._ids):x}".encode()
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Live one exchange; a bug in us is logged once, here, and answered with a 500."""
+        try:
+            await self._live(exchange)
+        except Exception:
+            _log.exception("a request ended in an exception nobody foresaw")
+            exchange.refuse(Bug())
+
+    def cut_short(self) -> None:
+        """Our own time is up: end whatever is still being served."""
+        for lane in tuple(self.lanes):
+            lane.cut_short()
+
+    async def sweep(self) -> None:
+        """The lane's background loop: closes connections that dawdle."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self.now = self.clock()
+            for lane in tuple(self.lanes):
+                try:
+                    lane.check(self.now)
+                except Exception:
+                    _log.exception("a connection could not be looked after")
+                    lane.transport.abort()
