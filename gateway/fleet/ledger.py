@@ -15,7 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from gateway.fleet.health import Standing
-from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, ReplicaId, Role, Tokens
+from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, Role, Tokens
 
 NO_MODELS: Final[Mapping[ModelName, ModelCard]] = MappingProxyType({})
 
@@ -38,7 +38,7 @@ class Replica:
     )
 
     def __init__(self, address: ReplicaAddress) -> None:
-        self.id: Final = replica_id(address)
+        self.id: Final = address.id
         self.address = address
         self.models: Mapping[ModelName, ModelCard] = NO_MODELS
         self.standing = Standing()
@@ -70,15 +70,6 @@ class Replica:
     def lease(self, prompt_tokens: Tokens) -> Lease:
         """A claim on this replica for one attempt, to be entered by `with`."""
         return Lease(self, prompt_tokens)
-
-
-def replica_id(address: ReplicaAddress) -> ReplicaId:
-    """host:port, or https://host:port where it speaks TLS.
-
-    A port may pass from plain HTTP to TLS while leases on the old replica are still open: for that
-    while the two are different replicas, and must not share a name.
-    """
-    return ReplicaId(address.url.removeprefix("http://"))
 
 
 class Lease:

@@ -21,7 +21,7 @@ from gateway.vocabulary import Health
 
 async def until(is_true: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not is_true():  # noqa: ASYNC110 - what is waited for is under test
+        while not is_true():
             await asyncio.sleep(0.005)
 
 
@@ -152,6 +152,11 @@ def test_a_bad_file_keeps_the_last_good_list_and_is_told_once(
             file.write_text(listing(1, 2))
             await until(lambda: ids(roster) == ["127.0.0.1:1", "127.0.0.1:2"])
             assert said()[-1].endswith("readable again")
+            for _ in range(2):
+                file.unlink()
+                await until(lambda: "No such file" in said()[-1])
+                file.write_text(listing(1, 2))
+                await until(lambda: said()[-1].endswith("readable again"))
 
     with caplog.at_level(logging.INFO):
         run(law())

@@ -21,6 +21,7 @@ from gateway.fleet.roster import Roster
 from gateway.settings import FleetSettings
 from gateway.vocabulary import Health, ModelName, ReplicaAddress
 
+PAUSE = b"<pause>"  # in an answer: here it waits a moment, so that it arrives in pieces
 MODELS = b'{"object": "list", "data": [{"id": "m"}, {"id": "lora", "parent": "m"}]}'
 QUICK = FleetSettings(probe_every_s=0.03, probe_timeout_s=0.3, cool_down_s=0.1, failures_to_eject=2)
 
@@ -62,8 +63,10 @@ class Stub:
             if answer is None:
                 await reader.read()
             else:
-                writer.write(answer)
-                await writer.drain()
+                for piece in answer.split(PAUSE):
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.02 if PAUSE in answer else 0)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the other side has had enough
         finally:
@@ -73,7 +76,7 @@ class Stub:
 
 async def until(is_true: Callable[[], bool], *, within_s: float = 5.0) -> None:
     async with asyncio.timeout(within_s):
-        while not is_true():  # noqa: ASYNC110 - what is waited for is under test
+        while not is_true():
             await asyncio.sleep(0.005)
 
 
@@ -137,6 +140,8 @@ def test_adapters_that_come_and_go_are_seen() -> None:
             stub.answers["/v1/models"] = ok(b'{"data": [{"id": "m"}, {"id": "a"}, {"id": "b"}]}')
             await until(lambda: len(roster.known_models()) == 3)
             assert stub.asked["/health"] >= 5
+            await until(lambda: stub.asked["/health"] >= 20)
+            assert stub.asked["/v1/models"] <= 6, "now and then, not every time"
 
     run(law())
 
@@ -298,7 +303,8 @@ def test_a_bug_met_while_probing_is_logged_and_does_not_end_the_probing(
         (ok(b"hello"), 200, b"hello"),
         (ok(status=404), 404, b""),
         (b"HTTP/1.1 100 Continue\r\n\r\n" + ok(b"hello"), 200, b"hello"),
-        (b"HTTP/1.0 200 OK\r\n\r\nto the end", 200, b"to the end"),
+        (b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n<pause>" + ok(b"hello"), 200, b"hello"),
+        (b"HTTP/1.0 200 OK\r\n\r\nto <pause>the end", 200, b"to the end"),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
             b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
@@ -307,7 +313,15 @@ def test_a_bug_met_while_probing_is_logged_and_does_not_end_the_probing(
         ),
         (ok(b"x" * MAX_BODY_BYTES), 200, b"x" * MAX_BODY_BYTES),
     ],
-    ids=["length", "404", "100 first", "until closed", "chunked", "just small enough"],
+    ids=[
+        "length",
+        "404",
+        "100 first",
+        "103, later 200",
+        "until closed",
+        "chunked",
+        "just small enough",
+    ],
 )
 def test_a_fetch_returns_the_status_and_the_whole_body(
     answer: bytes, status: int, body: bytes

@@ -154,6 +154,24 @@ def test_a_draining_replica_named_again_joins_again_with_its_leases() -> None:
     assert diary.lines == ["a:1 healthy > draining", "a:1 draining > joining"]
 
 
+def test_a_replica_that_joins_again_has_yet_to_say_what_it_serves() -> None:
+    roster = a_roster(at("a:1"))
+    replica = roster.replicas[0]
+    with replica.lease(5):
+        roster.apply([], "static")
+        with pytest.raises(UnknownModel):
+            roster.candidates(M)
+        roster.apply([at("a:1")], "static")
+        with pytest.raises(NoReplica):
+            roster.candidates(M)
+
+
+def test_a_source_that_names_a_replica_twice_is_taken_at_its_first_word() -> None:
+    roster = a_roster(at("a:1", M), at("a:1", N))
+    assert ids(roster) == ["a:1"]
+    assert list(roster.known_models()) == [M]
+
+
 def test_a_replica_drained_by_a_sign_stays_so_while_it_is_named() -> None:
     roster = a_roster(at("a:1", M))
     replica = roster.replicas[0]
