@@ -44,7 +44,7 @@ _READY_S: Final = 40.0
 class Plan:
     """How hard and how long; the same for every subject."""
 
-    rounds: int = 5
+    rounds: int = 7
     warm_up_s: float = 0.4
     window_s: float = 1.5
     small_concurrency: int = 32

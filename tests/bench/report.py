@@ -120,7 +120,7 @@ def write(record: Record, folder: Path) -> Path:
     """Write the dated pair of files and return the Markdown one."""
     stem = f"{record.date}-hotpath-{record.machine['commit']}"
     folder.mkdir(parents=True, exist_ok=True)
-    raw = orjson.dumps(asdict(record), option=orjson.OPT_INDENT_2)
+    raw = orjson.dumps(asdict(record), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
     (folder / f"{stem}.json").write_bytes(raw + b"\n")
     page = folder / f"{stem}.md"
     page.write_text(_page(record, stem))
