@@ -70,11 +70,25 @@ def _split(body: bytes) -> dict[str, msgspec.Raw]:
 def _accounts_for_all(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
     """True when the members, written compactly or in Python's default style, fill the whole body.
 
-    A member that was overwritten by a later one of its name would leave a hole.
+    A member that was overwritten by a later one of its name would leave a hole. Written compactly
+    there is no room for one, so the length tells; the spaces of the other style could be one.
     """
     kept = 2 + 3 * len(members) + sum(map(len, members)) + sum(map(len, members.values()))
     gaps = max(len(members) - 1, 0)
-    return len(body) in (kept + gaps, kept + 2 * gaps + len(members))
+    if len(body) == kept + gaps:
+        return True
+    return len(body) == kept + 2 * gaps + len(members) and _is_spaced(body, members)
+
+
+def _is_spaced(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
+    """Is the body, byte for byte, its members in Python's default style?"""
+    at = 1
+    for name, raw in members.items():
+        key = b'"%b": ' % name.encode()
+        if not body.startswith(key, at) or not body.startswith(bytes(raw), at + len(key)):
+            return False
+        at += len(key) + len(raw) + 2
+    return True
 
 
 def _refuse_duplicates(body: bytes) -> None:
