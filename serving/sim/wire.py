@@ -43,7 +43,9 @@ class SimProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def reset(self) -> None:
-        """End the connection with a TCP reset, at once."""
+        """End the connection with a TCP reset, at once; nothing if it is ending already."""
+        if self.transport.is_closing():
+            return
         peer = self.transport.get_extra_info("socket")
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+from random import Random
 from typing import Any
 
 import httpx
 import pytest
 
+from serving.sim.engine import FinishReason
 from serving.sim.server import Sim, SimSettings, running_sim
 from tests.integration.sim_clients import SLOW, chat, clients, run, until
+
+
+def raw_request(body: dict[str, Any]) -> bytes:
+    """A POST after whose answer the connection ends."""
+    content = json.dumps(body).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(content)
+    return head + content
 
 
 async def raw_answer(sim: Sim, body: dict[str, Any]) -> tuple[bytes, bool]:
     """Everything the replica sends, and whether it ended in a reset."""
     reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
-    content = json.dumps(body).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-    head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(content)
-    writer.write(head + content)
+    writer.write(raw_request(body))
     received, is_reset = b"", False
     try:
         while data := await reader.read(65536):
@@ -164,6 +171,40 @@ def test_dropped_connections_end_but_new_ones_are_served() -> None:
             assert (await web.get("/health")).status_code == 200
 
     run(test)
+
+
+def test_after_a_storm_of_faults_and_leavers_nothing_is_held(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chance = Random(7)
+
+    async def one(sim: Sim) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
+        words = "word " * chance.randrange(1, 300)
+        message = {"role": "user", "content": words}
+        body = chat(chance.random() < 0.6, chance.randrange(1, 60), messages=[message])
+        writer.write(raw_request(body))
+        is_patient = chance.random() < 0.5
+        try:
+            async with asyncio.timeout(20 if is_patient else chance.random() * 0.3):
+                await reader.read(-1 if is_patient else chance.randrange(1, 3000))
+        except (TimeoutError, ConnectionResetError):
+            pass
+        writer.transport.abort()
+
+    async def test() -> None:
+        async with running_sim(SimSettings(blocks=300, max_num_seqs=24)) as sim:
+            kinds = ("reset", "truncate", "drop", "garbage")
+            sim.faults.merge({kind: {"ratio": 0.06} for kind in kinds})
+            await asyncio.gather(*(one(sim) for _ in range(400)))
+            await until(lambda: not sim.engine.has_work and not sim.connections)
+            sim.engine.check()
+            assert sim.engine.pool.used == 0
+            assert sim.engine.totals.finished[FinishReason.ABORT] > 0
+            assert sim.engine.totals.finished[FinishReason.LENGTH] > 0
+
+    run(test)
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_replica_leaves_in_the_middle_of_its_work_without_a_trace() -> None:

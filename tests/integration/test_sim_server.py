@@ -12,6 +12,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.sim.engine import FinishReason
 from serving.sim.server import SimSettings, running_sim
 from tests.integration.sim_clients import EXACT, SLOW, USER, chat, clients, run, until
 
@@ -241,7 +242,7 @@ def test_a_client_that_leaves_aborts_its_request_at_once(stream: bool) -> None:
             asking.cancel()
             assert await until(lambda: not sim.engine.has_work) < 0.1
             assert sim.engine.pool.used == 0
-            assert sim.engine.totals.finished["abort"] == 1  # type: ignore[index]
+            assert sim.engine.totals.finished[FinishReason.ABORT] == 1
             await asyncio.wait({asking})
 
     run(test)
