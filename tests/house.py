@@ -32,9 +32,14 @@ from gateway.vocabulary import Outcome
 from serving.sim.server import Sim, running_sim
 from serving.sim.settings import SimSettings
 from tests.builders import MODEL
+from tests.scripted import Scripted
 
 PROBING = {"probe_every_s": 0.1, "probe_timeout_s": 2.0, "cool_down_s": 0.3}
 """Probes are quick, so that tests need not wait for them."""
+
+
+Behind = SimSettings | Scripted | str
+"""A replica: simulated, scripted, or somewhere by URL."""
 
 
 def run(test: Coroutine[Any, Any, None], *, loop: str = "uvloop", within_s: float = 60.0) -> None:
@@ -95,7 +100,7 @@ class Shared:
 @contextlib.contextmanager
 def shared_house(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    replicas: Sequence[SimSettings | str] | None = None,
+    replicas: Sequence[Behind] | None = None,
     *,
     loop: str = "uvloop",
 ) -> Iterator[Shared]:
@@ -310,28 +315,34 @@ class RunningHouse:
 @asynccontextmanager
 async def running_house(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    replicas: Sequence[SimSettings | str] | None = None,
+    replicas: Sequence[Behind] | None = None,
 ) -> AsyncIterator[RunningHouse]:
-    """A gateway in front of `replicas`: simulated ones by settings, others by URL.
+    """A gateway in front of `replicas`: one simulated replica serving `MODEL` by default.
 
-    One simulated replica serving `MODEL` unless told otherwise. `settings` go over the harness's
-    own, section by section. The body starts when every simulated replica takes work.
+    `settings` go over the harness's own, section by section. The body starts when every replica
+    that runs here takes work.
     """
     async with AsyncExitStack() as stack:
         sims: list[Sim] = []
         urls: list[str] = []
+        ready: set[str] = set()
         for replica in [a_sim()] if replicas is None else replicas:
             if isinstance(replica, str):
                 urls.append(replica)
+            elif isinstance(replica, Scripted):
+                await stack.enter_async_context(replica.running())
+                urls.append(replica.url)
+                ready.add(replica.url)
             else:
                 sims.append(await stack.enter_async_context(running_sim(replica)))
                 urls.append(sims[-1].url)
+                if not replica.load_s:
+                    ready.add(sims[-1].url)
         house = House(_settings(settings or {}, urls))
         before = asyncio.all_tasks()
         server, task = await _started(house)
         try:
             running = RunningHouse(house, server, tuple(sims))
-            ready = {sim.url for sim in sims if not sim.settings.load_s}
             await until(lambda: ready <= _ready(house))
             yield running
         finally:

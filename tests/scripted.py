@@ -122,3 +122,29 @@ class Scripted:
             await writer.drain()
         else:
             await self.answer(received, reader, writer)
+
+
+class Held:
+    """A script: a stream that stops half-way until released, for bodies that hold the word "held".
+
+    Whatever else is asked gets `reply` at once.
+    """
+
+    HALF = b"data: one\n\n"
+    REST = b"data: two\n\ndata: [DONE]\n\n"
+
+    def __init__(self, reply: bytes | None = None) -> None:
+        self.reply = a_reply() if reply is None else reply
+        self.released = asyncio.Event()
+
+    async def __call__(
+        self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Answer one request."""
+        if b"held" in received.body:
+            writer.write(STREAM_HEAD + chunked(self.HALF, end=False))
+            await self.released.wait()
+            writer.write(chunked(self.REST))
+        else:
+            writer.write(self.reply)
+        await writer.drain()
