@@ -31,7 +31,7 @@ _ORDER: Final = (Figure.UNARY, Figure.CHUNK, Figure.LARGE, Figure.ADDED_P50, Fig
 
 @dataclass(frozen=True, slots=True)
 class SubjectRecord:
-    """Everything one subject showed; `reads_per_event` below 1 means that chunks were merged."""
+    """Everything one subject showed; `reads_per_event` below 1 means that chunks arrived merged."""
 
     name: str
     version: str
@@ -106,7 +106,7 @@ def notes(record: Record) -> list[str]:
     for subject in record.subjects:
         if subject.reads_per_event < 0.98:
             lines.append(
-                f"{subject.name}: chunks were merged ({subject.reads_per_event:.3f} reads an event)"
+                f"{subject.name}: chunks arrived merged ({subject.reads_per_event:.3f} reads an event)"
             )
         if subject.asides_per_request >= 0.01:
             lines.append(

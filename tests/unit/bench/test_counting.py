@@ -21,7 +21,7 @@ async def replicas() -> AsyncIterator[int]:
     """The port of a replica that is up for as long as the block."""
     ports = free_ports(2)
     stop, ready = asyncio.Event(), asyncio.Event()
-    serving = asyncio.create_task(serve(ports, chunks=CHUNKS, step_s=0.005, stop=stop, ready=ready))
+    serving = asyncio.create_task(serve(ports, chunks=CHUNKS, step_s=0.002, stop=stop, ready=ready))
     try:
         await ready.wait()
         yield ports[0]
@@ -39,14 +39,14 @@ async def run(*, is_stream: bool, meter: Callable[[], float]) -> tuple[Tally, di
 
 def test_every_unary_request_the_client_sent_is_one_the_replicas_received() -> None:
     tally, counts = asyncio.run(run(is_stream=False, meter=lambda: 0.0))
-    assert tally.finished == tally.sent == counts["requests"] > 4
+    assert tally.finished == tally.sent == counts["requests"] >= 4
     assert counts["body_bytes"] == 2048 * tally.sent
     assert counts["streams"] == counts["events"] == tally.events == 0
 
 
 def test_every_event_the_replicas_wrote_is_one_the_client_counted() -> None:
     tally, counts = asyncio.run(run(is_stream=True, meter=lambda: 0.0))
-    assert tally.finished == tally.sent == counts["streams"] > 4
+    assert tally.finished == tally.sent == counts["streams"] >= 4
     assert tally.events == counts["events"] == tally.sent * (CHUNKS + EXTRA_EVENTS)
     assert counts["broken_streams"] == 0
 
@@ -66,7 +66,7 @@ def test_the_window_meters_only_what_passed_between_its_two_readings() -> None:
                 port, book, BRIEF, serials=Serials(), meter=lambda: next(readings)
             )
         assert window.meter == 2.5
-        assert 0 < window.finished < tally.finished
+        assert window.finished <= tally.finished - BRIEF.concurrency
 
     asyncio.run(scenario())
 

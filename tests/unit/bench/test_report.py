@@ -48,7 +48,7 @@ def test_what_makes_a_figure_doubtful_is_said() -> None:
     chatty = a_subject("smg", 40.0, asides_per_request=2.0)
     assert notes(a_record(merged, chatty)) == [
         "nginx: skipped: not installed",
-        "headrace: chunks were merged (0.800 reads an event)",
+        "headrace: chunks arrived merged (0.800 reads an event)",
         "smg: made 2.0 further calls on the replicas for each request",
     ]
 
