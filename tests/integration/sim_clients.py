@@ -24,6 +24,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
     async def body() -> None:
         await asyncio.wait_for(test(), 30.0)
+        await asyncio.sleep(0.01)  # a client may still be closing its generators
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert left == []
 
