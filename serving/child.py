@@ -190,14 +190,23 @@ def dies_with_parent() -> Callable[[], None] | None:
 
 async def answers(host: str, port: int, path: str, timeout_s: float = 2.0) -> bool:
     """True if GET `path` is answered with 200 in time."""
+    return await fetch(host, port, path, timeout_s) is not None
+
+
+async def fetch(host: str, port: int, path: str, timeout_s: float = 2.0) -> bytes | None:
+    """The body with which GET `path` is answered; None unless that is with 200 and in time.
+
+    Made for the short documents of our own children: a chunked body is returned as it came.
+    """
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                head = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
-                writer.write(head.encode())
-                return (await reader.readline()).startswith(b"HTTP/1.1 200")
+                writer.write(request.encode())
+                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
             finally:
                 writer.close()
     except (OSError, TimeoutError):
-        return False
+        return None
+    return body if head.startswith(b"HTTP/1.1 200") else None

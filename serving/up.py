@@ -17,12 +17,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving.child import Child, ChildSettings, Patience
+from serving.child import POLL_S, Child, ChildSettings, Patience, fetch
 from serving.display import Display, display_for
 from serving.engine_args import EngineKind, EngineSettings
 from serving.folders import cache_root
@@ -125,6 +125,11 @@ class Group:
 
     async def _say_when_ready(self, banner: str) -> None:
         await self._all_ready.wait()
+        replicas = {part.child.url for part in self.parts if part.may_restart}
+        (gateway,) = (part.child for part in self.parts if not part.may_restart)
+        # A replica that answers us is not yet one the gateway has seen answer.
+        while not sees_all(await fetch(gateway.host, gateway.port, "/debug/fleet"), replicas):
+            await asyncio.sleep(POLL_S)
         self._display.ready(banner)
 
     async def _stop_all(self) -> None:
@@ -136,6 +141,14 @@ class Group:
                 await gateway.stop()
         await asyncio.gather(*(child.stop() for child in children))
         self._display.show(children)
+
+
+def sees_all(fleet: bytes | None, urls: Set[str]) -> bool:
+    """Does the gateway's /debug/fleet document call all of these replicas healthy?"""
+    if fleet is None:
+        return False
+    replicas = json.loads(fleet)["replicas"]
+    return urls <= {replica["url"] for replica in replicas if replica["health"] == "healthy"}
 
 
 def _how(code: int) -> str:

@@ -33,7 +33,7 @@ def test_requests_go_on_when_a_replica_is_killed_and_it_comes_back(
 ) -> None:
     victim = stack.processes()["replica-2"]
     os.killpg(victim.pid, signal.SIGKILL)
-    assert [_chat(http).status_code for _ in range(10)] == [200] * 10
+    answers = [_chat(http).status_code for _ in range(10)]
 
     def back() -> bool:
         return stack.processes()["replica-2"].pid != victim.pid
@@ -42,10 +42,12 @@ def test_requests_go_on_when_a_replica_is_killed_and_it_comes_back(
     assert stack.processes()["replica-2"].url == victim.url
 
     def used() -> bool:
-        assert _chat(http).status_code == 200
+        answers.append(_chat(http).status_code)
         return stack.processes()["replica-2"].metric("vllm:request_success_total") > 0
 
     until("the gateway sends it requests again", used, 60.0)
+    # Asked last, so that a failure leaves the replica up for the other tests.
+    assert set(answers) == {200}
 
 
 @contextmanager

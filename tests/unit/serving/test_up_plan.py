@@ -14,7 +14,7 @@ from serving.child import Patience
 from serving.engine_args import EngineKind
 from serving.launch import Kit, Served
 from serving.machine import GIB, Machine
-from serving.up import banner_for, command, first_error, free_ports, parts_of, plan
+from serving.up import banner_for, command, first_error, free_ports, parts_of, plan, sees_all
 
 CHAT = Served("models/chat", "chat", 2048, offline=True)
 EMBED = Served("models/embed", "embed", 256, offline=True)
@@ -90,6 +90,17 @@ def test_the_lines_to_paste_are_whole_commands() -> None:
     assert chat[2] == "http://127.0.0.1:8000/v1/chat/completions"
     assert json.loads(chat[-1])["model"] == "chat"
     assert json.loads(embed[-1]) == {"model": "embed", "input": "a river"}
+
+
+def test_the_group_is_up_only_when_the_gateway_calls_every_replica_healthy() -> None:
+    def fleet(*health: str) -> bytes:
+        replicas = [{"url": f"u{at}", "health": word} for at, word in enumerate(health)]
+        return json.dumps({"is_ready": True, "replicas": replicas}).encode()
+
+    assert sees_all(fleet("healthy", "healthy", "ejected"), {"u0", "u1"})
+    assert not sees_all(fleet("healthy", "joining"), {"u0", "u1"})
+    assert not sees_all(fleet("healthy"), {"u0", "u1"})
+    assert not sees_all(None, {"u0"})
 
 
 def test_free_ports_never_repeat() -> None:
