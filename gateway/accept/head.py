@@ -128,10 +128,9 @@ def origin_form(target: bytes) -> bytes:
     """Path and query of an absolute target, as a client writes it that takes us for its proxy.
 
     Every server must take it (RFC 9112, section 3.2.2); what it says of the host changes nothing.
-    Anything else is returned as it is, or as the empty target, which leads nowhere.
+    Any other target is returned as it is.
     """
     scheme, _, rest = target.partition(b"://")
     if scheme.lower() not in (b"http", b"https"):
         return target
-    _, slash, path = rest.partition(b"/")
-    return slash + path
+    return b"/" + rest.partition(b"/")[2]

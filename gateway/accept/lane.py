@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.accept.door import Door as Door  # app.py finds it here
+from gateway.accept.door import Door as Door  # noqa: PLC0414 - app.py finds it here
 from gateway.accept.exchange import CONTINUE, Exchange, whole_reply
 from gateway.accept.head import origin_form, read_head
 from gateway.accept.patience import Outflow, Phase, is_overdue
@@ -66,7 +66,7 @@ class Lane(HttpToolsProtocol):
         self._since = door.now  # when the phase began
         self._head_bytes = 0
         self._body_bytes = 0
-        self._stuck_bytes = 0  # read since the parser last gave us anything
+        self._unread_bytes = 0  # of a head, or of a body's framing, that does not end
         self._outflow = Outflow()
         self._owes_continue = False  # to the exchange that gathers, once its turn has come
         self._is_deaf = False  # nothing more is parsed on this connection
@@ -99,7 +99,7 @@ class Lane(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        headers, taken = self.headers, self._head_bytes + self._body_bytes
+        phase, cycle, body_bytes = self._phase, self.cycle, self._body_bytes
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -107,9 +107,15 @@ class Lane(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._malformed(MalformedHttp())
         if self._phase is Phase.HEAD or self._phase is Phase.BODY:
-            is_stuck = self.headers is headers and self._head_bytes + self._body_bytes == taken
-            self._stuck_bytes = self._stuck_bytes + len(data) if is_stuck else 0
-            if max(self._stuck_bytes, self._head_bytes) > self._door.settings.max_header_bytes:
+            if self._phase is not phase:
+                # Of a read in which a request begins, all is its head, unless one before it ended.
+                is_head = phase is not Phase.BODY and self.cycle is cycle
+                self._unread_bytes = len(data) if is_head else 0
+            elif self.cycle is cycle and self._body_bytes == body_bytes:
+                self._unread_bytes += len(data)
+            else:
+                self._unread_bytes = 0
+            if max(self._unread_bytes, self._head_bytes) > self._door.settings.max_header_bytes:
                 self._malformed(HeadersTooLarge())  # a field, or a trailer, that does not end
 
     def _decline(self, rest: bytes) -> None:

@@ -21,7 +21,7 @@ from gateway.vocabulary import GenerationRequest, ModelName, Route, Tokens
 _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _SWITCH: Final = msgspec.json.Decoder(bool | None)
-_COUNT: Final = msgspec.json.Decoder(int | None)
+_COUNT: Final = msgspec.json.Decoder(int | float | None)
 
 _LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Names for "generate at most", the newest first; an engine takes the first it knows."""
@@ -81,9 +81,11 @@ def _accounts_for_all(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
 
 
 def _is_spaced(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
-    """Is the body, byte for byte, its members in Python's default style?"""
+    """Is the body, byte for byte, its members in Python's default style? Doubtful: False."""
     at = 1
     for name, raw in members.items():
+        if not name.isascii():
+            return False
         key = b'"%b": ' % name.encode()
         if not body.startswith(key, at) or not body.startswith(bytes(raw), at + len(key)):
             return False
@@ -130,12 +132,22 @@ def _stream(raw: msgspec.Raw) -> bool:
 def _max_tokens(members: dict[str, msgspec.Raw]) -> int | None:
     for name in _LIMITS:
         if name in members:
-            try:
-                limit: int | None = _COUNT.decode(members[name])
-            except msgspec.DecodeError:
-                raise InvalidRequest(f"`{name}` must be a whole number.", param=name) from None
+            limit = _count(name, members[name])
             if limit is not None:
-                if limit < 0:
-                    raise InvalidRequest(f"`{name}` must not be negative.", param=name)
                 return limit
     return None
+
+
+def _count(name: str, raw: msgspec.Raw) -> int | None:
+    """A number of tokens; 5.0 is one too, as it is to an engine. None for null."""
+    try:
+        count: float | None = _COUNT.decode(raw)
+    except msgspec.DecodeError:
+        count = 0.5
+    if count is None:
+        return None
+    if count != int(count):
+        raise InvalidRequest(f"`{name}` must be a whole number.", param=name)
+    if count < 0:
+        raise InvalidRequest(f"`{name}` must not be negative.", param=name)
+    return int(count)
