@@ -106,7 +106,8 @@ def notes(record: Record) -> list[str]:
     for subject in record.subjects:
         if subject.reads_per_event < 0.98:
             lines.append(
-                f"{subject.name}: chunks arrived merged ({subject.reads_per_event:.3f} reads an event)"
+                f"{subject.name}: chunks arrived merged "
+                f"({subject.reads_per_event:.3f} reads an event)"
             )
         if subject.asides_per_request >= 0.01:
             lines.append(
