@@ -77,7 +77,8 @@ class Scripted:
         tasks: set[asyncio.Task[None]] = set()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+            serving = self._serve(reader, writer)
+            task = asyncio.get_running_loop().create_task(serving, name="scripted")
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
