@@ -26,6 +26,9 @@ from gateway.vocabulary import ModelName, ReplicaAddress, Role
 
 PREFIX = "GATEWAY__"
 
+# PyYAML meets `!!int` or `!!bool x` with whatever its constructor trips over.
+_NOT_YAML = (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeError, TypeError)
+
 
 def _canonical(url: str) -> str:
     """One spelling for one replica: lower case, no trailing slash, no leading zeros in the port."""
@@ -215,7 +218,7 @@ class Settings(Section):
         """
         try:
             document = yaml.safe_load(text) if text.strip() else {}
-        except yaml.YAMLError as error:
+        except _NOT_YAML as error:
             raise SettingsError(f"the settings are not YAML: {error}") from error
         if not isinstance(document, dict):
             raise SettingsError("the settings must be a mapping of sections, such as `accept:`")
@@ -238,7 +241,7 @@ def _put(document: dict[str, Any], name: str, value: str) -> None:
         document = section
     try:
         document[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise SettingsError(f"{name} is not readable: {error}") from error
 
 

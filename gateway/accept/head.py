@@ -24,7 +24,7 @@ from gateway.errors import (
 
 Field = tuple[bytes, bytes]
 
-REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
+REQUEST_ID: Final = re.compile(rb"[!#-\[\]-~]{1,128}")  # no quotes, no backslash: it is logged
 
 _SPECIAL: Final = frozenset(
     {
@@ -74,7 +74,7 @@ def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
     content_type = b""
     for name, value in fields:
         if name not in _SPECIAL:
-            lines.append(b"%b: %b\r\n" % (name, value))
+            lines += (name, b": ", value, b"\r\n")
             if name == b"content-type":
                 content_type = value
         elif name in special:
@@ -83,11 +83,11 @@ def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
             special[name] = value
     connection = special.get(b"connection", b"")
     if connection and connection.lower() not in (b"keep-alive", b"close"):
-        lines = _without_named(fields, lines, connection)
+        lines = _without_named(fields, connection)
     request_id = special.get(b"x-request-id", new_id)
     if not REQUEST_ID.fullmatch(request_id):
         request_id = new_id
-    lines.append(b"x-request-id: %b\r\n" % request_id)
+    lines += (b"x-request-id: ", request_id, b"\r\n")
     length = special.get(b"content-length")
     return Head(
         forwarded=b"".join(lines),
@@ -117,11 +117,11 @@ def _fault(special: Mapping[bytes, bytes], version: str) -> ClientError | None:
     return None
 
 
-def _without_named(fields: Sequence[Field], lines: list[bytes], connection: bytes) -> list[bytes]:
-    """Drop what the Connection field names; the body's own fields cannot be named away."""
+def _without_named(fields: Sequence[Field], connection: bytes) -> list[bytes]:
+    """The lines less those the Connection field names; the body's own type cannot be named away."""
     named = {token.strip().lower() for token in connection.split(b",")} - {b"content-type"}
-    kept = [field for field in fields if field[0] not in _SPECIAL]
-    return [line for field, line in zip(kept, lines, strict=True) if field[0] not in named]
+    dropped = named | _SPECIAL
+    return [b"%b: %b\r\n" % field for field in fields if field[0] not in dropped]
 
 
 def origin_form(target: bytes) -> bytes:

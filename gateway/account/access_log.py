@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import IO, TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import IO, TYPE_CHECKING, Final
 
 import orjson
 
@@ -54,7 +55,7 @@ class AccessLog:
 
     def write(self, entry: Entry, ended_at: Seconds) -> None:
         """Take down one closed entry. A few microseconds; never blocks."""
-        self._batch.append(orjson.dumps(line(entry, ended_at), option=orjson.OPT_APPEND_NEWLINE))
+        self._batch.append(line(entry, ended_at))
         if len(self._batch) >= BATCH:
             self.flush()
 
@@ -89,29 +90,54 @@ class AccessLog:
             self._written += len(batch)
 
 
-def line(entry: Entry, ended_at: Seconds) -> dict[str, Any]:
-    """What is written of one request. Durations in seconds, to the microsecond."""
+_LINE: Final = (
+    b'{"time":%.3f,"request_id":"%b","route":%b,"model":%b,"replica":%b,"stream":%b,'
+    b'"outcome":%b,"reason":%b,"status":%b,"attempts":%d,"queue_s":%b,"ttft_s":%b,'
+    b'"duration_s":%.6f,"chunks":%d,"prompt_tokens":%b,"cached_tokens":%b,"output_tokens":%b}\n'
+)
+
+
+def line(entry: Entry, ended_at: Seconds) -> bytes:
+    """What is written of one request. Durations in seconds, to the microsecond.
+
+    Written by a template: it costs a quarter of what a dict and a JSON encoder do. Text goes
+    through the encoder, and a request id holds nothing that would need it.
+    """
     request = entry.request
-    return {
-        "time": round(wall(), 3),
-        "request_id": entry.request_id.decode("ascii"),
-        "route": entry.route,
-        "model": request.model if request is not None and entry.attempts else None,
-        "replica": entry.replica,
-        "stream": request.stream if request is not None else None,
-        "outcome": entry.outcome,
-        "reason": entry.reason or None,
-        "status": entry.status,
-        "attempts": entry.attempts,
-        "queue_s": _rounded(entry.queue_s),
-        "ttft_s": _rounded(entry.ttft_s),
-        "duration_s": _rounded(ended_at - entry.received_at),
-        "chunks": entry.chunks,
-        "prompt_tokens": entry.usage.prompt_tokens,
-        "cached_tokens": entry.usage.cached_tokens,
-        "output_tokens": entry.usage.output_tokens,
-    }
+    usage = entry.usage
+    return _LINE % (
+        wall(),
+        entry.request_id,
+        _quoted(entry.route),
+        _quoted(request.model) if request is not None and entry.attempts else _NULL,
+        _NULL if entry.replica is None else _quoted(entry.replica),
+        _NULL if request is None else b"true" if request.stream else b"false",
+        _NULL if entry.outcome is None else _quoted(entry.outcome),
+        _quoted(entry.reason) if entry.reason else _NULL,
+        _count(entry.status),
+        entry.attempts,
+        _seconds(entry.queue_s),
+        _seconds(entry.ttft_s),
+        ended_at - entry.received_at,
+        entry.chunks,
+        _count(usage.prompt_tokens),
+        _count(usage.cached_tokens),
+        _count(usage.output_tokens),
+    )
 
 
-def _rounded(value: Seconds | None) -> Seconds | None:
-    return None if value is None else round(value, 6)
+_NULL: Final = b"null"
+
+
+@lru_cache(maxsize=4096)
+def _quoted(text: str) -> bytes:
+    """As JSON. What is quoted comes from small sets: routes, models, replicas, reasons."""
+    return orjson.dumps(str(text))
+
+
+def _count(value: int | None) -> bytes:
+    return _NULL if value is None else b"%d" % value
+
+
+def _seconds(value: Seconds | None) -> bytes:
+    return _NULL if value is None else b"%.6f" % value

@@ -40,6 +40,8 @@ class Estimator:
         """A replica reported how many tokens a prompt was. Reports of nothing teach nothing."""
         if prompt_bytes <= 0 or prompt_tokens <= 0:
             return
-        seen = min(MOST, max(LEAST, prompt_bytes / prompt_tokens))
+        seen = prompt_bytes / prompt_tokens
+        if not LEAST <= seen <= MOST:
+            seen = LEAST if seen < LEAST else MOST
         known = self._ratios.get(model, PRIOR_BYTES_PER_TOKEN)
         self._ratios[model] = known + WEIGHT * (seen - known)

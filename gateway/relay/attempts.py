@@ -57,5 +57,6 @@ class Attempts:
                 return True
 
     def _trickle(self, now: Seconds) -> None:
-        self._level = min(self._burst, self._level + max(0.0, now - self._at) * self._per_s)
-        self._at = max(self._at, now)
+        if now > self._at:
+            self._level = min(self._burst, self._level + (now - self._at) * self._per_s)
+            self._at = now

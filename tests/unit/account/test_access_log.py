@@ -63,7 +63,7 @@ def written(file: io.BytesIO) -> list[dict[str, Any]]:
 
 def test_a_line_says_who_when_and_how_and_nothing_of_the_content() -> None:
     entry = an_entry(NoLog())
-    found = line(entry, 1000.0)
+    found = json.loads(line(entry, 1000.0))
     assert found.pop("time") > 1_700_000_000
     assert found == {
         "request_id": "req-1",
@@ -86,7 +86,7 @@ def test_a_line_says_who_when_and_how_and_nothing_of_the_content() -> None:
 
 
 def test_a_refused_request_leaves_a_line_without_what_the_client_wrote() -> None:
-    found = line(an_entry(NoLog(), finished=False), 1000.0)
+    found = json.loads(line(an_entry(NoLog(), finished=False), 1000.0))
     assert (found["outcome"], found["reason"], found["model"]) == (
         "rejected", "invalid_request", None,
     )  # fmt: skip
