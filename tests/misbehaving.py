@@ -13,7 +13,7 @@ from tests.builders import a_chat, a_post
 from tests.house import RunningHouse, running_house, until
 from tests.scripted import Received, Script, Scripted
 
-RARELY = {"fleet": {"probe_every_s": 60.0}}
+RARELY: dict[str, dict[str, Any]] = {"fleet": {"probe_every_s": 60.0}}
 """Replicas are probed once: what is known of them after that, requests have told."""
 
 EVENT = b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n'

@@ -17,8 +17,6 @@ LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 TRIALS = 5
 WITHIN_S = 0.1
 
-LONG = {"max_tokens": 4000, "ignore_eos": True}
-
 
 async def abort_latency_s(running: RunningHouse, wire: Wire) -> float:
     """From the client's leaving until nothing is open, on the gateway and on the replica."""
@@ -74,7 +72,9 @@ def test_a_client_that_leaves_ends_its_request_at_the_replica(
         async with running_house(RARELY) as running:
             await until(lambda: running.sims[0].connections == 0)  # of the probe
             running.sims[0].faults.merge(fault)
-            await check_aborts(running, a_post(a_chat(stream=stream, **LONG)), phase)
+            await check_aborts(
+                running, a_post(a_chat(stream=stream, max_tokens=4000, ignore_eos=True)), phase
+            )
 
     run(law(), loop=loop)
 
