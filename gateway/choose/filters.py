@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.vocabulary import GenerationRequest, ReplicaView, Role
+
+
+_PREFILL: Final = Role.PREFILL  # an enum member is looked up faster by a name of our own
 
 
 class Decodes:
@@ -12,4 +17,4 @@ class Decodes:
 
     def keeps(self, request: GenerationRequest, replica: ReplicaView) -> bool:
         """Depends on the replica's role alone."""
-        return replica.role is not Role.PREFILL
+        return replica.role is not _PREFILL
