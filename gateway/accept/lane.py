@@ -41,6 +41,13 @@ MOST_WAITING: Final = 8
 """Pipelined requests that may wait on a connection; beyond, it is not read, and so we would not
 see its client leave."""
 
+# CPython 3.11 takes 0.14 us to find an enum's member by its name, and 0.02 us to find these.
+_IDLE: Final = Phase.IDLE
+_HEAD: Final = Phase.HEAD
+_BODY: Final = Phase.BODY
+_SERVED: Final = Phase.SERVED
+_MULTIPART: Final = BodyKind.MULTIPART
+
 _FIELD_OVERHEAD: Final = 32  # what a header field costs beside its bytes, as HTTP/2 counts it
 
 
@@ -62,7 +69,7 @@ class Lane(HttpToolsProtocol):
         self._door = door
         self._live: Exchange | None = None  # the exchange being served
         self._gathering: Exchange | None = None  # the exchange whose body is being read
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         self._since = door.now  # when the phase began
         self._head_bytes = 0
         self._body_bytes = 0
@@ -106,10 +113,10 @@ class Lane(HttpToolsProtocol):
             self._decline(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._malformed(MalformedHttp())
-        if self._phase is Phase.HEAD or self._phase is Phase.BODY:
+        if self._phase is _HEAD or self._phase is _BODY:
             if self._phase is not phase:
                 # Of a read in which a request begins, all is its head, unless one before it ended.
-                is_head = phase is not Phase.BODY and self.cycle is cycle
+                is_head = phase is not _BODY and self.cycle is cycle
                 self._unread_bytes = len(data) if is_head else 0
             elif self.cycle is cycle and self._body_bytes == body_bytes:
                 self._unread_bytes += len(data)
@@ -155,14 +162,14 @@ class Lane(HttpToolsProtocol):
         self.headers = []
         self._head_bytes = 0
         self._body_bytes = 0
-        self._enter(Phase.HEAD)
+        self._enter(_HEAD)
 
     def on_url(self, url: bytes) -> None:
         self.url += url
         self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._phase is Phase.HEAD:  # else a trailer, which nobody reads
+        if self._phase is _HEAD:  # else a trailer, which nobody reads
             self._head_bytes += len(name) + len(value) + _FIELD_OVERHEAD
             self.headers.append((name.lower(), value))
 
@@ -176,11 +183,11 @@ class Lane(HttpToolsProtocol):
         elif head.fault is not None:
             self._malformed(head.fault)
         elif self.parser.get_method() == b"POST" and (route := self._route()):
-            self._enter(Phase.BODY)
+            self._enter(_BODY)
             self._open(Exchange(self, route, self.url, head, version), head)
         else:
             self._to_the_app()
-            self._enter(Phase.BODY)
+            self._enter(_BODY)
 
     def _route(self) -> Route | None:
         """The inference route that is asked for, if it is one."""
@@ -234,12 +241,12 @@ class Lane(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         exchange = self._gathering
-        if self._is_deaf or self._phase is Phase.HEAD:  # refused, or to be read again
+        if self._is_deaf or self._phase is _HEAD:  # refused, or to be read again
             return
         if exchange is not None:
             self._whole(exchange)
         else:
-            self._enter(Phase.SERVED)
+            self._enter(_SERVED)
             super().on_message_complete()
             self._rest_if_served()  # the app may have answered before the body had come
 
@@ -251,13 +258,13 @@ class Lane(HttpToolsProtocol):
 
     def _limit(self, exchange: Exchange) -> int:
         settings = self._door.settings
-        if exchange.route.body is BodyKind.MULTIPART:
+        if exchange.route.body is _MULTIPART:
             return settings.max_upload_bytes
         return settings.max_body_bytes
 
     def _whole(self, exchange: Exchange) -> None:
         """The body is here, or will never be: serve it, if its turn has come."""
-        self._enter(Phase.SERVED)
+        self._enter(_SERVED)
         self._gathering = None
         exchange.is_whole = True
         if not any(waiting is exchange for waiting, _ in self.pipeline):
@@ -306,8 +313,8 @@ class Lane(HttpToolsProtocol):
             self._rest_if_served()
 
     def _rest_if_served(self) -> None:
-        if self._phase is Phase.SERVED and self.cycle.response_complete:
-            self._enter(Phase.IDLE)
+        if self._phase is _SERVED and self.cycle.response_complete:
+            self._enter(_IDLE)
 
     # What goes wrong
 
@@ -333,14 +340,14 @@ class Lane(HttpToolsProtocol):
             self._whole(gathering)
             return
         self._door.malformed += 1
-        if self._phase is Phase.BODY:  # of a request that is the app's
+        if self._phase is _BODY:  # of a request that is the app's
             if self.cycle.response_complete:
                 self._linger()  # it has been answered, and there must be no second answer
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.write(whole_reply(error))
             self._linger()
         else:
-            self._enter(Phase.SERVED)
+            self._enter(_SERVED)
 
     def cut_short(self) -> None:
         """End the exchange being served, telling its client what can still be told."""
@@ -366,7 +373,7 @@ class Lane(HttpToolsProtocol):
             self._since = now  # it is we who do not read, or it who still does
         if not is_overdue(self._phase, now - self._since, self._body_bytes, settings):
             return
-        if self._phase is Phase.IDLE or self._phase is Phase.LINGERING:
+        if self._phase is _IDLE or self._phase is Phase.LINGERING:
             transport.close()
         elif not self._is_deaf:
             self._malformed(RequestTimedOut())

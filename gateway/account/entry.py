@@ -12,7 +12,7 @@ only move forward in time. Nothing here reads a clock.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from gateway.account.usage import NOTHING, Usage
 from gateway.errors import Bug, GatewayError
@@ -20,6 +20,9 @@ from gateway.vocabulary import GenerationRequest, Outcome, ReplicaId, Seconds, T
 
 if TYPE_CHECKING:
     from gateway.account.meters import Histogram, ModelMeters
+
+
+_FINISHED: Final = Outcome.FINISHED  # found faster by a name of our own
 
 
 class Owed(Protocol):
@@ -159,7 +162,7 @@ class Entry:
         self.usage = usage
         self.error = error
         self._has_streamed = self._has_streamed and status < 400
-        self.outcome = Outcome.FINISHED if error is None else error.outcome
+        self.outcome = _FINISHED if error is None else error.outcome
 
     def failed(self, error: GatewayError) -> None:
         """It ended early."""

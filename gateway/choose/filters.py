@@ -6,7 +6,6 @@ from typing import Final
 
 from gateway.vocabulary import GenerationRequest, ReplicaView, Role
 
-
 _PREFILL: Final = Role.PREFILL  # an enum member is looked up faster by a name of our own
 
 

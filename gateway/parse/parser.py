@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.parse.estimate import Estimator
 from gateway.parse.multipart import parse_multipart
@@ -11,6 +11,9 @@ from gateway.vocabulary import BodyKind
 
 if TYPE_CHECKING:
     from gateway.vocabulary import GenerationRequest, Route, Tokens
+
+
+_MULTIPART: Final = BodyKind.MULTIPART  # found faster by a name of our own
 
 
 class Message(Protocol):
@@ -34,7 +37,7 @@ class Parser:
 
     def parse(self, message: Message) -> GenerationRequest:
         """Raises InvalidRequest, or whatever was wrong with the message before it was whole."""
-        if message.route.body is BodyKind.MULTIPART:
+        if message.route.body is _MULTIPART:
             return parse_multipart(message.body, message.content_type, message.route)
         return parse_json(message.body, message.route, self._estimator.prompt_tokens)
 
