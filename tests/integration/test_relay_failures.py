@@ -61,7 +61,8 @@ def test_a_replica_that_never_answers_gives_a_status_and_a_reason(
     answer: Script, status: int, reason: str, post: bytes, loop: str
 ) -> None:
     async def law() -> None:
-        found = await answered_by(answer, post, relay=QUICK)
+        patience = QUICK if status == 504 else {}
+        found = await answered_by(answer, post, relay=patience)
         assert found == (status, reason, {Outcome.FAILED: 1}, {reason: 1})
 
     run(law(), loop=loop)
@@ -74,7 +75,9 @@ def test_a_replica_that_never_answers_gives_a_status_and_a_reason(
 def test_what_may_have_begun_is_not_tried_elsewhere(answer: Script, reason: str) -> None:
     async def law() -> None:
         replicas = Scripted(answer), Scripted(answer)
-        async with house_before(*replicas, settings={"relay": QUICK}) as running:
+        async with house_before(
+            *replicas, settings={"relay": QUICK if "timed_out" in reason else {}}
+        ) as running:
             assert (await running.ask(a_post())).code == reason
             assert sum(len(replica.received) for replica in replicas) == 1
             assert not running.house.accounts.retries
@@ -141,8 +144,9 @@ async def check_broken_stream(
 ) -> None:
     """Two events, then `rest`: the client reads both, one of ours, and a proper end."""
     replica = Scripted(script(STREAM_HEAD, chunked(EVENT, EVENT, end=False), *rest))
+    patience = {"stall_timeout_s": 0.2} if reason == "stream_stalled" else {}
     async with (
-        house_before(replica, settings={"relay": QUICK}) as running,
+        house_before(replica, settings={"relay": patience}) as running,
         running.wire() as wire,
     ):
         await wire.send(a_stream_post(path))
