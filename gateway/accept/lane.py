@@ -122,7 +122,7 @@ class Lane(HttpToolsProtocol):
                 self._unread_bytes += len(data)
             else:
                 self._unread_bytes = 0
-            if max(self._unread_bytes, self._head_bytes) > self._door.settings.max_header_bytes:
+            if self._unread_bytes > self._door.settings.max_header_bytes:
                 self._malformed(HeadersTooLarge())  # a field, or a trailer, that does not end
 
     def _decline(self, rest: bytes) -> None:

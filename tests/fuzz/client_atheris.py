@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of what clients send: `python -m tests.fuzz.client_atheris LAW SECONDS`.
 
 LAW is one of json, multipart, head, lane, or all of them for so long each. What is found is written
-to the working directory by libFuzzer; keep it in client_corpus/LAW/ once the fault is mended.
+to the machine's temporary folder; keep it in client_corpus/LAW/ once the fault is mended.
 Without atheris (PyPI has it for Linux) it says so and does nothing.
 """
 
@@ -24,7 +24,8 @@ def fuzz(law: str, seconds: int) -> None:
     atheris = importlib.import_module("atheris")
     atheris.instrument_all()
     with tempfile.TemporaryDirectory() as found:
-        options = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", "-timeout=10"]
+        options = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", "-timeout=20"]
+        options.append(f"-artifact_prefix={tempfile.gettempdir()}/headrace-{law}-")
         atheris.Setup([sys.argv[0], *options, found, str(CORPUS / law)], LAWS[law])
         atheris.Fuzz()
 

@@ -102,6 +102,19 @@ def test_a_refused_client_that_goes_on_talking_is_not_listened_to() -> None:
     run(law)
 
 
+def test_a_refused_client_is_let_go_in_time_whatever_followed_in_the_same_read() -> None:
+    async def law(fixture: Fixture) -> None:
+        lane, pipe = a_lane(fixture)
+        lane.data_received(b"GET /x HTTP/1.1\r\n\r\n" + POST[:-2])
+        await settle(fixture)
+        sweep(fixture, lane, 1.9)
+        assert not pipe.is_closed
+        sweep(fixture, lane, 2.1)
+        assert pipe.is_closed
+
+    run(law)
+
+
 def test_a_sweep_that_fails_over_one_connection_goes_on_with_the_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
