@@ -40,7 +40,7 @@ test: $(READY) ## all tests, end-to-end ones against real vLLM replicas last
 check: $(READY) ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict gateway serving
+	$(BIN)/mypy --strict gateway serving tests
 	$(BIN)/lint-imports
 
 format: $(READY) ## put the source in order

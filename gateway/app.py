@@ -33,8 +33,8 @@ from gateway.fleet.roster import Roster
 from gateway.fleet.snapshot import fleet_document
 from gateway.life import Life
 from gateway.parse.parser import Parser
-from gateway.relay.attempts import Attempts
 from gateway.relay.relay import Relay
+from gateway.relay.retries import Retries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 FLUSH_EVERY_S: Final = 0.2
 DRAIN_LOOK_EVERY_S: Final = 0.02
+CUT_SHORT_S: Final = 1.0
 GC_THRESHOLD: Final = 20_000  # objects made and not yet freed before the youngest are looked at
 
 
@@ -67,7 +68,7 @@ class House:
             fleet=self.roster,
             chooser=policy(settings.choose, rng),
             relay=self.relay,
-            attempts=Attempts(
+            retries=Retries(
                 settings.relay.max_attempts,
                 settings.relay.retry_budget_ratio,
                 settings.relay.retry_budget_min_per_s,
@@ -175,6 +176,7 @@ class House:
             finally:
                 for task in loops:
                     task.cancel()
+        await self._cut_short()
         self.relay.close()
         self.log.close()
 
@@ -191,8 +193,14 @@ class House:
         deadline = loop.time() + self._settings.admit.drain_grace_s
         while self.accounts.open_entries and loop.time() < deadline:
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
+        await self._cut_short()
+
+    async def _cut_short(self) -> None:
+        """End whatever is still being served, and give it a moment to say so."""
         self.door.cut_short()
-        while self.accounts.open_entries and loop.time() < deadline + 1.0:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CUT_SHORT_S
+        while self.accounts.open_entries and loop.time() < deadline:
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
 
 

@@ -219,10 +219,11 @@ class ReplicaUnavailable(ReplicaError):
 
 
 class ReplicaFailed(ReplicaError):
-    """It answered 500 or another 5xx of its own, which went on to the client as it came."""
+    """It answered 500, or another 5xx that is not in the taxonomy."""
 
     reason = "replica_failed"
     status = 500
+    retry = Retry.ONCE
     message = "The replica failed."
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gateway.account.usage import read_usage
 from gateway.errors import ClientGone, CutShort, GatewayError, ReplicaError, ReplicaFailed
 from gateway.fleet.health import Sign
+from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL
 
 if TYPE_CHECKING:
     from gateway.accept.exchange import Exchange
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
     from gateway.parse.parser import Parser
-    from gateway.relay.attempts import Attempts
-    from gateway.relay.relay import Relay, Reply
+    from gateway.relay.attempt import Reply
+    from gateway.relay.relay import Relay
+    from gateway.relay.retries import Retries
     from gateway.vocabulary import GenerationRequest
 
 
@@ -39,7 +41,7 @@ class Life:
     fleet: Roster
     chooser: Chooser
     relay: Relay
-    attempts: Attempts
+    retries: Retries
     accounts: Accounts
     clock: Clock
 
@@ -72,20 +74,22 @@ class Life:
 
     async def _deliver(self, request: GenerationRequest, exchange: Exchange, entry: Entry) -> None:
         """Try replicas until one has answered, or no other may be tried."""
-        self.attempts.earn()
+        self.retries.earn()
         tried: list[Replica] = []
         for attempt in count(1):
             candidates = self.fleet.candidates(request.model)
             untried = [one for one in candidates if one not in tried] if tried else candidates
             replica = self.chooser.choose(request, untried)
             tried.append(replica)
-            may_retry = len(untried) > 1 and self.attempts.may_follow(attempt, self.clock())
+            leave_on = ANYTHING_GOES
+            if len(untried) > 1 and self.retries.may_follow(attempt, self.clock()):
+                leave_on = UNWELL if attempt == 1 else UNAVAILABLE
             try:
-                return await self._attempt(replica, request, exchange, entry, may_retry=may_retry)
+                return await self._attempt(replica, request, exchange, entry, leave_on)
             except ReplicaError as error:
                 if exchange.has_started or not self._another(request, tried):
                     raise
-                if not self.attempts.allows(error, attempt, self.clock()):
+                if not self.retries.allows(error, attempt, self.clock()):
                     raise
                 self.accounts.retries[error.reason] += 1
 
@@ -95,8 +99,7 @@ class Life:
         request: GenerationRequest,
         exchange: Exchange,
         entry: Entry,
-        *,
-        may_retry: bool,
+        leave_on: frozenset[int],
     ) -> None:
         """One try. What it says of the replica is taken down under the lease: when the last lease
         on a replica that has left ends, everything about it is forgotten."""
@@ -104,7 +107,7 @@ class Life:
             entry.dispatched(replica.id, lease, self.clock())
             try:
                 reply = await self.relay.run(
-                    replica.address, exchange, entry, stream=request.stream, may_retry=may_retry
+                    replica.address, exchange, entry, stream=request.stream, leave_on=leave_on
                 )
             except ReplicaError as error:
                 self._failed(replica, error)

@@ -8,6 +8,8 @@ written as given; this file adds heads, refusals and endings, nothing else.
 from __future__ import annotations
 
 import http
+import socket
+import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.accept.reply import error_event, error_reply
@@ -54,6 +56,7 @@ def _status_line(status: int) -> bytes:
 
 
 STATUS_LINES: Final = {status: _status_line(status) for status in range(200, 600)}
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time at all
 LAST_CHUNK: Final = b"0\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -207,7 +210,12 @@ class Exchange:
         if not self.response_complete:
             self.response_complete = True
             self.keep_alive = False
-            self._line.transport.abort()
+            transport = self._line.transport
+            connected = transport.get_extra_info("socket")
+            if connected is not None and not transport.is_closing():
+                # A reset, not an end: a body that lasts until we close would look complete.
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            transport.abort()
 
     def refuse(self, error: GatewayError) -> None:
         """Tell the client why its request ends here, in whatever way is still possible.

@@ -126,7 +126,7 @@ class GatewayCollector(Collector):
             "gateway_connections_open", "Client connections.", value=self._gateway.connections
         )
         retries = CounterMetricFamily(
-            "gateway_retries", "Attempts beyond the first, by what ended the one before.",
+            "gateway_retries", "Retries beyond the first, by what ended the one before.",
             labels=("reason",),
         )  # fmt: skip
         for reason, count in accounts.retries.items():
@@ -170,7 +170,7 @@ class GatewayCollector(Collector):
                 state.add_metric((replica.id, health.value), float(replica.health is health))
         attempts = CounterMetricFamily(
             "gateway_attempts",
-            "Attempts at a replica that ended, by result: ok, or the reason of the failure.",
+            "Retries at a replica that ended, by result: ok, or the reason of the failure.",
             labels=("replica", "result"),
         )
         for (replica_id, result), count in self._accounts.attempts.items():

@@ -98,7 +98,7 @@ class Roster:
             return found
         if model in self._served or self._may_serve_anything:
             raise NoReplica(retry_after_s=self._retry_after_s)
-        raise UnknownModel(param="model")
+        raise UnknownModel(f"The model `{model[:200]}` does not exist.", param="model")
 
     # What it is told
 

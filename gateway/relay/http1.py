@@ -42,6 +42,11 @@ without an end must not fill our memory."""
 _NO_BODY: Final = frozenset({204, 304})
 
 
+def unframed(whole_chunk: bytes) -> bytes:
+    """The body of one whole chunk."""
+    return whole_chunk[whole_chunk.index(b"\r\n") + 2 : -2]
+
+
 def chunk(piece: bytes) -> bytes:
     """One piece of body in the chunked framing."""
     return b"%x\r\n%b\r\n" % (len(piece), piece)
@@ -112,6 +117,24 @@ class ResponseReader:
     def ends_with_connection(self) -> bool:
         """Neither a length nor chunks: the body lasts until the replica closes."""
         return bool(self.status) and not self.is_chunked and self.length is None
+
+    def is_one_chunk(self, data: bytes) -> bool:
+        """Is this read exactly one chunk of the body, from its size line to its last CRLF?
+
+        Then it may go on as it is, and need not be fed: the parser waits for the next chunk before
+        and after. This is what an engine that streams token by token sends nearly always, and it
+        is seen for a fifth of what parsing costs. Any other spelling of the size is left to `feed`.
+        """
+        if not self._is_clean or self.is_complete:
+            return False
+        size_end = data.find(b"\r\n", 1, 10)
+        body_bytes = len(data) - size_end - 4
+        return (
+            size_end > 0
+            and body_bytes > 0
+            and data[:size_end] == b"%x" % body_bytes
+            and data.endswith(b"\r\n")
+        )
 
     def feed(self, data: bytes) -> None:
         """Take one read. Raises ProtocolBroken when this is not an HTTP response."""

@@ -1,9 +1,7 @@
-"""One attempt: send, await the first byte, pump until the end.
+"""Every connection to every replica, and the attempts made on them.
 
-The pump has no task of its own and no buffer: what a replica's socket delivers is written to the
-client's in the same callback, and a client that reads slowly pauses the replica's socket. The
-response head waits for the first body byte, so that a replica which answers 200 and then dies or
-says nothing has not yet cost the client its status line, and another can be tried.
+Asked: carry this request to that replica. A connection is in use by one attempt, or idle in the
+pool, or closed; whoever takes one gives it back, however the attempt ends.
 """
 
 from __future__ import annotations
@@ -11,247 +9,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections import deque
-from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import msgspec
-
-from gateway.errors import (
-    ClientStalled,
-    ClosedBeforeReply,
-    ConnectFailed,
-    ConnectTimedOut,
-    FirstByteTimedOut,
-    GatewayError,
-    ProtocolBroken,
-    ReplicaUnavailable,
-    StreamBroken,
-    StreamStalled,
-)
+from gateway.errors import ClosedBeforeReply, ConnectFailed, ConnectTimedOut
+from gateway.relay.attempt import Attempt, Job, Patience, Reply
 from gateway.relay.connection import Connection
-from gateway.relay.http1 import LAST_CHUNK, end_to_end
 from gateway.relay.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from gateway.clock import Clock
-    from gateway.relay.http1 import Header
+    from gateway.relay.attempt import Client, Watcher
     from gateway.settings import RelaySettings
     from gateway.vocabulary import ReplicaAddress, ReplicaId, Seconds
 
-UNAVAILABLE: Final = frozenset({502, 503, 504})
-"""Answers by which a replica says that it did no work: another one may."""
-
-TAIL_READS: Final = 4
-"""How many last reads of a response are kept for the accounts: `usage` is in the last event."""
-
 WATCH_EVERY_S: Final = 0.25
-
-
-class Source(Protocol):
-    """What a slow client pauses."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
-class Client(Protocol):
-    """The exchange, as far as the relay goes: a request to forward, a response to write."""
-
-    source: Source | None
-
-    @property
-    def target(self) -> bytes:
-        """Path and query."""
-
-    @property
-    def forwarded(self) -> bytes:
-        """The end-to-end request header fields, as lines."""
-
-    @property
-    def body(self) -> bytes: ...
-
-    @property
-    def takes_chunks(self) -> bool:
-        """Speaks HTTP/1.1, and so the chunked framing."""
-
-    @property
-    def paused_since(self) -> Seconds | None:
-        """Since when it has been too slow to write to."""
-
-    def start(
-        self, status: int, headers: Sequence[Header], length: int | None, *, chunked: bool
-    ) -> None: ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class Watcher(Protocol):
-    """Who is told when bytes of the response come."""
-
-    def first_byte(self, now: Seconds) -> None: ...
-
-    def chunk(self, now: Seconds) -> None: ...
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """A response that was relayed whole: its status, and its last bytes for the accounts."""
-
-    status: int
-    last_reads: Iterable[list[bytes]]
-
-    def tail(self) -> bytes:
-        """The last body bytes, unframed. Joined only when asked for."""
-        return b"".join(chain.from_iterable(self.last_reads))
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long an attempt waits, in seconds."""
-
-    first_byte_s: Seconds
-    stall_s: Seconds
-    client_s: Seconds
-
-
-class Attempt:
-    """One request on one connection, until its response is relayed or something breaks.
-
-    Owns nothing: `Relay` gives and takes the connection. `done` resolves exactly once; `error`
-    then tells what broke, or is None.
-    """
-
-    __slots__ = (
-        "_at",
-        "_client",
-        "_clock",
-        "_connection",
-        "_may_retry",
-        "_patience",
-        "_reads",
-        "_watcher",
-        "done",
-        "error",
-        "has_begun",
-        "writes_chunks",
-    )
-
-    def __init__(self, connection: Connection, relay: Relay, job: Job) -> None:
-        self._connection = connection
-        self._client = job.client
-        self._watcher = job.watcher
-        self._may_retry = job.may_retry
-        self._patience = job.patience
-        self._clock = relay.clock
-        self._at = relay.clock()
-        self._reads: deque[list[bytes]] = deque(maxlen=TAIL_READS)
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.error: GatewayError | None = None
-        self.has_begun = False
-        self.writes_chunks = False
-
-    def __repr__(self) -> str:
-        return f"<Attempt {'relaying' if self.has_begun else 'waiting'} {self._connection!r}>"
-
-    def received(self, data: bytes) -> None:
-        """The replica sent bytes. The path of every chunk: no JSON, no text, no look-ups."""
-        reader = self._connection.reader
-        if self.done.done():
-            reader.has_surplus = True
-            return
-        try:
-            reader.feed(data)
-        except ProtocolBroken as error:
-            self.fail(StreamBroken() if self.has_begun else error)
-            return
-        if not reader.status or not (reader.pieces or reader.is_complete):
-            return
-        now = self._at = self._clock()
-        if self.has_begun:
-            self._watcher.chunk(now)
-        elif self._may_retry and reader.status in UNAVAILABLE:
-            self.fail(ReplicaUnavailable())
-            return
-        else:
-            self._begin(now)
-        self._reads.append(reader.pieces)
-        if self.writes_chunks:
-            self._client.write(reader.chunked(data))
-        else:
-            for piece in reader.pieces:
-                self._client.write(piece)
-        if reader.is_complete:
-            self._end()
-
-    def _begin(self, now: Seconds) -> None:
-        reader = self._connection.reader
-        self.has_begun = True
-        self.writes_chunks = reader.length is None and self._client.takes_chunks
-        self._client.start(
-            reader.status, end_to_end(reader.headers), reader.length, chunked=self.writes_chunks
-        )
-        self._watcher.first_byte(now)
-
-    def _end(self) -> None:
-        self._client.finish()
-        self.done.set_result(None)
-
-    def lost(self, *, cleanly: bool) -> None:
-        """The replica closed the connection, or (not `cleanly`) reset it."""
-        if self.done.done():
-            return
-        reader = self._connection.reader
-        if cleanly and reader.end_of_connection():
-            if not self.has_begun:
-                self._begin(self._clock())
-            if self.writes_chunks:
-                self._client.write(LAST_CHUNK)
-            self._end()
-        else:
-            self.fail(StreamBroken() if self.has_begun else ClosedBeforeReply())
-
-    def fail(self, error: GatewayError) -> None:
-        """End with `error`, unless the end has come already."""
-        if not self.done.done():
-            self.error = error
-            self.done.set_result(None)
-
-    def check(self, now: Seconds) -> None:
-        """Fail if somebody has been silent for too long."""
-        paused_since = self._client.paused_since
-        if paused_since is not None:
-            self._at = now  # the replica is silent because we told it to be
-            if now - paused_since > self._patience.client_s:
-                self.fail(ClientStalled())
-        elif self.has_begun:
-            if now - self._at > self._patience.stall_s:
-                self.fail(StreamStalled())
-        elif now - self._at > self._patience.first_byte_s:
-            self.fail(FirstByteTimedOut())
-
-    def reply(self) -> Reply:
-        """What was relayed."""
-        return Reply(self._connection.reader.status, self._reads)
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What an attempt is to do: whom to serve, whom to tell, and how patiently.
-
-    `may_retry` says that a replica which answers "unavailable" is to be left for another; on the
-    last attempt its own answer goes to the client instead.
-    """
-
-    client: Client
-    watcher: Watcher
-    patience: Patience
-    may_retry: bool
 
 
 class Relay:
@@ -274,7 +46,7 @@ class Relay:
 
     @property
     def busy(self) -> int:
-        """Attempts under way."""
+        """Retries under way."""
         return len(self._busy)
 
     async def run(
@@ -284,7 +56,7 @@ class Relay:
         watcher: Watcher,
         *,
         stream: bool,
-        may_retry: bool,
+        leave_on: frozenset[int],
     ) -> Reply:
         """Send the client's request to one replica and relay its response.
 
@@ -292,7 +64,7 @@ class Relay:
         when it was not; the client has had bytes of it exactly when `client.start` was called.
         Cancelled, it closes the connection, by which the engine learns to stop.
         """
-        job = Job(client, watcher, self._streaming if stream else self._unary, may_retry)
+        job = Job(client, watcher, self._streaming if stream else self._unary, leave_on)
         request = b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n%b" % (
             client.target,
             address.authority,
@@ -313,7 +85,7 @@ class Relay:
     async def _attempt(
         self, connection: Connection, address: ReplicaAddress, job: Job, request: bytes
     ) -> Reply:
-        attempt = Attempt(connection, self, job)
+        attempt = Attempt(connection, self.clock, job)
         self._busy.add(attempt)
         job.client.source = connection
         try:

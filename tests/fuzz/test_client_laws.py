@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,19 @@ def test_what_was_kept_of_earlier_fuzzing_keeps_the_law(path: Path) -> None:
 
 def test_every_law_has_a_corpus() -> None:
     assert {path.parent.name for path in KEPT} == set(LAWS)
+
+
+SECONDS = os.environ.get("FUZZ_SECONDS", "")
+
+
+@pytest.mark.skipif(not SECONDS, reason="FUZZ_SECONDS is not set: `make fuzz` does")
+@pytest.mark.parametrize("law", LAWS)
+def test_atheris_finds_nothing(law: str) -> None:
+    pytest.importorskip("atheris", reason="atheris is not installed: pip install atheris")
+    share = str(max(1, int(SECONDS) // len(LAWS)))
+    command = [sys.executable, "-m", "tests.fuzz.client_atheris", law, share]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def soup(*words: bytes) -> st.SearchStrategy[bytes]:

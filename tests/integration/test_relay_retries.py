@@ -91,22 +91,31 @@ def test_what_is_sent_again_is_the_same_request() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_500_goes_to_the_client_as_it_came_and_counts_against_the_replica(
+def test_a_500_is_tried_once_elsewhere_and_then_goes_to_the_client_as_it_came(
     *, stream: bool
 ) -> None:
     async def law() -> None:
         answer = a_reply(b'{"error": {"message": "boom"}}', status=500, headers=("x-own: yes",))
-        replicas = Scripted(answer), Scripted(answer)
+        replicas = Scripted(answer), Scripted(answer), Scripted(answer)
         async with house_before(*replicas) as running:
-            for asked in range(1, 7):
+            for asked in range(1, 5):
                 reply = await running.ask(a_post(a_chat(stream=stream)))
                 assert (reply.status, reply.header("x-own")) == (500, "yes")
-                assert sum(len(replica.received) for replica in replicas) == asked, "no retry"
-            assert [one.health for one in running.replicas] == [Health.EJECTED, Health.EJECTED]
-            reply = await running.ask(a_post())
-            assert (reply.status, reply.code) == (503, "no_replica")
-            assert reply.header("retry-after")
-            assert running.reasons == {"replica_failed": 6, "no_replica": 1}
+                assert sum(len(replica.received) for replica in replicas) == 2 * asked
+            assert running.reasons == {"replica_failed": 4}
+
+    run(law())
+
+
+def test_a_500_of_one_replica_costs_the_client_nothing_and_counts_against_that_replica() -> None:
+    async def law() -> None:
+        ill, well = Scripted(a_reply(b"{}", status=500)), Scripted(a_reply())
+        async with house_before(ill, well) as running:
+            for _ in range(40):
+                assert (await running.ask(a_post())).status == 200
+            assert len(ill.received) == 3, "three failures in a row, and it is out"
+            assert [one.health for one in running.replicas] == [Health.EJECTED, Health.HEALTHY]
+            assert running.outcomes == {Outcome.FINISHED: 40}
 
     run(law())
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ConnectFailed
-from gateway.relay.attempts import Attempts
+from gateway.relay.retries import Retries
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(("request", "retry", "retry", "look")), st.floats(0.0, 2.0)),
@@ -21,7 +21,7 @@ STEPS = st.lists(
 def test_over_any_span_retries_stay_within_the_budget(
     steps: list[tuple[str, float]], ratio: float, per_s: float, data: st.DataObject
 ) -> None:
-    attempts = Attempts(most=3, ratio=ratio, per_s=per_s)
+    attempts = Retries(most=3, ratio=ratio, per_s=per_s)
     now = 50.0
     history = [(now, 0, 0)]  # (instant, requests, retries) so far
     requests = retries = 0
@@ -52,7 +52,7 @@ def test_over_any_span_retries_stay_within_the_budget(
 def test_a_storm_in_which_everything_fails_adds_at_most_its_share(
     requests: int, ratio: float
 ) -> None:
-    attempts = Attempts(most=3, ratio=ratio, per_s=0.0)
+    attempts = Retries(most=3, ratio=ratio, per_s=0.0)
     retries = 0
     for _ in range(requests):
         attempts.earn()

@@ -16,13 +16,13 @@ from gateway.errors import (
     StreamBroken,
     UnknownModel,
 )
-from gateway.relay.attempts import Attempts
+from gateway.relay.retries import Retries
 
 NOW = 5.0
 
 
-def plenty() -> Attempts:
-    return Attempts(most=3, ratio=1.0, per_s=10.0)
+def plenty() -> Retries:
+    return Retries(most=3, ratio=1.0, per_s=10.0)
 
 
 @pytest.mark.parametrize(
@@ -50,18 +50,18 @@ def test_the_error_says_whether_another_try_is_right(
 def test_the_last_try_is_the_last() -> None:
     assert not plenty().allows(ConnectFailed(), 3, NOW)
     assert not plenty().may_follow(3, NOW)
-    assert not Attempts(most=1, ratio=1.0, per_s=10.0).allows(ConnectFailed(), 1, NOW)
+    assert not Retries(most=1, ratio=1.0, per_s=10.0).allows(ConnectFailed(), 1, NOW)
 
 
 def test_an_error_that_is_not_tried_again_costs_no_budget() -> None:
-    attempts = Attempts(most=3, ratio=0.0, per_s=0.0)
+    attempts = Retries(most=3, ratio=0.0, per_s=0.0)
     assert not attempts.allows(FirstByteTimedOut(), 1, NOW)
     assert attempts.allows(ConnectFailed(), 1, NOW)
     assert not attempts.allows(ConnectFailed(), 1, NOW)
 
 
 def test_a_budget_used_up_comes_back_with_time_alone() -> None:
-    attempts = Attempts(most=3, ratio=0.0, per_s=0.5)
+    attempts = Retries(most=3, ratio=0.0, per_s=0.5)
     while attempts.allows(ConnectFailed(), 1, NOW):
         pass
     assert not attempts.may_follow(1, NOW + 1.9)
@@ -69,7 +69,7 @@ def test_a_budget_used_up_comes_back_with_time_alone() -> None:
 
 
 def test_a_budget_used_up_comes_back_with_requests_alone() -> None:
-    attempts = Attempts(most=3, ratio=0.25, per_s=0.0)
+    attempts = Retries(most=3, ratio=0.25, per_s=0.0)
     assert attempts.allows(ConnectFailed(), 1, NOW)
     for _ in range(3):
         attempts.earn()
@@ -79,7 +79,7 @@ def test_a_budget_used_up_comes_back_with_requests_alone() -> None:
 
 
 def test_a_clock_read_out_of_order_takes_nothing_and_gives_nothing() -> None:
-    attempts = Attempts(most=3, ratio=0.0, per_s=0.1)
+    attempts = Retries(most=3, ratio=0.0, per_s=0.1)
     assert attempts.allows(ConnectFailed(), 1, NOW)
     assert not attempts.may_follow(1, NOW - 4.0)
     assert not attempts.may_follow(1, NOW + 4.0)

@@ -13,7 +13,7 @@ from gateway.errors import GatewayError, Retry
 from gateway.vocabulary import Seconds
 
 
-class Attempts:
+class Retries:
     """The retry policy and its budget."""
 
     __slots__ = ("_at", "_burst", "_level", "_most", "_per_s", "_ratio")
@@ -28,7 +28,7 @@ class Attempts:
         self._at: Seconds = 0.0
 
     def __repr__(self) -> str:
-        return f"<Attempts budget {self._level:.1f} of {self._burst:.0f}>"
+        return f"<Retries budget {self._level:.1f} of {self._burst:.0f}>"
 
     def earn(self) -> None:
         """A request came in. O(1)."""

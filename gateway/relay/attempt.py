@@ -1,0 +1,270 @@
+"""One attempt: send, await the first byte, pump until the end.
+
+The pump has no task of its own and no buffer: what a replica's socket delivers is written to the
+client's in the same callback, and a client that reads slowly pauses the replica's socket. The
+response head waits for the first body byte, so that a replica which answers 200 and then dies or
+says nothing has not yet cost the client its status line, and another can be tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from gateway.errors import (
+    ClientStalled,
+    ClosedBeforeReply,
+    FirstByteTimedOut,
+    GatewayError,
+    ProtocolBroken,
+    ReplicaFailed,
+    ReplicaUnavailable,
+    StreamBroken,
+    StreamStalled,
+)
+from gateway.relay.http1 import LAST_CHUNK, end_to_end, unframed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from gateway.clock import Clock
+    from gateway.relay.connection import Connection
+    from gateway.relay.http1 import Header
+    from gateway.vocabulary import Seconds
+
+UNAVAILABLE: Final = frozenset({502, 503, 504})
+"""Answers by which a replica says that it did no work: any other one may."""
+
+UNWELL: Final = UNAVAILABLE | {500}
+"""... and the one that may be its own trouble (an engine that is being stopped says 500 to what
+comes late) or the request's: worth one other replica, not all of them."""
+
+ANYTHING_GOES: Final[frozenset[int]] = frozenset()
+"""For the last attempt: whatever is answered is the client's answer."""
+
+TAIL_READS: Final = 4
+"""How many last reads of a response are kept for the accounts: `usage` is in the last event."""
+
+
+class Source(Protocol):
+    """What a slow client pauses."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Client(Protocol):
+    """The exchange, as far as the relay goes: a request to forward, a response to write."""
+
+    source: Source | None
+
+    @property
+    def target(self) -> bytes:
+        """Path and query."""
+
+    @property
+    def forwarded(self) -> bytes:
+        """The end-to-end request header fields, as lines."""
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Speaks HTTP/1.1, and so the chunked framing."""
+
+    @property
+    def paused_since(self) -> Seconds | None:
+        """Since when it has been too slow to write to."""
+
+    def start(
+        self, status: int, headers: Sequence[Header], length: int | None, *, chunked: bool
+    ) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Watcher(Protocol):
+    """Who is told when bytes of the response come."""
+
+    def first_byte(self, now: Seconds) -> None: ...
+
+    def chunk(self, now: Seconds) -> None: ...
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A response that was relayed whole: its status, and its last bytes for the accounts."""
+
+    status: int
+    last_reads: Iterable[list[bytes] | bytes]  # pieces of body, or one whole chunk
+
+    def tail(self) -> bytes:
+        """The last body bytes, unframed. Joined only when asked for."""
+        return b"".join(
+            [
+                unframed(read) if isinstance(read, bytes) else b"".join(read)
+                for read in self.last_reads
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an attempt waits, in seconds."""
+
+    first_byte_s: Seconds
+    stall_s: Seconds
+    client_s: Seconds
+
+
+class Attempt:
+    """One request on one connection, until its response is relayed or something breaks.
+
+    Owns nothing: `Relay` gives and takes the connection. `done` resolves exactly once; `error`
+    then tells what broke, or is None.
+    """
+
+    __slots__ = (
+        "_at",
+        "_client",
+        "_clock",
+        "_connection",
+        "_leave_on",
+        "_patience",
+        "_reader",
+        "_reads",
+        "_watcher",
+        "done",
+        "error",
+        "has_begun",
+        "writes_chunks",
+    )
+
+    def __init__(self, connection: Connection, clock: Clock, job: Job) -> None:
+        self._connection = connection
+        self._reader = connection.reader
+        self._client = job.client
+        self._watcher = job.watcher
+        self._leave_on = job.leave_on
+        self._patience = job.patience
+        self._clock = clock
+        self._at = clock()
+        self._reads: deque[list[bytes] | bytes] = deque(maxlen=TAIL_READS)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: GatewayError | None = None
+        self.has_begun = False
+        self.writes_chunks = False
+
+    def __repr__(self) -> str:
+        return f"<Attempt {'relaying' if self.has_begun else 'waiting'} {self._connection!r}>"
+
+    def received(self, data: bytes) -> None:
+        """The replica sent bytes. The path of every chunk: no JSON, no text, no look-ups."""
+        reader = self._reader
+        if self.writes_chunks and reader.is_one_chunk(data) and not self.done.done():
+            now = self._at = self._clock()
+            self._watcher.chunk(now)
+            self._reads.append(data)
+            self._client.write(data)
+        else:
+            self._received_other(data)
+
+    def _received_other(self, data: bytes) -> None:
+        """Anything but one whole chunk of a stream: heads, ends, bodies of announced length."""
+        reader = self._reader
+        if self.done.done():
+            reader.has_surplus = True
+            return
+        try:
+            reader.feed(data)
+        except ProtocolBroken as error:
+            self.fail(StreamBroken() if self.has_begun else error)
+            return
+        if not reader.status or not (reader.pieces or reader.is_complete):
+            return
+        now = self._at = self._clock()
+        if self.has_begun:
+            self._watcher.chunk(now)
+        elif reader.status in self._leave_on:
+            self.fail(ReplicaUnavailable() if reader.status in UNAVAILABLE else ReplicaFailed())
+            return
+        else:
+            self._begin(now)
+        self._reads.append(reader.pieces)
+        if self.writes_chunks:
+            self._client.write(reader.chunked(data))
+        else:
+            for piece in reader.pieces:
+                self._client.write(piece)
+        if reader.is_complete:
+            self._end()
+
+    def _begin(self, now: Seconds) -> None:
+        reader = self._connection.reader
+        self.has_begun = True
+        self.writes_chunks = reader.length is None and self._client.takes_chunks
+        self._client.start(
+            reader.status, end_to_end(reader.headers), reader.length, chunked=self.writes_chunks
+        )
+        self._watcher.first_byte(now)
+
+    def _end(self) -> None:
+        self._client.finish()
+        self.done.set_result(None)
+
+    def lost(self, *, cleanly: bool) -> None:
+        """The replica closed the connection, or (not `cleanly`) reset it."""
+        if self.done.done():
+            return
+        reader = self._connection.reader
+        if cleanly and reader.end_of_connection():
+            if not self.has_begun:
+                self._begin(self._clock())
+            if self.writes_chunks:
+                self._client.write(LAST_CHUNK)
+            self._end()
+        else:
+            self.fail(StreamBroken() if self.has_begun else ClosedBeforeReply())
+
+    def fail(self, error: GatewayError) -> None:
+        """End with `error`, unless the end has come already."""
+        if not self.done.done():
+            self.error = error
+            self.done.set_result(None)
+
+    def check(self, now: Seconds) -> None:
+        """Fail if somebody has been silent for too long."""
+        paused_since = self._client.paused_since
+        if paused_since is not None:
+            self._at = now  # the replica is silent because we told it to be
+            if now - paused_since > self._patience.client_s:
+                self.fail(ClientStalled())
+        elif self.has_begun:
+            if now - self._at > self._patience.stall_s:
+                self.fail(StreamStalled())
+        elif now - self._at > self._patience.first_byte_s:
+            self.fail(FirstByteTimedOut())
+
+    def reply(self) -> Reply:
+        """What was relayed."""
+        return Reply(self._connection.reader.status, self._reads)
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What an attempt is to do: whom to serve, whom to tell, and how patiently.
+
+    A replica that answers with a status in `leave_on` is to be left for another; whatever else it
+    answers goes to the client as it comes.
+    """
+
+    client: Client
+    watcher: Watcher
+    patience: Patience
+    leave_on: frozenset[int]
