@@ -1,0 +1,74 @@
+"""What the documents say is true: links lead somewhere, settings load, commands and paths exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gateway.__main__ import OWN, main
+from gateway.settings import Settings
+from gateway.vocabulary import ROUTES
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")],
+    key=str,
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:gateway|serving|tests|docs)/[\w/.-]+\.\w+)`", text))
+    missing = [name for name in named if "NNNN" not in name and not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_settings_in_the_readme_can_be_used() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert Settings.load(block, {}).fleet.replicas
+    assert Settings.load("", {"GATEWAY__ADMIT__DRAIN_GRACE_S": "90"}).admit.drain_grace_s == 90
+
+
+def test_the_commands_in_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    known = capsys.readouterr().out
+    for name in re.findall(r"`headrace ([a-z][a-z-]+)", text):
+        assert re.search(rf"^\s+{name}\s", known, re.MULTILINE), name
+    line = next(line for line in text.splitlines() if line.startswith("$ headrace gateway"))
+    flags = [word for word in shlex.split(line) if word.startswith("--")]
+    with pytest.raises(SystemExit):
+        main(["gateway", "--help"])
+    shown = capsys.readouterr().out
+    assert "gateway" in OWN
+    assert not [flag for flag in flags if flag not in shown]
+
+
+def test_the_make_targets_in_the_documents_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in PAGES:
+        for name in re.findall(r"(?:`|\$ )make ([a-z0-9]+)", page.read_text(encoding="utf-8")):
+            assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"{page.name}: make {name}"
+
+
+def test_every_path_in_the_readme_is_served() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    served = {route.path for route in ROUTES} | {
+        "/v1/models", "/healthz", "/readyz", "/metrics", "/debug/fleet"
+    }  # fmt: skip
+    for path in re.findall(r"`(/[a-z0-9/]+)`", text):
+        assert path in served
