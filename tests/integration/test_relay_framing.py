@@ -186,7 +186,8 @@ def test_a_client_of_http_1_0_gets_a_chunked_reply_unframed_and_the_end_by_the_c
             async with running.wire() as wire:
                 await wire.send(a_post(a_chat(stream=True), version="1.0"))
                 await wire.head()
-                assert await wire.rest() in (b"", EVENT)
+                with pytest.raises(ConnectionResetError):  # an end would make it look complete
+                    await wire.reader.readuntil(b"\0")
             await running.until_quiet()
             assert running.reasons == {"stream_broken": 1}
 
