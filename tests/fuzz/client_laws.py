@@ -240,7 +240,7 @@ def lane_law(data: bytes) -> None:
             cut = await served(data, 1)
         check_replies(whole[0])
         check_replies(cut[0])
-        # What is too large is refused as soon as it shows; of offers to upgrade, one a read is taken:
+        # What is too large is refused once it shows; of offers to upgrade, one a read is taken:
         # there, how bytes are cut may tell.
         if len(data) <= MAX_HEAD and data.lower().count(b"upgrade") <= 1:
             assert OURS.sub(b"", whole[0]) == OURS.sub(b"", cut[0]), data
