@@ -14,12 +14,13 @@ import signal
 import ssl
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
 from gateway.accept.control import control_app
-from gateway.accept.lane import Door
+from gateway.accept.door import Door
 from gateway.accept.tls import watch_certificates
 from gateway.account.access_log import AccessLog, NoLog
 from gateway.account.accounts import Accounts
@@ -127,9 +128,13 @@ class House:
     # Serving
 
     def server(self) -> Server:
-        """A server for this house, not yet listening. Raises OSError for unreadable TLS files."""
+        """A server for this house, not yet listening. Raises OSError, naming it, for a TLS file
+        that cannot be read."""
         accept = self._settings.accept
         tls = accept.tls
+        for path in (tls.certificate, tls.key, tls.client_ca):
+            if path is not None:
+                Path(path).read_bytes()  # the ssl module would not say which file it misses
         config = uvicorn.Config(
             self.control,
             host=accept.host,

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.accept.door import Door as Door  # noqa: PLC0414 - app.py finds it here
 from gateway.accept.exchange import CONTINUE, Exchange, whole_reply
 from gateway.accept.head import origin_form, read_head
 from gateway.accept.patience import Outflow, Phase, is_overdue
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
+    from gateway.accept.door import Door
     from gateway.accept.head import Head
     from gateway.vocabulary import Seconds
 
