@@ -36,14 +36,16 @@ from gateway.life import Life
 from gateway.parse.parser import Parser
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
+from gateway.vocabulary import Health
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
+    from gateway.choose.chooser import Chooser
     from gateway.fleet.ledger import Replica
     from gateway.settings import AccountSettings, Settings
-    from gateway.vocabulary import Health, ModelCard, ModelName
+    from gateway.vocabulary import ModelCard, ModelName
 
 FLUSH_EVERY_S: Final = 0.2
 DRAIN_LOOK_EVERY_S: Final = 0.02
@@ -84,7 +86,7 @@ class House:
             else None
         )
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
-        self.roster.subscribe(_Departures(self.relay, self.accounts))
+        self.roster.subscribe(_Departures(self.relay, self.accounts, self.life.chooser))
         self.control = control_app(self, registry(self.accounts, self))
 
     # What the control app and the collector read
@@ -254,9 +256,11 @@ class Server(uvicorn.Server):
 
 
 class _Departures:
-    """When a replica has left: its connections are closed and its series end."""
+    """When a replica has left: its connections are closed, its series end, and nobody remembers
+    what it held."""
 
-    def __init__(self, relay: Relay, accounts: Accounts) -> None:
+    def __init__(self, relay: Relay, accounts: Accounts, chooser: Chooser) -> None:
+        self._chooser = chooser
         self._relay = relay
         self._accounts = accounts
 
@@ -264,12 +268,15 @@ class _Departures:
         """Nothing to do."""
 
     def changed(self, replica: Replica, was: Health, now: Health) -> None:
-        """Nothing to do."""
+        """One that was out has most likely been restarted, with an empty cache."""
+        if now is Health.EJECTED:
+            self._chooser.forget(replica.id)
 
     def left(self, replica: Replica) -> None:
         """Its last lease has ended."""
         self._relay.forget(replica.id)
         self._accounts.forget(replica.id)
+        self._chooser.forget(replica.id)
 
 
 def _access_log(settings: AccountSettings) -> AccessLog | NoLog:

@@ -79,7 +79,7 @@ class Life:
         for attempt in count(1):
             candidates = self.fleet.candidates(request.model)
             untried = [one for one in candidates if one not in tried] if tried else candidates
-            replica = self.chooser.choose(request, untried)
+            replica = self.chooser.choose(request, untried, self.clock())
             tried.append(replica)
             leave_on = ANYTHING_GOES
             if len(untried) > 1 and self.retries.may_follow(attempt, self.clock()):
@@ -103,8 +103,12 @@ class Life:
     ) -> None:
         """One try. What it says of the replica is taken down under the lease: when the last lease
         on a replica that has left ends, everything about it is forgotten."""
-        with replica.lease(request.prompt_tokens) as lease:
-            entry.dispatched(replica.id, lease, self.clock())
+        now = self.clock()
+        with (
+            replica.lease(request.prompt_tokens) as lease,
+            self.chooser.dispatched(request, replica, now) as claim,
+        ):
+            entry.dispatched(replica.id, lease, now, claim)
             try:
                 reply = await self.relay.run(
                     replica.address, exchange, entry, stream=request.stream, leave_on=leave_on

@@ -114,6 +114,9 @@ class ChooseSettings(Section):
     """Which replica."""
 
     policy: str = Field("least-work", description="`headrace gateway --help` lists them")
+    cache_tokens: int = Field(
+        400_000, gt=0, description="cache-aware: prompt tokens a replica's KV cache is said to hold"
+    )
     request_overhead_tokens: int = Field(
         256, ge=0, description="what one running request costs others, in prompt tokens"
     )

@@ -14,6 +14,7 @@ from typing import NewType, Protocol
 import msgspec
 
 ReplicaId = NewType("ReplicaId", str)
+Buffer = bytes | memoryview | msgspec.Raw
 ModelName = NewType("ModelName", str)
 Seconds = float  # monotonic instants and durations; never wall time
 Tokens = int
@@ -95,6 +96,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
 
     `prompt_tokens` is an estimate (see `gateway.parse.estimate`); `max_tokens` is None where the
     client set no bound; `prompt_bytes` is the length of the prompt as it stood in the body.
+    `prompt` is the prompt as it stood in the body, and `context` what else an engine's cache
+    depends on (tools, salt): views of the body, not copies.
     A msgspec.Struct: made once per request, at a fifth of the price of a frozen dataclass.
     """
 
@@ -104,6 +107,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     prompt_bytes: int
     prompt_tokens: Tokens
     max_tokens: Tokens | None
+    prompt: Buffer = b""
+    context: tuple[Buffer, ...] = ()
 
 
 @dataclass(frozen=True)

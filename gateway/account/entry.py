@@ -31,6 +31,12 @@ class Owed(Protocol):
     def prefilled(self) -> None: ...
 
 
+class Claim(Protocol):
+    """Who else wants to know of the first byte: the policy that chose."""
+
+    def first_byte(self, now: Seconds) -> None: ...
+
+
 class Book(Protocol):
     """Where entries go when they are closed."""
 
@@ -44,6 +50,7 @@ class Entry:
 
     __slots__ = (
         "_book",
+        "_claim",
         "_gaps",
         "_has_streamed",
         "_lease",
@@ -69,6 +76,7 @@ class Entry:
         self._gaps: Histogram | None = None  # where a stream's gaps between chunks are measured
         self._has_streamed = False
         self._lease: Owed | None = None
+        self._claim: Claim | None = None
         self._meters: ModelMeters | None = None
         self.request_id = request_id
         self.route = route
@@ -130,7 +138,9 @@ class Entry:
         """We know what is asked."""
         self.request = request
 
-    def dispatched(self, replica: ReplicaId, lease: Owed, now: Seconds) -> None:
+    def dispatched(
+        self, replica: ReplicaId, lease: Owed, now: Seconds, claim: Claim | None = None
+    ) -> None:
         """An attempt begins."""
         if self.dispatched_at is None:
             self.dispatched_at = now
@@ -141,6 +151,7 @@ class Entry:
         self.attempts += 1
         self.replica = replica
         self._lease = lease
+        self._claim = claim
 
     def first_byte(self, now: Seconds) -> None:
         """The replica has begun to answer: the prompt has been read."""
@@ -148,6 +159,8 @@ class Entry:
         self.chunks = 1
         if self._lease is not None:
             self._lease.prefilled()
+        if self._claim is not None:
+            self._claim.first_byte(now)
 
     def chunk(self, now: Seconds) -> None:
         """More of the response came. Called for every chunk."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Chooser
 from gateway.choose.filters import Decodes
 from gateway.choose.pickers import Cheapest, InTurn
@@ -30,8 +31,18 @@ def _random(settings: ChooseSettings, rng: Random) -> Chooser:
     return Chooser((Decodes(),), Indifferent(), Cheapest(rng))
 
 
+def _cache_aware(settings: ChooseSettings, rng: Random) -> Chooser:
+    scorer = CacheAware(settings.request_overhead_tokens, settings.cache_tokens)
+    return Chooser((Decodes(),), scorer, Cheapest(rng), memory=scorer)
+
+
 POLICIES: Final[Mapping[str, Factory]] = MappingProxyType(
-    {"least-work": _least_work, "round-robin": _round_robin, "random": _random}
+    {
+        "least-work": _least_work,
+        "cache-aware": _cache_aware,
+        "round-robin": _round_robin,
+        "random": _random,
+    }
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.vocabulary import GenerationRequest, ReplicaView, Tokens
+from gateway.vocabulary import GenerationRequest, ReplicaView, Seconds, Tokens
 
 
 class ExpectedWork:
@@ -23,7 +23,9 @@ class ExpectedWork:
         """`overhead_tokens`: what one running request slows others by, in prefilled tokens."""
         self._overhead_tokens = overhead_tokens
 
-    def costs(self, request: GenerationRequest, replicas: Sequence[ReplicaView]) -> list[float]:
+    def costs(
+        self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
+    ) -> list[float]:
         """In tokens; never negative."""
         own, overhead = request.prompt_tokens, self._overhead_tokens
         return [
@@ -36,6 +38,8 @@ class Indifferent:
 
     __slots__ = ()
 
-    def costs(self, request: GenerationRequest, replicas: Sequence[ReplicaView]) -> list[float]:
+    def costs(
+        self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
+    ) -> list[float]:
         """All zero."""
         return [0.0] * len(replicas)

@@ -23,6 +23,9 @@ _STRING: Final = msgspec.json.Decoder(str)
 _SWITCH: Final = msgspec.json.Decoder(bool | None)
 _COUNT: Final = msgspec.json.Decoder(int | float | None)
 
+_CONTEXT: Final = ("tools", "system", "instructions", "cache_salt", "chat_template_kwargs")
+"""What an engine puts before the prompt, or into the keys of its cache."""
+
 _LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Names for "generate at most", the newest first; an engine takes the first it knows."""
 
@@ -50,6 +53,8 @@ def parse_json(body: bytes, route: Route, prompt_tokens: PromptTokens) -> Genera
         prompt_bytes=prompt_bytes,
         prompt_tokens=prompt_tokens(model, prompt_bytes),
         max_tokens=_max_tokens(members) if route.generates else None,
+        prompt=prompt if prompt is not None else b"",
+        context=tuple([members[name] for name in _CONTEXT if name in members]),
     )
 
 

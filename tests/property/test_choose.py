@@ -61,8 +61,8 @@ def test_permuting_replicas_permutes_costs(
     scorer = ExpectedWork(256)
     permuted = fleet.copy()
     order.shuffle(permuted)
-    before = dict(zip(fleet, scorer.costs(request, fleet), strict=True))
-    after = dict(zip(permuted, scorer.costs(request, permuted), strict=True))
+    before = dict(zip(fleet, scorer.costs(request, fleet, 0.0), strict=True))
+    after = dict(zip(permuted, scorer.costs(request, permuted, 0.0), strict=True))
     assert before == after
 
 
@@ -73,7 +73,7 @@ def test_least_work_chooses_among_the_cheapest_and_every_one_of_them(
 ) -> None:
     settings_ = ChooseSettings()
     able = [one for one in fleet if one.role is not Role.PREFILL] or fleet
-    costs = ExpectedWork(settings_.request_overhead_tokens).costs(request, able)
+    costs = ExpectedWork(settings_.request_overhead_tokens).costs(request, able, 0.0)
     cheapest = {one for one, cost in zip(able, costs, strict=True) if cost == min(costs)}
     chooser = policy(settings_, Random(seed))
     assert {chooser.choose(request, fleet) for _ in range(60 * len(cheapest))} == cheapest
@@ -84,9 +84,9 @@ def test_more_work_never_makes_a_replica_cheaper(
     fleet: list[Replica], request: GenerationRequest, more: int
 ) -> None:
     scorer = ExpectedWork(256)
-    before = scorer.costs(request, fleet)
+    before = scorer.costs(request, fleet, 0.0)
     with fleet[0].lease(more):
-        after = scorer.costs(request, fleet)
+        after = scorer.costs(request, fleet, 0.0)
     assert after[0] > before[0]
     assert after[1:] == before[1:]
 

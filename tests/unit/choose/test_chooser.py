@@ -30,7 +30,7 @@ def test_work_is_prompt_tokens_owed_plus_its_own_plus_what_running_requests_cost
         a_replica("reading", requests=1, prompt_tokens=1000),
         a_replica("writing", requests=3),
     ]
-    costs = ExpectedWork(256).costs(a_request(prompt_tokens=100), replicas)
+    costs = ExpectedWork(256).costs(a_request(prompt_tokens=100), replicas, 0.0)
     assert costs == [100, 100 + 1000 + 256, 100 + 3 * 256]
 
 
@@ -92,7 +92,9 @@ def test_the_cheapest_of_equals_is_drawn_and_of_unequals_is_not(rng: Random) -> 
 
 
 def test_a_policy_that_does_not_exist_is_named_with_those_that_do(rng: Random) -> None:
-    with pytest.raises(SettingsError, match="'best'; there are least-work, random, round-robin"):
+    with pytest.raises(
+        SettingsError, match="'best'; there are cache-aware, least-work, random, round-robin"
+    ):
         policy(ChooseSettings(policy="best"), rng)
 
 

@@ -1,0 +1,117 @@
+"""How fast does a replica prefill, and until when is it busy with what it has been given?
+
+Rates are learnt from busy spans: a span begins when prompt tokens are owed and ends when none are;
+the tokens finished over its length need no taking apart into single requests, and hold for any GPU,
+degree of parallelism or slice. A span costs a + tokens / rate seconds; both are fitted by least
+squares over spans that fade, starting from a prior worth a few of them.
+
+The clock `free_at` says when the prefill that is owed will be done. It moves on with every prompt
+dispatched, drains with time, and is set right by every first byte seen (research: a queue that is
+only emptied at first bytes counts a prompt in full until its very end).
+
+Unary responses show their first byte only when all is generated: their prompts are owed until the
+instant their prefill is predicted to be done, and a span that holds one teaches nothing; nor does
+one in which a prompt was dropped.
+
+Invariants. Nothing owed means a clock in the past, or within one prediction of it. The rate stays
+within its bounds. What is owed is never negative, and zero when nothing is in flight.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from gateway.vocabulary import Seconds, Tokens
+
+PRIOR_RATE_PER_S: Final = 8_000.0  # prompt tokens; a mid-size model on one data-centre GPU
+PRIOR_SPAN_S: Final = 0.02
+PRIOR_TOKENS: Final = 2_000.0
+PRIOR_WEIGHT: Final = 2.0  # in spans
+FADE: Final = 0.97  # per span: some thirty of them count
+LEAST_RATE_PER_S: Final = 50.0
+MOST_RATE_PER_S: Final = 1_000_000.0
+
+
+class Pace:
+    """The clock and the learnt rate of one replica. O(1) per event, spread over its prompts."""
+
+    __slots__ = (
+        "_done", "_is_clear", "_n", "_since", "_sx", "_sxx", "_sxy", "_sy", "_unseen", "free_at",
+        "owed", "rate_per_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.rate_per_s = PRIOR_RATE_PER_S
+        self.free_at: Seconds = 0.0
+        self.owed: Tokens = 0  # of streams whose first byte has not come
+        self._unseen: deque[tuple[Seconds, Tokens]] = (
+            deque()
+        )  # of unary prompts: due when, how many
+        self._since: Seconds = 0.0  # when this span began
+        self._done: Tokens = 0  # finished in this span
+        self._is_clear = True  # the span shows all that was done in it
+        # The prior: one span of no tokens and one of twice PRIOR_TOKENS, so that it has a slope.
+        self._n = PRIOR_WEIGHT
+        self._sx = PRIOR_WEIGHT * PRIOR_TOKENS
+        self._sxx = PRIOR_WEIGHT * 2.0 * PRIOR_TOKENS**2
+        self._sy = PRIOR_WEIGHT * (PRIOR_SPAN_S + PRIOR_TOKENS / PRIOR_RATE_PER_S)
+        self._sxy = PRIOR_SPAN_S * self._sx + self._sxx / PRIOR_RATE_PER_S
+
+    def __repr__(self) -> str:
+        return f"<Pace {self.rate_per_s:.0f} tokens/s, {self.owed} owed>"
+
+    def wait_s(self, now: Seconds) -> Seconds:
+        """How long until the prefill that is owed will be done."""
+        return max(self.free_at - now, 0.0)
+
+    def begin(self, tokens: Tokens, now: Seconds) -> None:
+        """A stream is dispatched; `tokens` of its prompt are uncached."""
+        if not self.owed:
+            self._since = now
+            self._done = 0
+            self._is_clear = not self._unseen_tokens(now)
+        self.owed += tokens
+        self._extend(tokens, now)
+
+    def begin_unseen(self, tokens: Tokens, now: Seconds) -> None:
+        """The same, of a unary request."""
+        self._extend(tokens, now)
+        self._unseen.append((self.free_at, tokens))
+        self._is_clear = False
+
+    def prefilled(self, tokens: Tokens, now: Seconds) -> None:
+        """The first byte of such a stream has come."""
+        self.owed = max(self.owed - tokens, 0)
+        self._done += tokens
+        if not self.owed and self._is_clear:
+            self._learn(self._done, now - self._since)
+        self.free_at = now + (self.owed + self._unseen_tokens(now)) / self.rate_per_s
+
+    def dropped(self, tokens: Tokens) -> None:
+        """Such a stream ended without a first byte."""
+        self.owed = max(self.owed - tokens, 0)
+        self.free_at -= tokens / self.rate_per_s
+        self._is_clear = False
+
+    def _extend(self, tokens: Tokens, now: Seconds) -> None:
+        self.free_at = max(self.free_at, now) + tokens / self.rate_per_s
+
+    def _unseen_tokens(self, now: Seconds) -> Tokens:
+        while self._unseen and self._unseen[0][0] <= now:
+            self._unseen.popleft()
+        return sum([tokens for _, tokens in self._unseen])
+
+    def _learn(self, tokens: Tokens, span_s: Seconds) -> None:
+        if tokens <= 0 or span_s <= 0.0:
+            return
+        self._n = FADE * self._n + 1.0
+        self._sx = FADE * self._sx + tokens
+        self._sy = FADE * self._sy + span_s
+        self._sxx = FADE * self._sxx + tokens * tokens
+        self._sxy = FADE * self._sxy + tokens * span_s
+        spread = self._n * self._sxx - self._sx**2
+        slope = (self._n * self._sxy - self._sx * self._sy) / spread if spread > 0.0 else 0.0
+        if slope <= 0.0:  # all spans alike: the mean is all there is to learn
+            slope = self._sy / self._sx
+        self.rate_per_s = min(MOST_RATE_PER_S, max(LEAST_RATE_PER_S, 1.0 / slope))
