@@ -16,10 +16,10 @@ SECONDS ?= 60
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e bench fuzz format clean
+.PHONY: help venv serve test check unit integration e2e bench bench-routing fuzz format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make serve takes ENGINE=auto|vllm|vllm-cpu|sim MODEL=NAME REPLICAS=2 PORT=8000 ARGS='...'"
 
@@ -58,6 +58,9 @@ e2e: $(READY) ## real processes and real vLLM replicas on CPU
 
 bench: $(READY) ## CPU per request and per chunk, beside other gateways
 	$(BIN)/python -m tests.bench.hotpath $(ARGS)
+
+bench-routing: $(READY) ## routing policies beside others', in virtual time
+	$(BIN)/python -m tests.bench.routing $(ARGS)
 
 fuzz: $(READY) ## parsers under random input for SECONDS=60
 	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=0

@@ -1,0 +1,125 @@
+"""`python -m tests.bench.routing`: every policy on every workload, in virtual time.
+
+Prints a table for each workload; `--record` keeps a dated copy under docs/benchmarks. The figures
+depend on the seeds alone. Ends with 0 when every workload ran, 1 when one could not be had, 2 when
+none could.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from tests.bench.machine import describe
+from tests.bench.routing.adapters import GATEWAY
+from tests.bench.routing.comparators import COMPARATORS
+from tests.bench.routing.figures import Figure, figures, ideal_hit_ratio
+from tests.bench.routing.report import Record, WorkloadRecord, table, write
+from tests.bench.routing.workloads import WORKLOADS, Source, Unavailable, Workload
+from tests.bench.routing.world import RouterFactory, World
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+POLICIES: Final[Mapping[str, RouterFactory]] = {**GATEWAY, **COMPARATORS}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark from the command line."""
+    args = _parser().parse_args(arguments)
+    began_s = time.monotonic()
+    names = args.workloads or [
+        name for name, each in WORKLOADS.items() if each.quick or not args.quick
+    ]
+    policies = {name: POLICIES[name] for name in args.policies or POLICIES}
+    records, skipped = [], dict[str, str]()
+    for name in names:
+        try:
+            records.append(_measure(name, WORKLOADS[name], policies, _sources(args)))
+        except Unavailable as error:
+            skipped[name] = str(error)
+            print(f"## {name}: skipped: {error}\n", flush=True)
+            continue
+        print(f"## {name}: {records[-1].about}\n\n{table(records[-1])}\n", flush=True)
+    took_s = round(time.monotonic() - began_s)
+    print(f"took {took_s} s")
+    if args.record and records:
+        set_up = {
+            "command": " ".join(["python -m tests.bench.routing", *(arguments or sys.argv[1:])]),
+            "took_s": took_s,
+            "requests": args.requests or (1000 if args.quick else 4000),
+            "seeds": args.seeds,
+        }
+        record = Record(time.strftime("%Y-%m-%d"), describe(ROOT), set_up, records, skipped)
+        print(write(record, ROOT / "docs" / "benchmarks").relative_to(ROOT))
+    if not records:
+        return 2
+    return 1 if skipped else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.routing", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under a minute: fewer of everything")
+    parser.add_argument(
+        "--workloads", type=_Names(WORKLOADS), help=f"apart by commas: {', '.join(WORKLOADS)}"
+    )
+    parser.add_argument(
+        "--policies", type=_Names(POLICIES), help=f"apart by commas: {', '.join(POLICIES)}"
+    )
+    parser.add_argument(
+        "--requests", type=int, help="of each workload (default: 4000; quick: 1000)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        default=ROOT.parent / "shared" / "data" / "traces",
+        help="where the traces lie (default: shared/data/traces beside the checkout)",
+    )
+    parser.add_argument("--record", action="store_true", help="keep a copy in docs/benchmarks")
+    return parser
+
+
+class _Names:
+    """Parses names apart by commas, each one of those known."""
+
+    def __init__(self, known: Mapping[str, object]) -> None:
+        self._known = known
+
+    def __call__(self, text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in self._known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"no such name: {', '.join(unknown)}")
+        return names
+
+
+def _sources(args: argparse.Namespace) -> list[Source]:
+    requests = args.requests or (1000 if args.quick else 4000)
+    return [Source(requests, seed, args.traces) for seed in range(1, args.seeds + 1)]
+
+
+def _measure(
+    name: str,
+    workload: Workload,
+    policies: Mapping[str, RouterFactory],
+    sources: Sequence[Source],
+) -> WorkloadRecord:
+    """Every policy on the same arrivals, seed by seed."""
+    found: dict[str, list[dict[Figure, float]]] = {policy: [] for policy in policies}
+    for source in sources:
+        arrivals = workload.draw(source)
+        ideal = ideal_hit_ratio(arrivals)
+        for policy, factory in policies.items():
+            world = World(workload.specs)
+            router = factory(workload.specs, world, Random(f"{source.seed}/{policy}"))
+            run = world.run(arrivals, router)
+            found[policy].append({**figures(run), Figure.IDEAL: ideal})
+    return WorkloadRecord(name, workload.about, found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The gateway's own policies, driven through their port. The one place to plug a new one in.
+
+A policy of `gateway.choose.policies.POLICIES` is under test by being there. It sees what it would
+see in the gateway: views with what is in flight, a parsed request, and nothing of the caches. For
+policies that read the prompt, `prompt_of` makes bytes of the arrival's blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from hashlib import shake_128
+from typing import TYPE_CHECKING, Final
+
+from gateway.choose.chooser import Claim
+from gateway.choose.policies import POLICIES, policy
+from gateway.settings import ChooseSettings
+from gateway.vocabulary import (
+    ROUTES,
+    GenerationRequest,
+    Health,
+    ModelName,
+    ReplicaAddress,
+    ReplicaId,
+    Role,
+)
+from tests.bench.routing.cache import BLOCK_TOKENS
+from tests.bench.routing.world import Arrival, Caches, ReplicaSpec, RouterFactory
+
+if TYPE_CHECKING:
+    from random import Random
+
+BYTES_PER_TOKEN: Final = 4
+OURS: Final = "headrace/"
+"""What the names of the gateway's own policies begin with."""
+
+
+@lru_cache(maxsize=65_536)
+def block_bytes(block: int) -> bytes:
+    """What a block's tokens look like: 2048 bytes of text, a different one for each id."""
+    digest_bytes = BLOCK_TOKENS * BYTES_PER_TOKEN // 2
+    return shake_128(block.to_bytes(8)).hexdigest(digest_bytes).encode()
+
+
+def prompt_of(arrival: Arrival) -> bytes:
+    """Four bytes a token: equal leading blocks are equal leading bytes, and only they."""
+    whole = b"".join(map(block_bytes, arrival.blocks))
+    return whole[: arrival.prompt_tokens * BYTES_PER_TOKEN]
+
+
+@dataclass(slots=True)
+class View:
+    """What a policy may read of a simulated replica."""
+
+    index: int
+    address: ReplicaAddress
+    role: Role = Role.BOTH
+    health: Health = Health.HEALTHY
+    inflight_requests: int = 0
+    inflight_prompt_tokens: int = 0
+
+    @property
+    def id(self) -> ReplicaId:
+        """Its name."""
+        return self.address.id
+
+
+class GatewayRouter:
+    """A policy of the gateway's as a router of the benchmark, with the fleet's bookkeeping."""
+
+    def __init__(
+        self, name: str, specs: Sequence[ReplicaSpec], _caches: Caches, rng: Random
+    ) -> None:
+        self._chooser = policy(ChooseSettings(policy=name), rng)
+        self._views = [
+            View(i, ReplicaAddress(f"http://replica-{i}:8000")) for i in range(len(specs))
+        ]
+        self._claims: dict[int, Claim] = {}
+
+    def __repr__(self) -> str:
+        return f"<GatewayRouter {self._chooser!r}>"
+
+    def choose(self, arrival: Arrival, now: float) -> int:
+        """Ask the policy, tell it of the dispatch, and take a lease."""
+        request = _request(arrival)
+        view = self._chooser.choose(request, self._views, now)
+        claim = self._chooser.dispatched(request, view, now)
+        self._claims[arrival.number] = claim.__enter__()
+        view.inflight_requests += 1
+        view.inflight_prompt_tokens += arrival.prompt_tokens
+        return view.index
+
+    def first_token(self, arrival: Arrival, replica: int, now: float) -> None:
+        """The first byte came back: its prefill is no longer owed."""
+        self._views[replica].inflight_prompt_tokens -= arrival.prompt_tokens
+        self._claims[arrival.number].first_byte(now)
+
+    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int) -> None:
+        """The claim ends and the lease is given back."""
+        self._claims.pop(arrival.number).__exit__(None, None, None)
+        self._views[replica].inflight_requests -= 1
+
+
+def _request(arrival: Arrival) -> GenerationRequest:
+    prompt = prompt_of(arrival)
+    return GenerationRequest(
+        route=ROUTES[0],
+        model=ModelName("m"),
+        stream=True,
+        prompt_bytes=len(prompt),
+        prompt_tokens=arrival.prompt_tokens,
+        max_tokens=None,
+        prompt=prompt,
+    )
+
+
+GATEWAY: Final[dict[str, RouterFactory]] = {
+    OURS + name: partial(GatewayRouter, name) for name in POLICIES
+}

@@ -1,0 +1,70 @@
+"""What one replica's prefix cache holds: blocks, the least recently used dropped first.
+
+Asked how much of a prompt is held (`match`), and told what has been computed (`keep`). A block's id
+stands for the whole prefix that ends with it, as in the published traces.
+
+Invariants. Never more than `capacity` blocks. Of one prompt the tail is dropped before the head, so
+what is held of it is a prefix, as long as no more than its own blocks were dropped.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Container, Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tests.bench.routing.world import Arrival
+
+BLOCK_TOKENS: Final = 512
+
+
+def leading(blocks: Iterable[int], *held: Container[int]) -> int:
+    """How many of the leading blocks stand in at least one of `held`. Stops at the first gap."""
+    count = 0
+    for block in blocks:
+        if not any(block in each for each in held):
+            break
+        count += 1
+    return count
+
+
+def hit_tokens(blocks: int, prompt_tokens: int) -> int:
+    """Tokens that need no prefill; an engine always computes the last token of a prompt."""
+    return min(blocks * BLOCK_TOKENS, prompt_tokens - 1)
+
+
+class BlockCache:
+    """The blocks one replica holds, least recently used first."""
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError("a cache holds at least one block")
+        self.capacity = capacity
+        self.held: OrderedDict[int, None] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<BlockCache {len(self.held)} of {self.capacity} blocks>"
+
+    def match(self, blocks: Sequence[int]) -> int:
+        """Leading blocks held; uses none of them."""
+        return leading(blocks, self.held)
+
+    def keep(self, blocks: Sequence[int]) -> None:
+        """Use or store every block, head most recent; drop what no longer fits. O(blocks)."""
+        held = self.held
+        for block in reversed(blocks):
+            held[block] = None
+            held.move_to_end(block)
+        while len(held) > self.capacity:
+            held.popitem(last=False)
+
+
+def ideal_hit_tokens(arrivals: Iterable[Arrival]) -> list[int]:
+    """Hits, request by request, of one cache without bound that all replicas share."""
+    seen: set[int] = set()
+    hits = []
+    for each in arrivals:
+        hits.append(hit_tokens(leading(each.blocks, seen), each.prompt_tokens))
+        seen.update(each.blocks)
+    return hits
