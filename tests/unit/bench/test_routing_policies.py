@@ -99,19 +99,42 @@ def test_dynamo_counts_a_shared_block_once() -> None:
     first = router.choose(an_arrival(0), 0.0)
     router.first_token(an_arrival(0), first, 1.0)
     router.caches = Hits(*(L - 1 if i == first else 0 for i in range(3)))
-    assert router.choose(an_arrival(1), 1.0) == first  # 2 active and 0 more, against 2 of prefill
+    # its two blocks are active there already: 2 active, against 2 active and 2 of prefill
+    assert router.choose(an_arrival(1), 1.0) == first
     router.ended(an_arrival(0), first, 2.0, 0)
     router.ended(an_arrival(1), first, 2.0, 0)
     assert "Counter()" in repr(router.__dict__["_active"][first])
 
 
-def test_the_reference_drains_its_clock_and_prices_cold_work() -> None:
+def test_dynamo_goes_where_fewer_blocks_are_active() -> None:
+    router = a_router("dynamo")
+    for number in range(30):  # strangers, prefilled at once: blocks alone tell replicas apart
+        arrival = an_arrival(number, blocks=(2 * number, 2 * number + 1))
+        router.first_token(arrival, router.choose(arrival, 0.0), 0.0)
+    assert router.requests == [10, 10, 10]
+
+
+def until_it_turns_away(router: Router, now: float) -> int:
+    """How many go to the first replica before one does not."""
+    return next(sent for sent in range(99) if router.choose(an_arrival(sent), now) != 0)
+
+
+def test_the_reference_prices_cold_work_four_times_over() -> None:
+    # warm costs its wait and 0.1 s and 4 * 0.1 s, cold 1 s and 4 s: equal when 45 have gone there
+    assert until_it_turns_away(a_router("reference", hits=(900, 0, 0)), 0.0) in (45, 46)
+
+
+def test_the_reference_lets_time_drain_what_is_owed() -> None:
     router = a_router("reference", hits=(900, 0, 0))
-    assert [router.choose(an_arrival(i), 0.0) for i in range(2)] == [0, 0]
-    # warm costs its wait + 0.1 s + 4 * 0.1 s, cold 5 s: equal when 45 have gone there
-    homes = [router.choose(an_arrival(i), 0.0) for i in range(2, 48)]
-    assert next(number for number, home in enumerate(homes, 2) if home) in (45, 46)
-    assert router.choose(an_arrival(99), 3.0) == 0  # three seconds later it has drained
+    assert [router.choose(an_arrival(i), 0.0) for i in range(40)] == [0] * 40
+    assert until_it_turns_away(router, 3.0) in (35, 36)  # 1 s of the 4 s is left
+
+
+def test_the_reference_is_set_right_by_a_first_token() -> None:
+    router = a_router("reference", hits=(900, 0, 0))
+    assert [router.choose(an_arrival(i), 0.0) for i in range(40)] == [0] * 40
+    router.first_token(an_arrival(0), 0, 3.0)  # later than thought: 3.9 s are still owed
+    assert until_it_turns_away(router, 3.0) in (6, 7)
 
 
 @pytest.mark.parametrize("name", COMPARATORS)
