@@ -7,13 +7,14 @@ policies that read the prompt, `prompt_of` makes bytes of the arrival's blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import shake_128
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from gateway.choose.chooser import Claim
+from gateway.choose.chooser import Chooser, Claim
 from gateway.choose.policies import POLICIES, policy
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import (
@@ -69,10 +70,8 @@ class View:
 class GatewayRouter:
     """A policy of the gateway's as a router of the benchmark, with the fleet's bookkeeping."""
 
-    def __init__(
-        self, name: str, specs: Sequence[ReplicaSpec], _caches: Caches, rng: Random
-    ) -> None:
-        self._chooser = policy(ChooseSettings(policy=name), rng)
+    def __init__(self, chooser: Chooser, specs: Sequence[ReplicaSpec]) -> None:
+        self._chooser = chooser
         self._views = [
             View(i, ReplicaAddress(f"http://replica-{i}:8000")) for i in range(len(specs))
         ]
@@ -115,6 +114,19 @@ def _request(arrival: Arrival) -> GenerationRequest:
     )
 
 
-GATEWAY: Final[dict[str, RouterFactory]] = {
-    OURS + name: partial(GatewayRouter, name) for name in POLICIES
-}
+def _as_set(name: str, specs: Sequence[ReplicaSpec], _caches: Caches, rng: Random) -> GatewayRouter:
+    """A policy under the settings it comes with."""
+    return GatewayRouter(policy(ChooseSettings(policy=name), rng), specs)
+
+
+def _sized(name: str, specs: Sequence[ReplicaSpec], _caches: Caches, rng: Random) -> GatewayRouter:
+    """A policy that has been told the size of the smallest replica's cache."""
+    cache_tokens = min(each.cache_blocks for each in specs) * BLOCK_TOKENS
+    settings = ChooseSettings(policy=name, cache_tokens=cache_tokens)
+    return GatewayRouter(policy(settings, rng), specs)
+
+
+GATEWAY: Final[Mapping[str, RouterFactory]] = MappingProxyType(
+    {OURS + name: partial(_as_set, name) for name in POLICIES}
+    | {OURS + "cache-aware-sized": partial(_sized, "cache-aware")}
+)
