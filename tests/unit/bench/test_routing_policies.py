@@ -167,17 +167,23 @@ def test_the_gateway_s_policies_run_through_their_port(name: str) -> None:
 
 def test_least_work_goes_where_least_prefill_is_owed() -> None:
     router = GATEWAY["headrace/least-work"](SPECS, Hits(0, 0, 0), Random(1))
-    assert {router.choose(an_arrival(i), 0.0) for i in range(3)} == {0, 1, 2}
+    homes = [router.choose(an_arrival(i, tokens=5000), 0.0) for i in range(3)]
+    assert set(homes) == {0, 1, 2}
+    # far more than 256 tokens for each request in flight: the short go where the long is done
+    router.first_token(an_arrival(0, tokens=5000), homes[0], 1.0)
+    shorts = {router.choose(an_arrival(n, tokens=10), 1.0) for n in range(3, 8)}
+    assert shorts == {homes[0]}
 
 
-def test_what_the_gateway_s_policy_learns_it_learns_from_the_run() -> None:
-    """Siblings follow their leader: the prompt, the claim and the clock all reach the policy."""
+def test_the_prompt_and_the_clock_reach_the_gateway_s_policy() -> None:
     router = GATEWAY["headrace/cache-aware-sized"](SPECS, Hits(0, 0, 0), Random(1))
     leader = an_arrival(0, tokens=4096, blocks=tuple(range(8)))
-    home = router.choose(leader, 0.0)
     sibling = an_arrival(1, tokens=4608, blocks=(*range(8), 99))
+    home = router.choose(leader, 0.0)
     assert router.choose(sibling, 0.0) == home
-    router.first_token(leader, home, 4.0)
-    router.ended(leader, home, 9.0, 0)
-    stranger = an_arrival(2, tokens=4096, blocks=tuple(range(100, 108)))
-    assert router.choose(stranger, 9.0) != home
+    for arrival in (leader, sibling):  # some ten tokens a second
+        router.first_token(arrival, home, 450.0)
+    strangers = [
+        an_arrival(n, tokens=4096, blocks=tuple(range(8 * n, 8 * n + 8))) for n in range(20, 26)
+    ]
+    assert home not in {router.choose(each, 451.0) for each in strangers}
