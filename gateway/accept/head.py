@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from gateway.errors import (
     ClientError,
@@ -49,8 +50,7 @@ _SPECIAL: Final = frozenset(
 """Fields that are not simply passed on: RFC 9110, section 7.6.1, and what we write ourselves."""
 
 
-@dataclass(slots=True)
-class Head:
+class Head(msgspec.Struct):
     """What a request head says. `fault` is set when it must be refused.
 
     `forwarded` is the block of header lines for the replica, X-Request-Id included.
@@ -72,9 +72,10 @@ def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
     lines: list[bytes] = []
     special: dict[bytes, bytes] = {}
     content_type = b""
-    for name, value in fields:
+    for field in fields:
+        name, value = field
         if name not in _SPECIAL:
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b": ".join(field))
             if name == b"content-type":
                 content_type = value
         elif name in special:
@@ -84,13 +85,13 @@ def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
     connection = special.get(b"connection", b"")
     if connection and connection.lower() not in (b"keep-alive", b"close"):
         lines = _without_named(fields, connection)
-    request_id = special.get(b"x-request-id", new_id)
-    if not REQUEST_ID.fullmatch(request_id):
+    request_id = special.get(b"x-request-id")
+    if request_id is None or not REQUEST_ID.fullmatch(request_id):
         request_id = new_id
-    lines += (b"x-request-id: ", request_id, b"\r\n")
+    lines.append(b"x-request-id: %b\r\n" % request_id)
     length = special.get(b"content-length")
     return Head(
-        forwarded=b"".join(lines),
+        forwarded=b"\r\n".join(lines),
         request_id=request_id,
         content_type=content_type,
         content_length=int(length) if length is not None and length.isdigit() else None,
@@ -118,10 +119,10 @@ def _fault(special: Mapping[bytes, bytes], version: str) -> ClientError | None:
 
 
 def _without_named(fields: Sequence[Field], connection: bytes) -> list[bytes]:
-    """The lines less those the Connection field names; the body's own type cannot be named away."""
+    """The lines, without their ends, less those the Connection field names; the body's own type cannot be named away."""
     named = {token.strip().lower() for token in connection.split(b",")} - {b"content-type"}
     dropped = named | _SPECIAL
-    return [b"%b: %b\r\n" % field for field in fields if field[0] not in dropped]
+    return [b": ".join(field) for field in fields if field[0] not in dropped]
 
 
 def origin_form(target: bytes) -> bytes:
