@@ -119,7 +119,7 @@ def _fault(special: Mapping[bytes, bytes], version: str) -> ClientError | None:
 
 
 def _without_named(fields: Sequence[Field], connection: bytes) -> list[bytes]:
-    """The lines, without their ends, less those the Connection field names; the body's own type cannot be named away."""
+    """The lines less those the Connection field names; the body's own type cannot be named away."""
     named = {token.strip().lower() for token in connection.split(b",")} - {b"content-type"}
     dropped = named | _SPECIAL
     return [b": ".join(field) for field in fields if field[0] not in dropped]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -115,7 +116,7 @@ class GatewayCollector(Collector):
             labels=("route", "model", "outcome", "reason"),
         )
         for ending, count in accounts.endings.items():
-            ended.add_metric(ending, count)
+            ended.add_metric(msgspec.structs.astuple(ending), count)
         yield ended
         yield CounterMetricFamily(
             "gateway_malformed_requests",
