@@ -171,22 +171,22 @@ class Exchange:
 
         `length` None without `chunked` means that the body ends with the connection.
         """
-        lines = [STATUS_LINES.get(status) or _status_line(status)]
-        lines += [b"%b: %b\r\n" % field for field in headers if field[0] != b"x-request-id"]
-        lines.append(b"x-request-id: %b\r\n" % self.request_id)
+        status_line = STATUS_LINES.get(status) or _status_line(status)
+        lines = [b": ".join(field) for field in headers if field[0] != b"x-request-id"]
+        lines.append(b"x-request-id: " + self.request_id)
         if chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+            lines.append(b"transfer-encoding: chunked")
             self._is_chunked = True
         elif length is not None:
             if status != 204:
-                lines.append(b"content-length: %d\r\n" % length)
+                lines.append(b"content-length: %d" % length)
         else:
             self.keep_alive = False
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
+            lines.append(b"connection: close")
         lines.append(b"\r\n")
         self.status = status
-        self._head = b"".join(lines)
+        self._head = status_line + b"\r\n".join(lines)
         self.has_started = True
 
     def write(self, data: bytes) -> None:

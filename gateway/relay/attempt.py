@@ -157,7 +157,7 @@ class Attempt:
         self._clock = clock
         self._at = clock()
         self._reads: deque[list[bytes] | bytes] = deque(maxlen=TAIL_READS)
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[None] = connection.loop.create_future()
         self.error: GatewayError | None = None
         self.has_begun = False
         self.writes_chunks = False

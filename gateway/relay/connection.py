@@ -25,11 +25,12 @@ class User(Protocol):
 class Connection(asyncio.Protocol):
     """One TCP or TLS connection to one replica, used by one attempt at a time."""
 
-    __slots__ = ("_on_idle_death", "is_closed", "reader", "transport", "user")
+    __slots__ = ("_on_idle_death", "is_closed", "loop", "reader", "transport", "user")
 
     def __init__(self, on_idle_death: Callable[[Connection], None]) -> None:
         """`on_idle_death` is told when the replica closes while nobody uses the connection."""
         self._on_idle_death = on_idle_death
+        self.loop = asyncio.get_running_loop()  # to find it anew costs an attempt 0.2 us
         self.reader = ResponseReader()
         self.user: User | None = None
         self.transport: asyncio.Transport
