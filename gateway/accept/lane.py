@@ -281,7 +281,9 @@ class Lane(HttpToolsProtocol):
             self._live = exchange
             if self.flow.write_paused:  # by a response before it
                 exchange.pause(exchange.received_at)
-        exchange.task = self.loop.create_task(self._door.serve(exchange), name="exchange")
+        # Not by the loop's create_task: uvloop's first makes up a name, and takes 0.7 us longer.
+        serving = self._door.serve(exchange)
+        exchange.task = asyncio.Task(serving, loop=self.loop, name="exchange")
 
     def exchange_ended(self, exchange: Exchange, *, reusable: bool) -> None:
         """The response is written: the connection is free for what comes next, or closes."""

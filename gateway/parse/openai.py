@@ -78,11 +78,13 @@ def _accounts_for_all(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
     A member that was overwritten by a later one of its name would leave a hole. Written compactly
     there is no room for one, so the length tells; the spaces of the other style could be one.
     """
-    kept = 2 + 3 * len(members) + sum(map(len, members)) + sum(map(len, members.values()))
     gaps = max(len(members) - 1, 0)
-    if len(body) == kept + gaps:
+    compact = len(b"{}") + gaps
+    for name, raw in members.items():
+        compact += len(name) + len(b'"":') + len(raw)
+    if len(body) == compact:
         return True
-    return len(body) == kept + 2 * gaps + len(members) and _is_spaced(body, members)
+    return len(body) == compact + gaps + len(members) and _is_spaced(body, members)
 
 
 def _is_spaced(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
