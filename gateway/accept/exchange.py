@@ -87,7 +87,6 @@ class Exchange:
         "_line",
         "_parts",
         "_paused_since",
-        "body_bytes",
         "content_type",
         "disconnected",
         "fault",
@@ -128,7 +127,6 @@ class Exchange:
         self.response_complete = False
         self.disconnected = False
         self.status = 0  # of the response, once it has started
-        self.body_bytes = 0
         self._parts: list[bytes] = []
         self._head: bytes | None = None
         self._is_chunked = False
@@ -151,11 +149,9 @@ class Exchange:
             self._parts = [b"".join(self._parts)]
         return self._parts[0] if self._parts else b""
 
-    def take_body(self, part: bytes) -> int:
-        """Keep a part of the body; returns how many bytes there are now."""
+    def take_body(self, part: bytes) -> None:
+        """Keep a part of the body."""
         self._parts.append(part)
-        self.body_bytes += len(part)
-        return self.body_bytes
 
     # The response
 
