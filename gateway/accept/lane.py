@@ -54,21 +54,11 @@ _FIELD_OVERHEAD: Final = 32  # what a header field costs beside its bytes, as HT
 class Lane(HttpToolsProtocol):
     """One client connection."""
 
-    # Beside all that uvicorn keeps per connection, attributes of ours would be found slowly: slots
-    # spare a request 1 us.
+    # Slots spare a request 1 us: uvicorn's own attributes are many, and more make all slower.
     __slots__ = (
-        "_body_bytes",
-        "_door",
-        "_gathering",
-        "_is_deaf",
-        "_live",
-        "_outflow",
-        "_owes_continue",
-        "_phase",
-        "_read_bytes",
-        "_since",
-        "_unread_bytes",
-    )
+        "_body_bytes", "_door", "_gathering", "_is_deaf", "_live", "_outflow", "_owes_continue",
+        "_phase", "_read_bytes", "_since", "_unread_bytes",
+    )  # fmt: skip
 
     def __init__(
         self,

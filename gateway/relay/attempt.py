@@ -29,7 +29,7 @@ from gateway.errors import (
 from gateway.relay.http1 import LAST_CHUNK, end_to_end, unframed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, MutableSequence, Sequence
 
     from gateway.clock import Clock
     from gateway.relay.connection import Connection
@@ -156,7 +156,7 @@ class Attempt:
         self._patience = job.patience
         self._clock = clock
         self._at = clock()
-        self._reads: deque[list[bytes] | bytes] = deque(maxlen=TAIL_READS)
+        self._reads: MutableSequence[list[bytes] | bytes] = []
         self.done: asyncio.Future[None] = connection.loop.create_future()
         self.error: GatewayError | None = None
         self.has_begun = False
@@ -209,6 +209,8 @@ class Attempt:
     def _begin(self, now: Seconds) -> None:
         reader = self._connection.reader
         self.has_begun = True
+        if not reader.is_complete:  # most answers come in one read, and a deque costs 0.2 us
+            self._reads = deque(maxlen=TAIL_READS)
         self.writes_chunks = reader.length is None and self._client.takes_chunks
         self._client.start(
             reader.status, end_to_end(reader.headers), reader.length, chunked=self.writes_chunks
