@@ -288,9 +288,8 @@ class Lane(HttpToolsProtocol):
             self._live = exchange
             if self.flow.write_paused:  # by a response before it
                 exchange.pause(exchange.received_at)
-        # Not by the loop's create_task: uvloop's first makes up a name, and takes 0.7 us longer.
-        serving = self._door.serve(exchange)
-        exchange.task = asyncio.Task(serving, loop=self.loop, name="exchange")
+        # Not named: by uvloop, that costs 0.4 us, and the coroutine tells as much.
+        exchange.task = self.loop.create_task(self._door.serve(exchange))
 
     def exchange_ended(self, exchange: Exchange, *, reusable: bool) -> None:
         """The response is written: the connection is free for what comes next, or closes."""
