@@ -77,7 +77,9 @@ class CacheAware:
         """In seconds; never negative. O(replicas + blocks that any of them holds)."""
         targets = [self.target(one.id) for one in replicas]
         hits = _hits(request, [target.cache for target in targets])
-        mean_s = sum([1.0 / target.pace.rate_per_s for target in targets]) / len(targets)
+        # One over the mean rate, not the mean of one over rates: one slow replica must not make
+        # uncached work look dear to a pool that would hardly feel it.
+        mean_s = len(targets) / sum([target.pace.rate_per_s for target in targets])
         overhead = self._overhead_tokens
         costs: list[float] = []
         for replica, target, hit in zip(replicas, targets, hits, strict=True):

@@ -97,7 +97,7 @@ def test_a_500_is_tried_once_elsewhere_and_then_goes_to_the_client_as_it_came(
     async def law() -> None:
         answer = a_reply(b'{"error": {"message": "boom"}}', status=500, headers=("x-own: yes",))
         replicas = Scripted(answer), Scripted(answer), Scripted(answer)
-        async with house_before(*replicas) as running:
+        async with house_before(*replicas, settings=PATIENT) as running:
             for asked in range(1, 5):
                 reply = await running.ask(a_post(a_chat(stream=stream)))
                 assert (reply.status, reply.header("x-own")) == (500, "yes")
