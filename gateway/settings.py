@@ -117,8 +117,8 @@ class ChooseSettings(Section):
     cache_tokens: int = Field(
         1_000_000,
         gt=0,
-        description="cache-aware: prompt tokens a replica's KV cache is said to hold; too small costs "
-        "far more than too large (docs/benchmarks, routing)",
+        description="cache-aware: prompt tokens a replica's KV cache is said to hold; too small "
+        "costs far more than too large (docs/benchmarks, routing)",
     )
     request_overhead_tokens: int = Field(
         256, ge=0, description="what one running request costs others, in prompt tokens"
