@@ -46,15 +46,23 @@ class _Counts(msgspec.Struct):
     output_tokens: Count | None = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
 
     def usage(self) -> Usage:
         details = self.prompt_tokens_details or self.input_tokens_details
         prompt, output = self.prompt_tokens, self.completion_tokens
         return Usage(
-            self.input_tokens if prompt is None else prompt,
+            self._input() if prompt is None else prompt,
             self.output_tokens if output is None else output,
             self.cache_read_input_tokens if details is None else details.cached_tokens,
         )
+
+    def _input(self) -> Tokens | None:
+        """Anthropic's `input_tokens` leave out what was read from the cache or written to it."""
+        if self.input_tokens is None:
+            return None
+        read, created = self.cache_read_input_tokens, self.cache_creation_input_tokens
+        return self.input_tokens + (read or 0) + (created or 0)
 
 
 class _Holder(msgspec.Struct):

@@ -53,7 +53,12 @@ RESPONSE = {
 MESSAGE = {
     "type": "message",
     "content": [{"type": "text", "text": "hi"}],
-    "usage": {"input_tokens": 12, "output_tokens": 5, "cache_read_input_tokens": 8},
+    "usage": {
+        "input_tokens": 3,  # neither read from the cache nor written to it
+        "output_tokens": 5,
+        "cache_read_input_tokens": 8,
+        "cache_creation_input_tokens": 1,
+    },
 }
 
 
