@@ -65,11 +65,6 @@ class Route:
     body: BodyKind = BodyKind.JSON
     generates: bool = False  # may answer token by token
 
-    @property
-    def label(self) -> str:
-        """The route as a metric label."""
-        return self.path
-
 
 ROUTES: tuple[Route, ...] = (
     Route("/v1/chat/completions", "messages", generates=True),

@@ -155,11 +155,6 @@ class Exchange:
 
     # The response
 
-    @property
-    def is_streaming(self) -> bool:
-        """Has begun a body whose length is not announced, so that an event can be added to it."""
-        return self.has_started and self._is_chunked
-
     def start(
         self, status: int, headers: Sequence[Field], length: int | None, *, chunked: bool
     ) -> None:

@@ -41,7 +41,3 @@ class PrefixCache:
         if excess > 0:
             for block in [block for block, _ in zip(blocks, range(excess), strict=False)]:
                 del blocks[block]
-
-    def clear(self) -> None:
-        """The engine has started anew."""
-        self._blocks.clear()
