@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from gateway.accept.exchange import Exchange
     from gateway.account.accounts import Accounts
     from gateway.account.entry import Entry
+    from gateway.account.usage import Usage
     from gateway.admit.admission import Admission
-    from gateway.choose.chooser import Chooser
+    from gateway.choose.chooser import Choice, Chooser
     from gateway.clock import Clock
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
@@ -79,13 +80,13 @@ class Life:
         for attempt in count(1):
             candidates = self.fleet.candidates(request.model)
             untried = [one for one in candidates if one not in tried] if tried else candidates
-            replica = self.chooser.choose(request, untried, self.clock())
-            tried.append(replica)
+            choice = self.chooser.choose(request, untried, self.clock())
+            tried.append(choice.replica)
             leave_on = ANYTHING_GOES
             if len(untried) > 1 and self.retries.may_follow(attempt, self.clock()):
                 leave_on = UNWELL if attempt == 1 else UNAVAILABLE
             try:
-                return await self._attempt(replica, request, exchange, entry, leave_on)
+                return await self._attempt(choice, request, exchange, entry, leave_on)
             except ReplicaError as error:
                 if exchange.has_started or not self._another(request, tried):
                     raise
@@ -95,7 +96,7 @@ class Life:
 
     async def _attempt(
         self,
-        replica: Replica,
+        choice: Choice[Replica],
         request: GenerationRequest,
         exchange: Exchange,
         entry: Entry,
@@ -104,9 +105,10 @@ class Life:
         """One try. What it says of the replica is taken down under the lease: when the last lease
         on a replica that has left ends, everything about it is forgotten."""
         now = self.clock()
+        replica = choice.replica
         with (
             replica.lease(request.prompt_tokens) as lease,
-            self.chooser.dispatched(request, replica, now) as claim,
+            self.chooser.dispatched(request, choice, now) as claim,
         ):
             entry.dispatched(replica.id, lease, now, claim)
             try:
@@ -116,7 +118,8 @@ class Life:
             except ReplicaError as error:
                 self._failed(replica, error)
                 raise
-            self._answered(replica, request, reply, entry)
+            usage = self._answered(replica, request, reply, entry)
+            claim.answered(usage.prompt_tokens, usage.cached_tokens, self.clock())
 
     def _another(self, request: GenerationRequest, tried: list[Replica]) -> bool:
         """Is there a replica that has not been tried?"""
@@ -131,16 +134,17 @@ class Life:
 
     def _answered(
         self, replica: Replica, request: GenerationRequest, reply: Reply, entry: Entry
-    ) -> None:
+    ) -> Usage:
         """A response was relayed whole: what does it say of the replica, and of prompts?"""
         usage = read_usage(reply.tail())
         error = ReplicaFailed() if reply.status >= 500 else None
         entry.answered(reply.status, usage, error)
         if error is not None:
             self._failed(replica, error)
-            return
+            return usage
         self.accounts.attempted(replica.id, "ok")
         if reply.status < 400:  # a refusal, 429 among them, says nothing of the replica's health
             self.fleet.sign(replica, Sign.SUCCESS, self.clock())
         if usage.prompt_tokens is not None:
             self.parser.learn(request, usage.prompt_tokens)
+        return usage

@@ -152,6 +152,20 @@ class ReplicaView(Protocol):
         """Prompt tokens of those whose first byte has not come back: the prefill still owed."""
 
 
+class Prediction(msgspec.Struct, frozen=True):
+    """What a policy expects of one replica for one request; None where it does not think of it.
+
+    `cost` is in the policy's own unit; `grade` says how it knows what the replica's cache holds.
+    """
+
+    replica: ReplicaId
+    cost: float
+    hit_tokens: Tokens | None = None
+    wait_s: Seconds | None = None
+    prefill_s: Seconds | None = None
+    grade: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """One served model, as its replica describes it: `parent` is set for a LoRA adapter."""

@@ -20,11 +20,20 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from gateway.choose.chooser import NO_CLAIM, Claim
+import msgspec
+
+from gateway.choose.chooser import NO_CLAIM, Choice, Claim
 from gateway.choose.pace import Pace
 from gateway.choose.prefix import BLOCK_BYTES, block_hashes
 from gateway.choose.prefix_cache import PrefixCache
-from gateway.vocabulary import GenerationRequest, ReplicaId, ReplicaView, Seconds, Tokens
+from gateway.vocabulary import (
+    GenerationRequest,
+    Prediction,
+    ReplicaId,
+    ReplicaView,
+    Seconds,
+    Tokens,
+)
 
 PRICE: Final = 4.0
 """How dear uncached work is to the others, in multiples of its own time. Larger prices keep more
@@ -71,9 +80,9 @@ class CacheAware:
         """It has left, or started anew."""
         self._targets.pop(replica, None)
 
-    def costs(
+    def quote(
         self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
-    ) -> list[float]:
+    ) -> Priced:
         """In seconds; never negative. O(replicas + blocks that any of them holds)."""
         targets = [self.target(one.id) for one in replicas]
         hits = _hits(request, [target.cache for target in targets])
@@ -87,11 +96,13 @@ class CacheAware:
             pace = target.pace
             own_s = (uncached + overhead * replica.inflight_requests) / pace.rate_per_s
             costs.append(pace.wait_s(now) + own_s + PRICE * uncached * mean_s)
-        return costs
+        return Priced(costs, request, replicas, targets, hits, now)
 
-    def dispatched(self, request: GenerationRequest, replica: ReplicaView, now: Seconds) -> Claim:
+    def dispatched(
+        self, request: GenerationRequest, choice: Choice[ReplicaView], now: Seconds
+    ) -> Claim:
         """It goes there: from now on the replica owes its prefill, and holds its prompt."""
-        target = self.target(replica.id)
+        target = self.target(choice.replica.id)
         chain = list(block_hashes(request))
         hit = 0
         for block in chain:
@@ -105,6 +116,30 @@ class CacheAware:
             return NO_CLAIM
         target.pace.begin(uncached, now)
         return Owed(target.pace, uncached)
+
+
+class Priced(msgspec.Struct, frozen=True):
+    """Costs in seconds, and what they were made of. A `Quote`."""
+
+    costs: Sequence[float]
+    request: GenerationRequest
+    replicas: Sequence[ReplicaView]
+    targets: Sequence[Target]
+    hits: Sequence[int]
+    now: Seconds
+
+    def prediction(self, index: int) -> Prediction:
+        """As things were when it was priced."""
+        target = self.targets[index]
+        uncached = _uncached(self.request, self.hits[index])
+        return Prediction(
+            self.replicas[index].id,
+            self.costs[index],
+            hit_tokens=max(self.request.prompt_tokens - uncached, 0),
+            wait_s=target.pace.wait_s(self.now),
+            prefill_s=uncached / target.pace.rate_per_s,
+            grade="approximate",
+        )
 
 
 def _hits(request: GenerationRequest, caches: Sequence[PrefixCache]) -> list[int]:
@@ -148,6 +183,11 @@ class Owed:
         tokens, self._tokens = self._tokens, 0
         if tokens:
             self._pace.prefilled(tokens, now)
+
+    def answered(
+        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+    ) -> None:
+        """Nothing is learnt from it yet."""
 
     def __exit__(
         self,

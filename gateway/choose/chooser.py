@@ -10,11 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeVar
 
-from gateway.vocabulary import GenerationRequest, ReplicaId, ReplicaView, Seconds
+import msgspec
+
+from gateway.vocabulary import (
+    GenerationRequest,
+    Prediction,
+    ReplicaId,
+    ReplicaView,
+    Seconds,
+    Tokens,
+)
 
 R = TypeVar("R", bound=ReplicaView)
+R_co = TypeVar("R_co", bound=ReplicaView, covariant=True)
 
 
 class Filter(Protocol):
@@ -23,18 +33,41 @@ class Filter(Protocol):
     def keeps(self, request: GenerationRequest, replica: ReplicaView) -> bool: ...
 
 
-class Scorer(Protocol):
-    """What would the request cost on each replica? Any one unit, least wins."""
+class Quote(Protocol):
+    """What a request would cost on each of some replicas, and how that was found."""
 
-    def costs(
+    @property
+    def costs(self) -> Sequence[float]:
+        """In the order of the replicas that were asked about; any one unit, least wins."""
+
+    def prediction(self, index: int) -> Prediction:
+        """What is expected to happen on one of them, for those who ask why."""
+
+
+class Scorer(Protocol):
+    """What would the request cost on each replica?"""
+
+    def quote(
         self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
-    ) -> Sequence[float]: ...
+    ) -> Quote: ...
 
 
 class Picker(Protocol):
     """Which one, given the costs? Returns an index into them; there is at least one."""
 
     def pick(self, costs: Sequence[float]) -> int: ...
+
+
+class Choice(msgspec.Struct, Generic[R_co], frozen=True):
+    """What was chosen, and out of what. A msgspec.Struct: one is made per attempt.
+
+    `quote` is None where nothing was priced: there was one replica to choose from.
+    """
+
+    replica: R_co
+    index: int
+    replicas: Sequence[R_co]
+    quote: Quote | None = None
 
 
 class Claim(Protocol):
@@ -52,12 +85,17 @@ class Claim(Protocol):
     def first_byte(self, now: Seconds) -> None:
         """The replica has read the prompt."""
 
+    def answered(
+        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+    ) -> None:
+        """The response was relayed whole, and this is what it says of the prompt."""
+
 
 class Memory(Protocol):
     """A policy that remembers is told what becomes of its choices."""
 
     def dispatched(
-        self, request: GenerationRequest, replica: ReplicaView, now: Seconds
+        self, request: GenerationRequest, choice: Choice[ReplicaView], now: Seconds
     ) -> Claim: ...
 
     def forget(self, replica: ReplicaId) -> None:
@@ -76,6 +114,10 @@ class _NoClaim:
 
     def first_byte(self, now: Seconds) -> None: ...
 
+    def answered(
+        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+    ) -> None: ...
+
 
 NO_CLAIM: Final[Claim] = _NoClaim()
 
@@ -89,20 +131,26 @@ class Chooser:
     picker: Picker
     memory: Memory | None = None
 
-    def choose(self, request: GenerationRequest, replicas: Sequence[R], now: Seconds = 0.0) -> R:
-        """The replica to send `request` to; `replicas` holds at least one.
+    def choose(
+        self, request: GenerationRequest, replicas: Sequence[R], now: Seconds = 0.0
+    ) -> Choice[R]:
+        """Where to send `request`; `replicas` holds at least one.
 
         `now` matters to policies that keep clocks. O(replicas), and what the scorer says.
         """
         for each in self.filters:
             replicas = [one for one in replicas if each.keeps(request, one)] or replicas
         if len(replicas) == 1:
-            return replicas[0]
-        return replicas[self.picker.pick(self.scorer.costs(request, replicas, now))]
+            return Choice(replicas[0], 0, replicas)
+        quote = self.scorer.quote(request, replicas, now)
+        index = self.picker.pick(quote.costs)
+        return Choice(replicas[index], index, replicas, quote)
 
-    def dispatched(self, request: GenerationRequest, replica: ReplicaView, now: Seconds) -> Claim:
+    def dispatched(
+        self, request: GenerationRequest, choice: Choice[ReplicaView], now: Seconds
+    ) -> Claim:
         """It goes there. The claim is to be entered, told of the first byte, and left."""
-        return NO_CLAIM if self.memory is None else self.memory.dispatched(request, replica, now)
+        return NO_CLAIM if self.memory is None else self.memory.dispatched(request, choice, now)
 
     def forget(self, replica: ReplicaId) -> None:
         """A replica has left."""

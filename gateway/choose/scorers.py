@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.vocabulary import GenerationRequest, ReplicaView, Seconds, Tokens
+import msgspec
+
+from gateway.vocabulary import GenerationRequest, Prediction, ReplicaView, Seconds, Tokens
+
+
+class Plain(msgspec.Struct, frozen=True):
+    """Costs that are all there is to say. A `Quote`."""
+
+    costs: Sequence[float]
+    replicas: Sequence[ReplicaView]
+
+    def prediction(self, index: int) -> Prediction:
+        """The cost."""
+        return Prediction(self.replicas[index].id, self.costs[index])
 
 
 class ExpectedWork:
@@ -23,14 +36,15 @@ class ExpectedWork:
         """`overhead_tokens`: what one running request slows others by, in prefilled tokens."""
         self._overhead_tokens = overhead_tokens
 
-    def costs(
+    def quote(
         self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
-    ) -> list[float]:
+    ) -> Plain:
         """In tokens; never negative."""
         own, overhead = request.prompt_tokens, self._overhead_tokens
-        return [
+        costs = [
             own + one.inflight_prompt_tokens + overhead * one.inflight_requests for one in replicas
         ]
+        return Plain(costs, replicas)
 
 
 class Indifferent:
@@ -38,8 +52,8 @@ class Indifferent:
 
     __slots__ = ()
 
-    def costs(
+    def quote(
         self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
-    ) -> list[float]:
+    ) -> Plain:
         """All zero."""
-        return [0.0] * len(replicas)
+        return Plain([0.0] * len(replicas), replicas)

@@ -27,15 +27,15 @@ def test_a_policy_chooses_one_of_what_it_was_given(name: str) -> None:
     fleet = a_fleet()
     chooser = policy(ChooseSettings(policy=name), Random(1))
     for _ in range(50):
-        assert chooser.choose(a_request(), fleet) in fleet[:2]
-        assert chooser.choose(a_request(), tuple(fleet[1:2])) is fleet[1]
-        assert chooser.choose(a_request(), fleet[2:]) is fleet[2]
+        assert chooser.choose(a_request(), fleet).replica in fleet[:2]
+        assert chooser.choose(a_request(), tuple(fleet[1:2])).replica is fleet[1]
+        assert chooser.choose(a_request(), fleet[2:]).replica is fleet[2]
 
 
 def test_a_policy_uses_every_one_of_replicas_that_are_alike(name: str) -> None:
     fleet = [a_replica(each) for each in "abc"]
     chooser = policy(ChooseSettings(policy=name), Random(1))
-    assert {chooser.choose(a_request(), fleet) for _ in range(100)} == set(fleet)
+    assert {chooser.choose(a_request(), fleet).replica for _ in range(100)} == set(fleet)
 
 
 def test_a_policy_has_no_memory_of_a_replica_that_left(name: str) -> None:
@@ -43,15 +43,15 @@ def test_a_policy_has_no_memory_of_a_replica_that_left(name: str) -> None:
     chooser = policy(ChooseSettings(policy=name), Random(1))
     for _ in range(7):
         chooser.choose(a_request(), fleet)
-    assert chooser.choose(a_request(), fleet[1:]) is fleet[1]
+    assert chooser.choose(a_request(), fleet[1:]).replica is fleet[1]
     fresh = a_replica("c")
-    assert chooser.choose(a_request(), [fresh]) is fresh
+    assert chooser.choose(a_request(), [fresh]).replica is fresh
 
 
 def test_the_same_chance_gives_the_same_choices(name: str) -> None:
     def choices() -> list[str]:
         chooser = policy(ChooseSettings(policy=name), Random(7))
         fleet = [a_replica(each) for each in "abc"]
-        return [chooser.choose(a_request(), fleet).id for _ in range(30)]
+        return [chooser.choose(a_request(), fleet).replica.id for _ in range(30)]
 
     assert choices() == choices()

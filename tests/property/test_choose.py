@@ -48,7 +48,7 @@ class All:
 def test_the_chosen_is_one_of_the_given_and_can_decode_if_any_can(
     fleet: list[Replica], request: GenerationRequest, name: str, seed: int
 ) -> None:
-    chosen = policy(ChooseSettings(policy=name), Random(seed)).choose(request, fleet)
+    chosen = policy(ChooseSettings(policy=name), Random(seed)).choose(request, fleet).replica
     assert chosen in fleet
     if any(one.role is not Role.PREFILL for one in fleet):
         assert chosen.role is not Role.PREFILL
@@ -61,8 +61,8 @@ def test_permuting_replicas_permutes_costs(
     scorer = ExpectedWork(256)
     permuted = fleet.copy()
     order.shuffle(permuted)
-    before = dict(zip(fleet, scorer.costs(request, fleet, 0.0), strict=True))
-    after = dict(zip(permuted, scorer.costs(request, permuted, 0.0), strict=True))
+    before = dict(zip(fleet, scorer.quote(request, fleet, 0.0).costs, strict=True))
+    after = dict(zip(permuted, scorer.quote(request, permuted, 0.0).costs, strict=True))
     assert before == after
 
 
@@ -73,10 +73,10 @@ def test_least_work_chooses_among_the_cheapest_and_every_one_of_them(
 ) -> None:
     settings_ = ChooseSettings()
     able = [one for one in fleet if one.role is not Role.PREFILL] or fleet
-    costs = ExpectedWork(settings_.request_overhead_tokens).costs(request, able, 0.0)
+    costs = ExpectedWork(settings_.request_overhead_tokens).quote(request, able, 0.0).costs
     cheapest = {one for one, cost in zip(able, costs, strict=True) if cost == min(costs)}
     chooser = policy(settings_, Random(seed))
-    assert {chooser.choose(request, fleet) for _ in range(60 * len(cheapest))} == cheapest
+    assert {chooser.choose(request, fleet).replica for _ in range(60 * len(cheapest))} == cheapest
 
 
 @given(fleets(), REQUESTS, st.integers(1, 5))
@@ -84,9 +84,9 @@ def test_more_work_never_makes_a_replica_cheaper(
     fleet: list[Replica], request: GenerationRequest, more: int
 ) -> None:
     scorer = ExpectedWork(256)
-    before = scorer.costs(request, fleet, 0.0)
+    before = scorer.quote(request, fleet, 0.0).costs
     with fleet[0].lease(more):
-        after = scorer.costs(request, fleet, 0.0)
+        after = scorer.quote(request, fleet, 0.0).costs
     assert after[0] > before[0]
     assert after[1:] == before[1:]
 

@@ -83,8 +83,9 @@ class GatewayRouter:
     def choose(self, arrival: Arrival, now: float) -> int:
         """Ask the policy, tell it of the dispatch, and take a lease."""
         request = _request(arrival)
-        view = self._chooser.choose(request, self._views, now)
-        claim = self._chooser.dispatched(request, view, now)
+        choice = self._chooser.choose(request, self._views, now)
+        view = choice.replica
+        claim = self._chooser.dispatched(request, choice, now)
         self._claims[arrival.number] = claim.__enter__()
         view.inflight_requests += 1
         view.inflight_prompt_tokens += arrival.prompt_tokens
@@ -97,7 +98,9 @@ class GatewayRouter:
 
     def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int) -> None:
         """The claim ends and the lease is given back."""
-        self._claims.pop(arrival.number).__exit__(None, None, None)
+        claim = self._claims.pop(arrival.number)
+        claim.answered(arrival.prompt_tokens, cached_tokens, now)
+        claim.__exit__(None, None, None)
         self._views[replica].inflight_requests -= 1
 
 

@@ -7,10 +7,12 @@ from random import Random
 import pytest
 
 from gateway.choose.cache_aware import PRICE, CacheAware
+from gateway.choose.chooser import Choice
 from gateway.choose.pace import PRIOR_RATE_PER_S, Pace
 from gateway.choose.policies import policy
 from gateway.choose.prefix import BLOCK_BYTES, block_hashes
 from gateway.choose.prefix_cache import PrefixCache
+from gateway.fleet.ledger import Replica
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import GenerationRequest, ModelName
 from tests.builders import a_replica, a_route
@@ -123,6 +125,11 @@ def test_what_was_dropped_is_owed_no_more_and_teaches_nothing() -> None:
     assert pace.wait_s(50.0) == 0.0
 
 
+def only(replica: Replica) -> Choice[Replica]:
+    """The choice of one out of one."""
+    return Choice(replica, 0, [replica])
+
+
 def test_the_next_turn_goes_where_the_last_one_went() -> None:
     chooser = policy(ChooseSettings(policy="cache-aware"), Random(5))
     fleet = [a_replica(name) for name in "abcd"]
@@ -131,8 +138,10 @@ def test_the_next_turn_goes_where_the_last_one_went() -> None:
         first = chooser.choose(asking(prompt), fleet, float(conversation))
         with chooser.dispatched(asking(prompt), first, float(conversation)) as claim:
             claim.first_byte(conversation + 0.1)
-        again = chooser.choose(asking(prompt + b"next turn" * 90), fleet, conversation + 0.5)
-        assert again is first
+        again = chooser.choose(
+            asking(prompt + b"next turn" * 90), fleet, conversation + 0.5
+        ).replica
+        assert again is first.replica
 
 
 def test_siblings_follow_their_leader_before_it_has_been_answered() -> None:
@@ -141,27 +150,27 @@ def test_siblings_follow_their_leader_before_it_has_been_answered() -> None:
     prompt = b"p" * 20_000
     leader = chooser.choose(asking(prompt), fleet, 0.0)
     chooser.dispatched(asking(prompt), leader, 0.0).__enter__()
-    assert chooser.choose(asking(prompt), fleet, 0.0) is leader
+    assert chooser.choose(asking(prompt), fleet, 0.0).replica is leader.replica
 
 
 def test_a_warm_replica_is_left_when_it_is_too_busy() -> None:
     scorer = CacheAware(0, 100_000)
     warm, cold = a_replica("w"), a_replica("c")
     prompt = b"p" * 8_192  # 2048 tokens, 16 blocks
-    with scorer.dispatched(asking(prompt), warm, 0.0) as claim:
+    with scorer.dispatched(asking(prompt), only(warm), 0.0) as claim:
         claim.first_byte(0.3)
     gain_s = (1.0 + PRICE) * 2_047 / PRIOR_RATE_PER_S
     scorer.target(warm.id).pace.rate_per_s = PRIOR_RATE_PER_S
     for waiting_s, wins in ((gain_s - 0.05, warm), (gain_s + 0.05, cold)):
         scorer.target(warm.id).pace.free_at = 10.0 + waiting_s
-        costs = scorer.costs(asking(prompt), [warm, cold], 10.0)
+        costs = scorer.quote(asking(prompt), [warm, cold], 10.0).costs
         assert (warm, cold)[costs.index(min(costs))] is wins
 
 
 def test_nothing_is_remembered_of_a_replica_that_left() -> None:
     scorer = CacheAware(0, 100_000)
     replica = a_replica("a")
-    with scorer.dispatched(asking(BLOCK * 9), replica, 0.0):
+    with scorer.dispatched(asking(BLOCK * 9), only(replica), 0.0):
         pass
     assert len(scorer.target(replica.id).cache) == 9
     scorer.forget(replica.id)
@@ -171,6 +180,6 @@ def test_nothing_is_remembered_of_a_replica_that_left() -> None:
 def test_a_claim_that_is_left_early_leaves_nothing_owed() -> None:
     scorer = CacheAware(0, 100_000)
     replica = a_replica("a")
-    with scorer.dispatched(asking(BLOCK), replica, 0.0):
+    with scorer.dispatched(asking(BLOCK), only(replica), 0.0):
         assert scorer.target(replica.id).pace.owed == BLOCK_BYTES // 4
     assert scorer.target(replica.id).pace.owed == 0

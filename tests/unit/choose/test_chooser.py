@@ -30,7 +30,7 @@ def test_work_is_prompt_tokens_owed_plus_its_own_plus_what_running_requests_cost
         a_replica("reading", requests=1, prompt_tokens=1000),
         a_replica("writing", requests=3),
     ]
-    costs = ExpectedWork(256).costs(a_request(prompt_tokens=100), replicas, 0.0)
+    costs = ExpectedWork(256).quote(a_request(prompt_tokens=100), replicas, 0.0).costs
     assert costs == [100, 100 + 1000 + 256, 100 + 3 * 256]
 
 
@@ -41,13 +41,13 @@ def test_least_work_goes_where_least_is_in_flight(rng: Random) -> None:
         a_replica("b", requests=1, prompt_tokens=100),
         a_replica("c", requests=1, prompt_tokens=101),
     ]
-    assert {chooser.choose(a_request(), replicas).id for _ in range(20)} == {"b:8000"}
+    assert {chooser.choose(a_request(), replicas).replica.id for _ in range(20)} == {"b:8000"}
 
 
 def test_ties_are_spread(rng: Random) -> None:
     chooser = policy(ChooseSettings(policy="least-work"), rng)
     replicas = [a_replica(name) for name in "abcd"] + [a_replica("e", requests=1)]
-    chosen = Counter(chooser.choose(a_request(), replicas).id for _ in range(4000))
+    chosen = Counter(chooser.choose(a_request(), replicas).replica.id for _ in range(4000))
     assert set(chosen) == {"a:8000", "b:8000", "c:8000", "d:8000"}
     assert all(850 < count < 1150 for count in chosen.values()), chosen
 
@@ -55,34 +55,37 @@ def test_ties_are_spread(rng: Random) -> None:
 def test_random_is_blind_to_load_and_even(rng: Random) -> None:
     chooser = policy(ChooseSettings(policy="random"), rng)
     replicas = [a_replica("a", requests=50), a_replica("b"), a_replica("c")]
-    chosen = Counter(chooser.choose(a_request(), replicas).id for _ in range(3000))
+    chosen = Counter(chooser.choose(a_request(), replicas).replica.id for _ in range(3000))
     assert all(850 < count < 1150 for count in chosen.values()), chosen
 
 
 def test_round_robin_takes_turns_whatever_they_cost(rng: Random) -> None:
     chooser = policy(ChooseSettings(policy="round-robin"), rng)
     replicas = [a_replica("a", requests=50), a_replica("b"), a_replica("c")]
-    turns = [str(chooser.choose(a_request(), replicas).id) for _ in range(7)]
+    turns = [str(chooser.choose(a_request(), replicas).replica.id) for _ in range(7)]
     assert [turn[0] for turn in turns] == list("abcabca")
 
 
 def test_a_replica_that_only_prefills_is_not_sent_whole_requests() -> None:
     replicas = [a_replica("p", role=Role.PREFILL), a_replica("d", role=Role.DECODE, requests=9)]
     chooser = Chooser((Decodes(),), ExpectedWork(1), InTurn())
-    assert {chooser.choose(a_request(), replicas).id for _ in range(4)} == {"d:8000"}
+    assert {chooser.choose(a_request(), replicas).replica.id for _ in range(4)} == {"d:8000"}
 
 
 def test_a_filter_that_leaves_nothing_is_ignored() -> None:
     replicas = [a_replica("a", role=Role.PREFILL), a_replica("b", role=Role.PREFILL)]
     for filters in ((KeepsNone(),), (Decodes(),), (KeepsNone(), Decodes())):
         chooser = Chooser(filters, Indifferent(), InTurn())
-        assert [chooser.choose(a_request(), replicas).id for _ in range(2)] == ["a:8000", "b:8000"]
+        assert [chooser.choose(a_request(), replicas).replica.id for _ in range(2)] == [
+            "a:8000",
+            "b:8000",
+        ]
 
 
 def test_a_filter_that_leaves_nothing_does_not_undo_the_one_before() -> None:
     replicas = [a_replica("a", role=Role.PREFILL), a_replica("b")]
     chooser = Chooser((Decodes(), KeepsNone()), Indifferent(), InTurn())
-    assert {chooser.choose(a_request(), replicas).id for _ in range(3)} == {"b:8000"}
+    assert {chooser.choose(a_request(), replicas).replica.id for _ in range(3)} == {"b:8000"}
 
 
 def test_the_cheapest_of_equals_is_drawn_and_of_unequals_is_not(rng: Random) -> None:
