@@ -13,10 +13,13 @@ import random
 import signal
 import ssl
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import uvicorn
 
 from gateway.accept.control import control_app
@@ -26,8 +29,10 @@ from gateway.account.access_log import AccessLog, NoLog
 from gateway.account.accounts import Accounts
 from gateway.account.metrics import registry
 from gateway.admit.admission import Admission
+from gateway.choose.explain import document, ranked, reason
 from gateway.choose.policies import policy
 from gateway.clock import monotonic
+from gateway.errors import UnknownPath
 from gateway.fleet.discover import discoveries
 from gateway.fleet.probe import Prober
 from gateway.fleet.roster import Roster
@@ -36,10 +41,9 @@ from gateway.life import Life
 from gateway.parse.parser import Parser
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
-from gateway.vocabulary import Health
+from gateway.vocabulary import ROUTES, Health, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import FrameType
 
     from gateway.choose.chooser import Chooser
@@ -123,6 +127,27 @@ class House:
     def fleet_document(self) -> dict[str, Any]:
         """For /debug/fleet."""
         return fleet_document(self.roster)
+
+    def route_document(self, path: str, body: bytes) -> dict[str, Any]:
+        """For /debug/route: where a body would go, and why. Nothing is sent, nothing remembered.
+
+        Raises a GatewayError where the body would be refused.
+        """
+        life = self.life
+        route = next((each for each in ROUTES if each.path == path), None)
+        if route is None:
+            raise UnknownPath(f"`{path[:200]}` is no inference route.", param="path")
+        request = life.parser.parse(Shown(route, body))
+        quote, replicas = life.chooser.quote(
+            request, life.fleet.candidates(request.model), monotonic()
+        )
+        table = ranked(quote, len(replicas))
+        return {
+            "model": request.model,
+            "prompt_tokens": request.prompt_tokens,
+            "reason": reason(table[0], table[1] if len(table) > 1 else None),
+            "replicas": document(table),
+        }
 
     def _is_served(self, model: ModelName) -> bool:
         return model in self.roster.known_models()
@@ -209,6 +234,15 @@ class House:
         deadline = loop.time() + CUT_SHORT_S
         while self.accounts.open_entries and loop.time() < deadline:
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A body that is shown to us, not asked of us. A `parse.parser.Message`."""
+
+    route: Route
+    body: bytes
+    content_type: bytes = b"application/json"
+    fields: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class Server(uvicorn.Server):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.account.usage import read_usage
+from gateway.choose.explain import decision
 from gateway.errors import ClientGone, CutShort, GatewayError, ReplicaError, ReplicaFailed
 from gateway.fleet.health import Sign
 from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from gateway.relay.relay import Relay
     from gateway.relay.retries import Retries
     from gateway.vocabulary import GenerationRequest
+
+EXPLAIN: Final = b"x-headrace-explain"
+DECISION: Final = b"x-headrace-decision"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class Life:
             untried = [one for one in candidates if one not in tried] if tried else candidates
             choice = self.chooser.choose(request, untried, self.clock())
             tried.append(choice.replica)
+            if EXPLAIN in exchange.fields:
+                exchange.notes = ((DECISION, decision(choice, request.prompt_tokens)),)
             leave_on = ANYTHING_GOES
             if len(untried) > 1 and self.retries.may_follow(attempt, self.clock()):
                 leave_on = UNWELL if attempt == 1 else UNAVAILABLE

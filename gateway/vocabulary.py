@@ -92,7 +92,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     `prompt_tokens` is an estimate (see `gateway.parse.estimate`); `max_tokens` is None where the
     client set no bound; `prompt_bytes` is the length of the prompt as it stood in the body.
     `prompt` is the prompt as it stood in the body, and `context` what else an engine's cache
-    depends on (tools, salt): views of the body, not copies.
+    depends on (tools, salt): views of the body, not copies. `session` names what the client says
+    belongs together: its X-Session-ID, else the body's `prompt_cache_key`.
     A msgspec.Struct: made once per request, at a fifth of the price of a frozen dataclass.
     """
 
@@ -104,6 +105,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     max_tokens: Tokens | None
     prompt: Buffer = b""
     context: tuple[Buffer, ...] = ()
+    session: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Panel(Protocol):
     def is_ready(self) -> bool: ...
     def models(self) -> Mapping[ModelName, ModelCard]: ...
     def fleet_document(self) -> dict[str, Any]: ...
+    def route_document(self, path: str, body: bytes) -> dict[str, Any]:
+        """Raises a GatewayError where the gateway would refuse the body."""
 
 
 class Json(Response):
@@ -79,6 +81,13 @@ def control_app(panel: Panel, registry: CollectorRegistry) -> Starlette:
     async def fleet(_: Request) -> Response:
         return Json(panel.fleet_document())
 
+    async def route(request: Request) -> Response:
+        path = request.query_params.get("path", "/v1/chat/completions")
+        try:
+            return Json(panel.route_document(path, await request.body()))
+        except GatewayError as error:
+            return refusal(error)
+
     app = Starlette(
         routes=[
             Route("/healthz", healthz),
@@ -87,6 +96,7 @@ def control_app(panel: Panel, registry: CollectorRegistry) -> Starlette:
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
             Route("/debug/fleet", fleet),
+            Route("/debug/route", route, methods=["POST"]),
             *(Route(route.path, _only_post) for route in ROUTES),
         ],
         exception_handlers={HTTPException: _http_error, Exception: _bug},

@@ -87,14 +87,15 @@ class Exchange:
         "_line",
         "_parts",
         "_paused_since",
-        "content_type",
         "disconnected",
         "fault",
+        "fields",
         "forwarded",
         "has_started",
         "is_gone",
         "is_whole",
         "keep_alive",
+        "notes",
         "received_at",
         "request_id",
         "response_complete",
@@ -114,7 +115,7 @@ class Exchange:
         self.target = target
         self.forwarded = head.forwarded
         self.request_id = head.request_id
-        self.content_type = head.content_type
+        self.fields = head.fields
         self.fault: GatewayError | None = head.fault
         self.takes_chunks = version == "1.1"
         self.keep_alive = False
@@ -127,6 +128,7 @@ class Exchange:
         self.response_complete = False
         self.disconnected = False
         self.status = 0  # of the response, once it has started
+        self.notes: Sequence[Field] = ()  # fields of our own for the response's head
         self._parts: list[bytes] = []
         self._head: bytes | None = None
         self._is_chunked = False
@@ -149,6 +151,11 @@ class Exchange:
             self._parts = [b"".join(self._parts)]
         return self._parts[0] if self._parts else b""
 
+    @property
+    def content_type(self) -> bytes:
+        """As the client wrote it; empty where it did not."""
+        return self.fields.get(b"content-type", b"")
+
     def take_body(self, part: bytes) -> None:
         """Keep a part of the body."""
         self._parts.append(part)
@@ -165,6 +172,8 @@ class Exchange:
         status_line = STATUS_LINES.get(status) or _status_line(status)
         lines = [b": ".join(field) for field in headers if field[0] != b"x-request-id"]
         lines.append(b"x-request-id: " + self.request_id)
+        if self.notes:
+            lines += [b": ".join(note) for note in self.notes]
         if chunked:
             lines.append(b"transfer-encoding: chunked")
             self._is_chunked = True

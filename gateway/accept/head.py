@@ -45,20 +45,26 @@ _SPECIAL: Final = frozenset(
         b"x-request-id",
         # The accounts read `usage` off the response's last bytes: they must not be compressed.
         b"accept-encoding",
+        b"x-headrace-explain",
     }
 )
-"""Fields that are not simply passed on: RFC 9110, section 7.6.1, and what we write ourselves."""
+"""Fields that are not simply passed on: RFC 9110, section 7.6.1, what we write ourselves, and what
+is said to us alone."""
+
+_READ: Final = frozenset({b"content-type", b"x-session-id"})
+"""Fields that are passed on and that we read too."""
 
 
 class Head(msgspec.Struct):
     """What a request head says. `fault` is set when it must be refused.
 
-    `forwarded` is the block of header lines for the replica, X-Request-Id included.
+    `forwarded` is the block of header lines for the replica, X-Request-Id included; `fields` are
+    those that were read, by name.
     """
 
     forwarded: bytes
     request_id: bytes
-    content_type: bytes
+    fields: Mapping[bytes, bytes]
     content_length: int | None
     expects_continue: bool
     fault: ClientError | None
@@ -71,13 +77,12 @@ def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
     """
     lines: list[bytes] = []
     special: dict[bytes, bytes] = {}
-    content_type = b""
     for field in fields:
         name, value = field
         if name not in _SPECIAL:
             lines.append(b": ".join(field))
-            if name == b"content-type":
-                content_type = value
+            if name in _READ:
+                special[name] = value
         elif name in special:
             special[name] += b"," + value  # one list, as RFC 9110, section 5.3 has it
         else:
@@ -93,7 +98,7 @@ def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
     return Head(
         forwarded=b"\r\n".join(lines),
         request_id=request_id,
-        content_type=content_type,
+        fields=special,
         content_length=int(length) if length is not None and length.isdigit() else None,
         expects_continue=b"expect" in special and version == "1.1",
         fault=_fault(special, version),

@@ -138,13 +138,24 @@ class Chooser:
 
         `now` matters to policies that keep clocks. O(replicas), and what the scorer says.
         """
-        for each in self.filters:
-            replicas = [one for one in replicas if each.keeps(request, one)] or replicas
+        replicas = self._able(request, replicas)
         if len(replicas) == 1:
             return Choice(replicas[0], 0, replicas)
         quote = self.scorer.quote(request, replicas, now)
         index = self.picker.pick(quote.costs)
         return Choice(replicas[index], index, replicas, quote)
+
+    def quote(
+        self, request: GenerationRequest, replicas: Sequence[R], now: Seconds
+    ) -> tuple[Quote, Sequence[R]]:
+        """What it would cost, and on which replicas, without choosing: nothing is remembered."""
+        able = self._able(request, replicas)
+        return self.scorer.quote(request, able, now), able
+
+    def _able(self, request: GenerationRequest, replicas: Sequence[R]) -> Sequence[R]:
+        for each in self.filters:
+            replicas = [one for one in replicas if each.keeps(request, one)] or replicas
+        return replicas
 
     def dispatched(
         self, request: GenerationRequest, choice: Choice[ReplicaView], now: Seconds

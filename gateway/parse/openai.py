@@ -36,8 +36,12 @@ class PromptTokens(Protocol):
     def __call__(self, model: ModelName, prompt_bytes: int) -> Tokens: ...
 
 
-def parse_json(body: bytes, route: Route, prompt_tokens: PromptTokens) -> GenerationRequest:
+def parse_json(
+    body: bytes, route: Route, prompt_tokens: PromptTokens, session: bytes | None = None
+) -> GenerationRequest:
     """Read the fields we decide by. Raises InvalidRequest, naming the field, for anything else.
+
+    `session` is what the request's head said of it; without, `prompt_cache_key` is one.
 
     O(len(body)), one scan, no copy of the prompt.
     """
@@ -46,6 +50,8 @@ def parse_json(body: bytes, route: Route, prompt_tokens: PromptTokens) -> Genera
     stream = "stream" in members and _stream(members["stream"])
     prompt = members.get(route.prompt_field)
     prompt_bytes = len(prompt) if prompt is not None else 0
+    if session is None and "prompt_cache_key" in members:
+        session = bytes(members["prompt_cache_key"])
     return GenerationRequest(
         route=route,
         model=model,
@@ -55,6 +61,7 @@ def parse_json(body: bytes, route: Route, prompt_tokens: PromptTokens) -> Genera
         max_tokens=_max_tokens(members) if route.generates else None,
         prompt=prompt if prompt is not None else b"",
         context=tuple([members[name] for name in _CONTEXT if name in members]),
+        session=session,
     )
 
 

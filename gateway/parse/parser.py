@@ -10,6 +10,8 @@ from gateway.parse.openai import parse_json
 from gateway.vocabulary import BodyKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.vocabulary import GenerationRequest, Route, Tokens
 
 
@@ -23,6 +25,10 @@ class Message(Protocol):
     def route(self) -> Route: ...
     @property
     def content_type(self) -> bytes: ...
+    @property
+    def fields(self) -> Mapping[bytes, bytes]:
+        """Those fields of its head that are read, by lower-case name."""
+
     @property
     def body(self) -> bytes: ...
 
@@ -39,7 +45,12 @@ class Parser:
         """Raises InvalidRequest, or whatever was wrong with the message before it was whole."""
         if message.route.body is _MULTIPART:
             return parse_multipart(message.body, message.content_type, message.route)
-        return parse_json(message.body, message.route, self._estimator.prompt_tokens)
+        return parse_json(
+            message.body,
+            message.route,
+            self._estimator.prompt_tokens,
+            message.fields.get(b"x-session-id"),
+        )
 
     def learn(self, request: GenerationRequest, prompt_tokens: Tokens) -> None:
         """A replica counted the prompt of `request`. The model is one that exists."""

@@ -146,6 +146,10 @@ class NoPanel:
         """None."""
         return {}
 
+    def route_document(self, path: str, body: bytes) -> dict[str, Any]:
+        """Nowhere."""
+        return {"path": path, "bytes": len(body)}
+
 
 class Fixture:
     """A door whose requests are answered with their own target and body."""
