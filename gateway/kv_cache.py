@@ -1,4 +1,4 @@
-"""The nouns of KV caches: what an engine is, and what it tells of the blocks it keeps.
+"""The nouns of KV caches: what an engine is, what it reads, and what it tells of its blocks.
 
 Asked by the rooms that listen to engines (`fleet`), that remember what caches hold (`choose`) and
 that turn prompts into tokens (`tokens`): they share these words and no code. Blocks are named by 64
@@ -41,6 +41,20 @@ class EngineFacts(msgspec.Struct, frozen=True):
     hash_algorithm: str | None = None
     tensor_parallel: int | None = None
     pipeline_parallel: int | None = None
+
+
+class Tokenised(msgspec.Struct, frozen=True):
+    """A prompt as an engine will read it.
+
+    `edges` are pairs (bytes of `GenerationRequest.prompt`, tokens), both ascending: a prompt of the
+    same model and context that begins with these bytes begins with this many of these tokens,
+    whatever comes after. `salt` and `adapter` go into the names of its blocks.
+    """
+
+    tokens: Sequence[int]
+    edges: Sequence[tuple[int, Tokens]]
+    salt: str | None = None
+    adapter: str | None = None
 
 
 class BlocksStored(msgspec.Struct, frozen=True):

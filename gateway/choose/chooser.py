@@ -14,6 +14,7 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
+from gateway.kv_cache import BlockListener
 from gateway.vocabulary import (
     GenerationRequest,
     Prediction,
@@ -130,6 +131,8 @@ class Chooser:
     scorer: Scorer
     picker: Picker
     memory: Memory | None = None
+    listener: BlockListener | None = None
+    """Wants to hear what the caches hold."""
 
     def choose(
         self, request: GenerationRequest, replicas: Sequence[R], now: Seconds = 0.0
