@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
 
 import msgspec
 
@@ -47,6 +47,32 @@ class Health(StrEnum):
     EJECTED = "ejected"
     PROBING = "probing"  # its cool-down is over: one success brings it back
     DRAINING = "draining"  # finishes what it has, takes nothing new
+
+
+class ServiceClass(StrEnum):
+    """How urgent a tenant's work is: first come those who wait at a screen, last the batches."""
+
+    INTERACTIVE = "interactive"
+    DEFAULT = "default"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """On whose account a request is served, and what is owed to it.
+
+    Among those of its class it has service in proportion to `weight`. `ttft_objective_s` is when
+    it hopes for the first byte, from a request's arrival; None: it has not said.
+    """
+
+    name: str
+    service_class: ServiceClass = ServiceClass.DEFAULT
+    weight: float = 1.0
+    ttft_objective_s: Seconds | None = None
+
+
+ANYBODY: Final = Tenant("")
+"""Whoever asks where nobody is asked who they are."""
 
 
 class BodyKind(StrEnum):
@@ -93,7 +119,9 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     client set no bound; `prompt_bytes` is the length of the prompt as it stood in the body.
     `prompt` is the prompt as it stood in the body, and `context` what else an engine's cache
     depends on (tools, salt): views of the body, not copies. `session` names what the client says
-    belongs together: its X-Session-ID, else the body's `prompt_cache_key`.
+    belongs together: its X-Session-ID, else the body's `prompt_cache_key`. `tenant` is on whose
+    account it is served; `deadline` is the monotonic instant by which the first byte must come to
+    be of use, None where there is none.
     A msgspec.Struct: made once per request, at a fifth of the price of a frozen dataclass.
     """
 
@@ -106,6 +134,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     prompt: Buffer = b""
     context: tuple[Buffer, ...] = ()
     session: bytes | None = None
+    tenant: Tenant = ANYBODY
+    deadline: Seconds | None = None
 
 
 @dataclass(frozen=True)
