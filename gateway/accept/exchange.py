@@ -12,6 +12,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
+from gateway.accept.amend import amended, member
 from gateway.accept.reply import error_event, error_reply
 
 if TYPE_CHECKING:
@@ -159,6 +160,18 @@ class Exchange:
     def take_body(self, part: bytes) -> None:
         """Keep a part of the body."""
         self._parts.append(part)
+
+    def member(self, name: str) -> bytes | None:
+        """The value of a member of the JSON object that the body is, as it stands there."""
+        return member(self.body, name)
+
+    def amend(self, *path: str, value: bytes) -> None:
+        """Set a member of the JSON object that the body is; every other byte stays.
+
+        `exchange.amend("vllm_xargs", "mode", value=b'"full"')` keeps what else `vllm_xargs` holds.
+        What replicas are sent from now on is the new body. See `gateway.accept.amend`.
+        """
+        self._parts = [amended(self.body, path, value)]
 
     # The response
 
