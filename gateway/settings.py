@@ -123,6 +123,20 @@ class ChooseSettings(Section):
     request_overhead_tokens: int = Field(
         256, ge=0, description="what one running request costs others, in prompt tokens"
     )
+    sticky_sessions: bool = Field(
+        False,
+        description="a session (X-Session-ID, prompt_cache_key) stays on its replica while that is "
+        "healthy and not overloaded, whatever the policy",
+    )
+    bound: float = Field(
+        1.25,
+        ge=1,
+        description="consistent-hash and sticky_sessions: a replica with more than so many times "
+        "the mean of requests in flight is overloaded",
+    )
+    hash_prefix_bytes: int = Field(
+        4096, gt=0, description="consistent-hash, without a session: so much of the prompt is key"
+    )
 
 
 class RelaySettings(Section):

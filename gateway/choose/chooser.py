@@ -14,6 +14,7 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
+from gateway.choose.sticky import Sticky
 from gateway.kv_cache import BlockListener
 from gateway.vocabulary import (
     GenerationRequest,
@@ -133,6 +134,8 @@ class Chooser:
     memory: Memory | None = None
     listener: BlockListener | None = None
     """Wants to hear what the caches hold."""
+    sticky: Sticky | None = None
+    """Keeps sessions where they are, whatever it costs."""
 
     def choose(
         self, request: GenerationRequest, replicas: Sequence[R], now: Seconds = 0.0
@@ -145,7 +148,8 @@ class Chooser:
         if len(replicas) == 1:
             return Choice(replicas[0], 0, replicas)
         quote = self.scorer.quote(request, replicas, now)
-        index = self.picker.pick(quote.costs)
+        home = None if self.sticky is None else self.sticky.home(request.session, replicas)
+        index = self.picker.pick(quote.costs) if home is None else home
         return Choice(replicas[index], index, replicas, quote)
 
     def quote(
@@ -164,6 +168,8 @@ class Chooser:
         self, request: GenerationRequest, choice: Choice[ReplicaView], now: Seconds
     ) -> Claim:
         """It goes there. The claim is to be entered, told of the first byte, and left."""
+        if self.sticky is not None:
+            self.sticky.sent(request.session, choice.replica.id)
         return NO_CLAIM if self.memory is None else self.memory.dispatched(request, choice, now)
 
     def forget(self, replica: ReplicaId) -> None:

@@ -28,6 +28,26 @@ class Cheapest:
         return self._rng.choice([i for i, cost in enumerate(costs) if cost == least])
 
 
+class TwoChoices:
+    """The cheaper of two drawn at random.
+
+    With stale loads, as of several gateways, everybody's cheapest is the same one; two draws are
+    nearly as good as looking at all (Mitzenmacher) and do not herd.
+    """
+
+    __slots__ = ("_rng",)
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+
+    def pick(self, costs: Sequence[float]) -> int:
+        """O(1)."""
+        if len(costs) == 1:
+            return 0
+        one, other = self._rng.sample(range(len(costs)), 2)
+        return one if costs[one] <= costs[other] else other
+
+
 class InTurn:
     """One after the other, whatever they cost."""
 

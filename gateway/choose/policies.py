@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Chooser
 from gateway.choose.filters import Decodes
-from gateway.choose.pickers import Cheapest, InTurn
-from gateway.choose.scorers import ExpectedWork, Indifferent
+from gateway.choose.hashing import ConsistentHash
+from gateway.choose.pickers import Cheapest, InTurn, TwoChoices
+from gateway.choose.scorers import ExpectedWork, Indifferent, RequestsInFlight
+from gateway.choose.sticky import Sticky
 from gateway.settings import ChooseSettings, SettingsError
 
 if TYPE_CHECKING:
@@ -21,6 +24,19 @@ Factory = Callable[[ChooseSettings, "Random"], Chooser]
 
 def _least_work(settings: ChooseSettings, rng: Random) -> Chooser:
     return Chooser((Decodes(),), ExpectedWork(settings.request_overhead_tokens), Cheapest(rng))
+
+
+def _least_loaded(settings: ChooseSettings, rng: Random) -> Chooser:
+    return Chooser((Decodes(),), RequestsInFlight(), Cheapest(rng))
+
+
+def _power_of_two(settings: ChooseSettings, rng: Random) -> Chooser:
+    return Chooser((Decodes(),), RequestsInFlight(), TwoChoices(rng))
+
+
+def _consistent_hash(settings: ChooseSettings, rng: Random) -> Chooser:
+    scorer = ConsistentHash(settings.bound, settings.hash_prefix_bytes)
+    return Chooser((Decodes(),), scorer, Cheapest(rng))
 
 
 def _round_robin(settings: ChooseSettings, rng: Random) -> Chooser:
@@ -38,8 +54,11 @@ def _cache_aware(settings: ChooseSettings, rng: Random) -> Chooser:
 
 POLICIES: Final[Mapping[str, Factory]] = MappingProxyType(
     {
-        "least-work": _least_work,
         "cache-aware": _cache_aware,
+        "consistent-hash": _consistent_hash,
+        "least-loaded": _least_loaded,
+        "least-work": _least_work,
+        "power-of-two": _power_of_two,
         "round-robin": _round_robin,
         "random": _random,
     }
@@ -52,4 +71,7 @@ def policy(settings: ChooseSettings, rng: Random) -> Chooser:
     if factory is None:
         names = ", ".join(sorted(POLICIES))
         raise SettingsError(f"choose.policy: no policy {settings.policy!r}; there are {names}")
-    return factory(settings, rng)
+    chooser = factory(settings, rng)
+    if not settings.sticky_sessions:
+        return chooser
+    return replace(chooser, sticky=Sticky(settings.bound))

@@ -47,6 +47,18 @@ class ExpectedWork:
         return Plain(costs, replicas)
 
 
+class RequestsInFlight:
+    """cost = requests in flight: no thought of their length."""
+
+    __slots__ = ()
+
+    def quote(
+        self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
+    ) -> Plain:
+        """In requests."""
+        return Plain([float(one.inflight_requests) for one in replicas], replicas)
+
+
 class Indifferent:
     """Every replica costs the same: the picker alone decides."""
 

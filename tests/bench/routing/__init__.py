@@ -5,7 +5,6 @@ time to first token, hit rate beside the ideal one, and how evenly the replicas 
 gateway's own policies run as they are, through their port; comparators are written anew here from
 their published formulas. Run it with `python -m tests.bench.routing` (`make bench-routing`).
 
-A replica here is a model, not an engine: one first-come-first-served prefill server of a constant
-rate, one least-recently-used cache of 512-token blocks, and decoding that takes a constant time a
-token and slows nothing. Differences under a few percent mean nothing for real engines.
+A replica here is a model, not an engine: `engine` says what it does and what it leaves out.
+Differences under a few percent mean nothing for real engines.
 """

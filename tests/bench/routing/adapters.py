@@ -26,8 +26,9 @@ from gateway.vocabulary import (
     ReplicaId,
     Role,
 )
-from tests.bench.routing.cache import BLOCK_TOKENS
-from tests.bench.routing.world import Arrival, Caches, ReplicaSpec, RouterFactory
+from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
+from tests.bench.routing.engine import ReplicaSpec
+from tests.bench.routing.world import Caches, RouterFactory
 
 if TYPE_CHECKING:
     from random import Random
@@ -75,32 +76,44 @@ class GatewayRouter:
         self._views = [
             View(i, ReplicaAddress(f"http://replica-{i}:8000")) for i in range(len(specs))
         ]
+        self._alive: Sequence[View] = self._views
         self._claims: dict[int, Claim] = {}
+        self._owed: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return f"<GatewayRouter {self._chooser!r}>"
 
+    def members(self, replicas: Sequence[int]) -> None:
+        """Whoever is gone is forgotten."""
+        for view in self._alive:
+            if view.index not in replicas:
+                self._chooser.forget(view.id)
+        self._alive = [self._views[index] for index in replicas]
+
     def choose(self, arrival: Arrival, now: float) -> int:
         """Ask the policy, tell it of the dispatch, and take a lease."""
         request = _request(arrival)
-        choice = self._chooser.choose(request, self._views, now)
+        choice = self._chooser.choose(request, self._alive, now)
         view = choice.replica
         claim = self._chooser.dispatched(request, choice, now)
         self._claims[arrival.number] = claim.__enter__()
         view.inflight_requests += 1
         view.inflight_prompt_tokens += arrival.prompt_tokens
+        self._owed[arrival.number] = arrival.prompt_tokens
         return view.index
 
     def first_token(self, arrival: Arrival, replica: int, now: float) -> None:
         """The first byte came back: its prefill is no longer owed."""
-        self._views[replica].inflight_prompt_tokens -= arrival.prompt_tokens
+        self._views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number)
         self._claims[arrival.number].first_byte(now)
 
-    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int) -> None:
+    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int | None) -> None:
         """The claim ends and the lease is given back."""
         claim = self._claims.pop(arrival.number)
-        claim.answered(arrival.prompt_tokens, cached_tokens, now)
+        if cached_tokens is not None:
+            claim.answered(arrival.prompt_tokens, cached_tokens, now)
         claim.__exit__(None, None, None)
+        self._views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number, 0)
         self._views[replica].inflight_requests -= 1
 
 
@@ -114,6 +127,7 @@ def _request(arrival: Arrival) -> GenerationRequest:
         prompt_tokens=arrival.prompt_tokens,
         max_tokens=None,
         prompt=prompt,
+        session=None if arrival.session is None else str(arrival.session).encode(),
     )
 
 

@@ -11,12 +11,28 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from tests.bench.routing.world import Arrival
+from dataclasses import dataclass
+from typing import Final
 
 BLOCK_TOKENS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request. In an open loop it comes at `at_s`, whatever became of those before it.
+
+    In a closed loop it comes `think_s` after the end of number `after`; `at_s` is then only when it
+    would come if nothing were ever late. `session` is what its client calls its conversation.
+    """
+
+    number: int
+    at_s: float
+    prompt_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...]
+    session: int | None = None
+    after: int | None = None
+    think_s: float = 0.0
 
 
 def leading(blocks: Iterable[int], *held: Container[int]) -> int:

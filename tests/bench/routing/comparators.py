@@ -19,8 +19,9 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from tests.bench.routing.cache import BLOCK_TOKENS
-from tests.bench.routing.world import Arrival, Caches, ReplicaSpec, RouterFactory
+from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
+from tests.bench.routing.engine import ReplicaSpec
+from tests.bench.routing.world import Caches, RouterFactory
 
 if TYPE_CHECKING:
     from random import Random
@@ -33,12 +34,17 @@ class Counting:
         self.specs = specs
         self.caches = caches
         self.rng = rng
+        self.alive: Sequence[int] = range(len(specs))
         self.requests = [0] * len(specs)  # B
         self.prefill_tokens = [0] * len(specs)  # P
         self._uncached: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} B={self.requests} P={self.prefill_tokens}>"
+
+    def members(self, replicas: Sequence[int]) -> None:
+        """Who may be picked from now on."""
+        self.alive = replicas
 
     def choose(self, arrival: Arrival, now: float) -> int:
         """Pick, and count it there."""
@@ -53,9 +59,10 @@ class Counting:
         """Its prefill is no longer owed."""
         self.prefill_tokens[replica] -= self._uncached.pop(arrival.number)
 
-    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int) -> None:
+    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int | None) -> None:
         """It is no longer in flight."""
         self.requests[replica] -= 1
+        self.prefill_tokens[replica] -= self._uncached.pop(arrival.number, 0)
 
     def pick(self, arrival: Arrival, uncached: Sequence[int], now: float) -> int:
         """The policy: an index into the replicas."""
@@ -63,7 +70,7 @@ class Counting:
 
     def least(self, cost: Callable[[int], float | tuple[float, ...]]) -> int:
         """The replica of least cost; among equals, any with the same chance."""
-        return self.least_of(range(len(self.specs)), cost)
+        return self.least_of(self.alive, cost)
 
     def least_of(
         self, candidates: Sequence[int], cost: Callable[[int], float | tuple[float, ...]]
@@ -83,14 +90,14 @@ class RoundRobin(Counting):
 
     def pick(self, arrival: Arrival, uncached: Sequence[int], now: float) -> int:
         self._turn += 1
-        return self._turn % len(self.specs)
+        return self.alive[self._turn % len(self.alive)]
 
 
 class AnyOne(Counting):
     """Any, with the same chance."""
 
     def pick(self, arrival: Arrival, uncached: Sequence[int], now: float) -> int:
-        return self.rng.randrange(len(self.specs))
+        return self.rng.choice(self.alive)
 
 
 class LeastLoaded(Counting):
@@ -104,7 +111,7 @@ class PowerOfTwo(Counting):
     """argmin B_i over two drawn at random."""
 
     def pick(self, arrival: Arrival, uncached: Sequence[int], now: float) -> int:
-        drawn = self.rng.sample(range(len(self.specs)), min(2, len(self.specs)))
+        drawn = self.rng.sample(self.alive, min(2, len(self.alive)))
         return self.least_of(drawn, lambda i: self.requests[i])
 
 
@@ -126,11 +133,11 @@ class BoundedHash(Counting):
         )
 
     def pick(self, arrival: Arrival, uncached: Sequence[int], now: float) -> int:
-        most = math.ceil(self.BOUND * (sum(self.requests) + 1) / len(self.specs))
+        most = math.ceil(self.BOUND * (sum(self.requests) + 1) / len(self.alive))
         key = _point(str(arrival.blocks[: self.KEY_BLOCKS]))
         start = bisect_left(self._ring, (key, 0))
         for _, index in self._ring[start:] + self._ring[:start]:
-            if self.requests[index] < most:
+            if index in self.alive and self.requests[index] < most:
                 return index
         raise AssertionError("some replica is always below the bound, which is above the mean")
 
@@ -150,9 +157,10 @@ class CacheOrLoad(Counting):
     THRESHOLD: Final = 0.5
 
     def pick(self, arrival: Arrival, uncached: Sequence[int], now: float) -> int:
-        low, high = min(self.requests), max(self.requests)
+        counts = [self.requests[i] for i in self.alive]
+        low, high = min(counts), max(counts)
         is_unbalanced = high - low > self.ABSOLUTE and high > self.RELATIVE * low
-        matched = 1 - min(uncached) / arrival.prompt_tokens
+        matched = 1 - min(uncached[i] for i in self.alive) / arrival.prompt_tokens
         if is_unbalanced or matched <= self.THRESHOLD:
             return self.least(lambda i: self.requests[i])
         return self.least(lambda i: (uncached[i], self.requests[i]))
@@ -182,7 +190,7 @@ class Sticky(Counting):
     MOST_PENALTY_S: Final = 18.0
 
     def pick(self, arrival: Arrival, uncached: Sequence[int], now: float) -> int:
-        everyone = range(len(self.specs))
+        everyone = self.alive
         cached = [arrival.prompt_tokens - each for each in uncached]
         warm = [i for i in everyone if cached[i] >= self.AFFINITY * arrival.prompt_tokens]
         cold = [i for i in everyone if i not in warm]
@@ -217,7 +225,7 @@ class Blocks(Counting):
         self._active[index].update(arrival.blocks)
         return index
 
-    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int) -> None:
+    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int | None) -> None:
         super().ended(arrival, replica, now, cached_tokens)
         active = self._active[replica]
         active.subtract(arrival.blocks)

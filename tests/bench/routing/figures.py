@@ -7,8 +7,8 @@ from enum import StrEnum
 from statistics import fmean, pstdev
 
 from tests.bench.figures import percentile
-from tests.bench.routing.cache import ideal_hit_tokens
-from tests.bench.routing.world import Arrival, Run
+from tests.bench.routing.cache import Arrival, ideal_hit_tokens
+from tests.bench.routing.world import Run
 
 
 class Figure(StrEnum):
@@ -18,13 +18,14 @@ class Figure(StrEnum):
     P50 = "ttft_p50_s"
     P90 = "ttft_p90_s"
     P99 = "ttft_p99_s"
+    DURATION = "duration_mean_s"
     HIT = "hit_ratio"
     IDEAL = "ideal_hit_ratio"
     LOAD_CV = "load_cv"
 
 
 def figures(run: Run) -> dict[Figure, float]:
-    """Over every request of the run, warm-up included. The load is time at work, per replica."""
+    """Over every request of the run, warm-up included. The load is time spent on prompts."""
     ttfts_s = [each.ttft_s for each in run.served]
     prompts = sum(each.arrival.prompt_tokens for each in run.served)
     return {
@@ -32,8 +33,9 @@ def figures(run: Run) -> dict[Figure, float]:
         Figure.P50: percentile(ttfts_s, 0.50),
         Figure.P90: percentile(ttfts_s, 0.90),
         Figure.P99: percentile(ttfts_s, 0.99),
+        Figure.DURATION: fmean(each.duration_s for each in run.served),
         Figure.HIT: sum(each.hit_tokens for each in run.served) / prompts,
-        Figure.LOAD_CV: pstdev(run.busy_s) / fmean(run.busy_s),
+        Figure.LOAD_CV: pstdev(run.prefill_s) / fmean(run.prefill_s),
     }
 
 

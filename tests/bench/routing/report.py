@@ -17,6 +17,7 @@ _COLUMNS: Final = {
     Figure.P50: ("p50 s", 2),
     Figure.P90: ("p90 s", 2),
     Figure.P99: ("p99 s", 2),
+    Figure.DURATION: ("whole s", 2),
     Figure.HIT: ("hit ratio", 3),
     Figure.IDEAL: ("ideal", 3),
     Figure.LOAD_CV: ("load CV", 3),

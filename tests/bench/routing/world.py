@@ -1,49 +1,28 @@
 """Simulated replicas in virtual time, and one run of arrivals through a router.
 
-A replica prefills one request at a time, first come first served, at a constant rate; what its
-cache holds when a prefill begins needs none. The first token comes when the prefill ends, and then
-the prompt's blocks are in the cache. Decoding takes a constant time a token beside everything else:
-it gives requests in flight their length and disturbs no prefill.
+The replicas are those of `engine`: steps that mix prefill and decoding. A request comes at its
+instant, or, in a closed loop, some time after another has ended. When a replica dies, what it had
+not answered is sent elsewhere, as a gateway retries before the first byte; what it was answering
+ends there.
 
-Invariants. Work is conserved: a replica is never idle while a request waits there, and its busy
-time is the uncached tokens it was given over its rate. Every arrival is served exactly once. Same
-arrivals, specs and chances give the same run.
+Invariants. Every arrival is served exactly once. The same arrivals, specs and chances give the same
+run.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
-from tests.bench.routing.cache import BlockCache, hit_tokens, leading
+from tests.bench.routing.cache import Arrival, hit_tokens, leading
+from tests.bench.routing.engine import Engine, Job, ReplicaSpec
 
 if TYPE_CHECKING:
     from random import Random
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request of an open loop: it comes at its instant, whatever became of those before it."""
-
-    number: int
-    at_s: float
-    prompt_tokens: int
-    output_tokens: int
-    blocks: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaSpec:
-    """What a simulated replica can do."""
-
-    prefill_tokens_per_s: float
-    cache_blocks: int
-    decode_token_s: float = 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +32,34 @@ class Served:
     arrival: Arrival
     replica: int
     hit_tokens: int
+    arrived_at_s: float
     first_token_at_s: float
+    ended_at_s: float
 
     @property
     def ttft_s(self) -> float:
         """From arrival to first token."""
-        return self.first_token_at_s - self.arrival.at_s
+        return self.first_token_at_s - self.arrived_at_s
+
+    @property
+    def duration_s(self) -> float:
+        """From arrival to last token."""
+        return self.ended_at_s - self.arrived_at_s
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: what was served, in order of first tokens, and each replica's time at work."""
+    """One run: what was served, in order of ends, and each replica's seconds of prefill."""
 
     served: Sequence[Served]
-    busy_s: Sequence[float]
+    prefill_s: Sequence[float]
 
 
 class Router(Protocol):
     """A policy at work. It learns what a gateway learns: choices, first tokens and ends."""
+
+    def members(self, replicas: Sequence[int]) -> None:
+        """These are there from now on; told before the first choice."""
 
     def choose(self, arrival: Arrival, now: float) -> int:
         """The index of the replica that is to have it; counts as dispatched."""
@@ -78,8 +67,8 @@ class Router(Protocol):
     def first_token(self, arrival: Arrival, replica: int, now: float) -> None:
         """The first byte came back."""
 
-    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int) -> None:
-        """The answer is over, and told how many prompt tokens were cached."""
+    def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int | None) -> None:
+        """The answer is over, and told how many prompt tokens were cached; None: it was cut."""
 
 
 class Caches(Protocol):
@@ -95,53 +84,24 @@ RouterFactory = Callable[[Sequence[ReplicaSpec], Caches, "Random"], Router]
 class _Kind(IntEnum):
     """What happens; at equal instants in this order, so that news comes before decisions."""
 
-    ENDED = 0
-    PREFILLED = 1
+    STEPPED = 0
+    CHANGED = 1
     ARRIVED = 2
 
 
-@dataclass(slots=True)
-class _Replica:
-    """One replica: a queue whose head is being prefilled, a cache, and what is promised to it."""
-
-    spec: ReplicaSpec
-    cache: BlockCache
-    queue: deque[Arrival] = field(default_factory=deque)
-    promised: Counter[int] = field(default_factory=Counter)
-    head_hit_tokens: int = 0
-    busy_s: float = 0.0
-
-    def begin(self) -> float:
-        """Start on the head of the queue; the seconds it takes."""
-        head = self.queue[0]
-        self.head_hit_tokens = hit_tokens(self.cache.match(head.blocks), head.prompt_tokens)
-        uncached = head.prompt_tokens - self.head_hit_tokens
-        duration_s = uncached / self.spec.prefill_tokens_per_s
-        self.busy_s += duration_s
-        return duration_s
-
-    def finish(self) -> Arrival:
-        """End the head's prefill: its blocks are in the cache."""
-        head = self.queue.popleft()
-        self.cache.keep(head.blocks)
-        for block in head.blocks:
-            self.promised[block] -= 1
-            if not self.promised[block]:
-                del self.promised[block]
-        return head
-
-
 class World:
-    """A fleet of simulated replicas."""
+    """A fleet of simulated replicas, and one run through it."""
 
     def __init__(self, specs: Sequence[ReplicaSpec]) -> None:
-        self._replicas = [_Replica(spec, BlockCache(spec.cache_blocks)) for spec in specs]
-        self._events: list[tuple[float, _Kind, int, Arrival, int, int]] = []
+        self._engines = [Engine(spec) for spec in specs]
+        self._dead = [False] * len(specs)
+        self._events: list[tuple[float, int, int, int, Arrival | None]] = []
         self._order = count()
+        self._followers: dict[int, list[Arrival]] = {}
+        self._served: list[Served] = []
 
     def __repr__(self) -> str:
-        queued = sum(len(each.queue) for each in self._replicas)
-        return f"<World {len(self._replicas)} replicas, {queued} requests before their first token>"
+        return f"<World {self._engines!r}>"
 
     def hit_tokens(self, arrival: Arrival) -> list[int]:
         """See `Caches`."""
@@ -149,43 +109,89 @@ class World:
             hit_tokens(
                 leading(arrival.blocks, each.cache.held, each.promised), arrival.prompt_tokens
             )
-            for each in self._replicas
+            for each in self._engines
         ]
 
     def run(self, arrivals: Sequence[Arrival], router: Router) -> Run:
         """Serve them all to the end. O(events x log events + blocks)."""
-        for arrival in arrivals:
-            self._happens(arrival.at_s, _Kind.ARRIVED, arrival)
-        served = []
-        while self._events:
-            now, kind, _, arrival, index, cached = heapq.heappop(self._events)
-            if kind is _Kind.ARRIVED:
-                self._dispatch(arrival, router.choose(arrival, now), now)
-            elif kind is _Kind.PREFILLED:
-                served.append(self._prefilled(index, now))
-                router.first_token(arrival, index, now)
+        for each in arrivals:
+            if each.after is None:
+                self._happens(each.at_s, _Kind.ARRIVED, -1, each)
             else:
-                router.ended(arrival, index, now, cached)
-        return Run(served, [each.busy_s for each in self._replicas])
+                self._followers.setdefault(each.after, []).append(each)
+        self._plan_changes(arrivals[-1].at_s)
+        router.members(self._alive(0.0))
+        while self._events:
+            now, kind, _, index, arrival = heapq.heappop(self._events)
+            if kind == _Kind.STEPPED:
+                self._stepped(index, now, router)
+            elif kind == _Kind.CHANGED:
+                self._changed(index, now, router)
+            elif arrival is not None:
+                self._dispatch(Job(arrival, now), now, router)
+        return Run(self._served, [each.prefill_s for each in self._engines])
 
-    def _happens(
-        self, at_s: float, kind: _Kind, arrival: Arrival, index: int = -1, cached: int = 0
-    ) -> None:
-        heapq.heappush(self._events, (at_s, kind, next(self._order), arrival, index, cached))
+    def _happens(self, at_s: float, kind: _Kind, index: int, arrival: Arrival | None) -> None:
+        heapq.heappush(self._events, (at_s, kind, next(self._order), index, arrival))
 
-    def _dispatch(self, arrival: Arrival, index: int, now: float) -> None:
-        replica = self._replicas[index]
-        replica.queue.append(arrival)
-        replica.promised.update(arrival.blocks)
-        if len(replica.queue) == 1:
-            self._happens(now + replica.begin(), _Kind.PREFILLED, arrival, index)
+    def _plan_changes(self, span_s: float) -> None:
+        self._joins_at_s = [each.spec.joins_at * span_s for each in self._engines]
+        for index, each in enumerate(self._engines):
+            if each.spec.joins_at > 0.0:
+                self._happens(self._joins_at_s[index], _Kind.CHANGED, index, None)
+            if each.spec.leaves_at <= 1.0:
+                self._happens(each.spec.leaves_at * span_s, _Kind.CHANGED, index, None)
 
-    def _prefilled(self, index: int, now: float) -> Served:
-        replica = self._replicas[index]
-        cached = replica.head_hit_tokens
-        done = replica.finish()
-        rest_s = (done.output_tokens - 1) * replica.spec.decode_token_s
-        self._happens(now + rest_s, _Kind.ENDED, done, index, cached)
-        if replica.queue:
-            self._happens(now + replica.begin(), _Kind.PREFILLED, replica.queue[0], index)
-        return Served(done, index, cached, now)
+    def _alive(self, now: float) -> list[int]:
+        return [
+            index
+            for index, dead in enumerate(self._dead)
+            if not dead and self._joins_at_s[index] <= now
+        ]
+
+    def _changed(self, index: int, now: float, router: Router) -> None:
+        """A replica joins, or dies with what it has."""
+        if now <= self._joins_at_s[index] and self._joins_at_s[index] > 0.0:
+            router.members(self._alive(now))
+            return
+        self._dead[index] = True
+        router.members(self._alive(now))
+        engine = self._engines[index]
+        jobs, engine.stint = engine.jobs, None
+        for job in jobs:
+            router.ended(job.arrival, index, now, None)
+            if job.first_token_at_s is None:
+                self._dispatch(Job(job.arrival, job.arrived_at_s), now, router)
+            else:
+                self._end(job, index, now)
+
+    def _dispatch(self, job: Job, now: float, router: Router) -> None:
+        index = router.choose(job.arrival, now)
+        engine = self._engines[index]
+        before = engine.stint.ends_at_s if engine.stint else None
+        engine.submit(job, now)
+        if engine.stint is not None and engine.stint.ends_at_s != before:
+            self._happens(engine.stint.ends_at_s, _Kind.STEPPED, index, None)
+
+    def _stepped(self, index: int, now: float, router: Router) -> None:
+        engine = self._engines[index]
+        if engine.stint is None or engine.stint.ends_at_s != now:
+            return  # that stint was cut short, or its replica has died
+        answered, ended = engine.finish()
+        for job in answered:
+            router.first_token(job.arrival, index, now)
+        for job in ended:
+            router.ended(job.arrival, index, now, job.hit_tokens)
+            self._end(job, index, now)
+        stint = engine.stint
+        if stint is not None:
+            self._happens(stint.ends_at_s, _Kind.STEPPED, index, None)
+
+    def _end(self, job: Job, index: int, now: float) -> None:
+        if job.first_token_at_s is None:
+            raise AssertionError("it ended before its first token")
+        self._served.append(
+            Served(job.arrival, index, job.hit_tokens, job.arrived_at_s, job.first_token_at_s, now)
+        )
+        for follower in self._followers.pop(job.arrival.number, ()):
+            self._happens(now + follower.think_s, _Kind.ARRIVED, -1, follower)

@@ -6,8 +6,10 @@ from random import Random
 import pytest
 
 from tests.bench.routing.adapters import GATEWAY, block_bytes, prompt_of
+from tests.bench.routing.cache import Arrival
 from tests.bench.routing.comparators import COMPARATORS, BoundedHash, Counting
-from tests.bench.routing.world import Arrival, ReplicaSpec, Router
+from tests.bench.routing.engine import ReplicaSpec
+from tests.bench.routing.world import Router
 
 SPECS = (ReplicaSpec(1000.0, 100),) * 3
 L = 1000

@@ -96,10 +96,22 @@ def test_the_cheapest_of_equals_is_drawn_and_of_unequals_is_not(rng: Random) -> 
 
 def test_a_policy_that_does_not_exist_is_named_with_those_that_do(rng: Random) -> None:
     with pytest.raises(
-        SettingsError, match="'best'; there are cache-aware, least-work, random, round-robin"
+        SettingsError, match=r"'best'; there are cache-aware, consistent-hash, .*, round-robin"
     ):
         policy(ChooseSettings(policy="best"), rng)
 
 
 def test_the_default_policy_exists() -> None:
     assert ChooseSettings().policy in POLICIES
+
+
+def test_least_loaded_counts_requests_and_two_choices_take_the_lighter(rng: Random) -> None:
+    replicas = [a_replica("a", requests=9), a_replica("b", requests=1, prompt_tokens=9000)]
+    for name in ("least-loaded", "power-of-two"):
+        chooser = policy(ChooseSettings(policy=name), rng)
+        assert {chooser.choose(a_request(), replicas).replica.id for _ in range(20)} == {"b:8000"}
+    chooser = policy(ChooseSettings(policy="power-of-two"), rng)
+    replicas += [a_replica("c", requests=5)]
+    chosen = Counter(chooser.choose(a_request(), replicas).replica.id for _ in range(3000))
+    assert set(chosen) == {"b:8000", "c:8000"}  # the heaviest is never the lighter of two
+    assert 900 < chosen[replicas[2].id] < 1100
