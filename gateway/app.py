@@ -34,6 +34,7 @@ from gateway.choose.policies import policy
 from gateway.clock import monotonic
 from gateway.errors import UnknownPath
 from gateway.fleet.discover import discoveries
+from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.probe import Prober
 from gateway.fleet.roster import Roster
 from gateway.fleet.snapshot import fleet_document
@@ -47,9 +48,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from gateway.choose.chooser import Chooser
+    from gateway.fleet.kv_ear import Heard
     from gateway.fleet.ledger import Replica
     from gateway.settings import AccountSettings, Settings
-    from gateway.vocabulary import ModelCard, ModelName
+    from gateway.vocabulary import ModelCard, ModelName, ReplicaId
 
 FLUSH_EVERY_S: Final = 0.2
 DRAIN_LOOK_EVERY_S: Final = 0.02
@@ -90,6 +92,7 @@ class House:
             else None
         )
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
+        self.kv_events = self._listening()
         self.roster.subscribe(_Departures(self.relay, self.accounts, self.life.chooser))
         self.control = control_app(self, registry(self.accounts, self))
 
@@ -120,6 +123,11 @@ class House:
         """Connections to replicas that carry a request."""
         return self.relay.busy
 
+    @property
+    def heard(self) -> Mapping[ReplicaId, Heard]:
+        """What replicas have told of their caches."""
+        return self.kv_events.heard if self.kv_events is not None else {}
+
     def models(self) -> Mapping[ModelName, ModelCard]:
         """What can be asked for now."""
         return self.roster.known_models()
@@ -148,6 +156,14 @@ class House:
             "reason": reason(table[0], table[1] if len(table) > 1 else None),
             "replicas": document(table),
         }
+
+    def _listening(self) -> KvEvents | None:
+        """To KV events, if the policy wants to know."""
+        listener = self.life.chooser.listener
+        fleet = self._settings.fleet
+        if listener is None or fleet.kv_events.listen == "off":
+            return None
+        return KvEvents(self.roster, fleet, listener, monotonic, self._tls)
 
     def _is_served(self, model: ModelName) -> bool:
         return model in self.roster.known_models()
@@ -193,6 +209,7 @@ class House:
                 ("watch", self.relay.watch()),
                 ("probe", self._prober.run()),
                 ("flush", self._flush()),
+                *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
                 *(
                     (repr(each), each.run())
                     for each in discoveries(self._settings.fleet, self.roster)

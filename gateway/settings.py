@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.vocabulary import ModelName, ReplicaAddress, Role
+from gateway.vocabulary import EventSource, ModelName, ReplicaAddress, Role
 
 PREFIX = "GATEWAY__"
 
@@ -164,12 +164,26 @@ class RelaySettings(Section):
     retry_budget_min_per_s: float = Field(10.0, ge=0, description="and always at least so many")
 
 
+ZmqEndpoint = Annotated[str, StringConstraints(pattern=r"^tcp://[^/\s?#@]+:[0-9]{1,5}$")]
+
+
+class EventSourceSettings(Section):
+    """Where one replica publishes KV events, for one that cannot be asked."""
+
+    endpoint: ZmqEndpoint
+    replay_endpoint: ZmqEndpoint | None = None
+    topic: str = ""
+
+
 class ReplicaSettings(Section):
     """A replica with what is known of it; a bare URL will do."""
 
     url: ReplicaUrl
     models: tuple[str, ...] = Field((), description="pinned; empty asks the replica")
     role: Role = Role.BOTH
+    kv_events: EventSourceSettings | None = Field(
+        None, description="where its KV events are; empty asks the replica"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -178,8 +192,12 @@ class ReplicaSettings(Section):
 
     def address(self) -> ReplicaAddress:
         """The same as a value of the vocabulary."""
+        events = self.kv_events
         return ReplicaAddress(
-            self.url.rstrip("/"), tuple(ModelName(name) for name in self.models), self.role
+            self.url.rstrip("/"),
+            tuple(ModelName(name) for name in self.models),
+            self.role,
+            EventSource(**events.model_dump()) if events else None,
         )
 
 
@@ -193,11 +211,23 @@ class DnsSettings(Section):
     role: Role = Role.BOTH
 
 
+class KvEventSettings(Section):
+    """Whether and where we listen to what engines tell of their KV caches."""
+
+    listen: Literal["auto", "off"] = Field(
+        "auto", description="auto: to every replica that publishes, if the policy wants to know"
+    )
+    port: int | None = Field(
+        None, ge=1, le=65535, description="of replicas that have no GET /kv_event_sources"
+    )
+    replay_port: int | None = Field(None, ge=1, le=65535, description="the same, to ask again")
+
+
 class FleetSettings(Section):
     """Which replicas there are and when one is believed healthy."""
 
     replicas: tuple[ReplicaSettings, ...] = Field(
-        (), description="a fixed list: URLs, or {url, models, role}"
+        (), description="a fixed list: URLs, or {url, models, role, kv_events}"
     )
     dns: tuple[DnsSettings, ...] = Field((), description="names whose addresses are replicas")
     file: str | None = Field(
@@ -210,6 +240,7 @@ class FleetSettings(Section):
     failures_to_eject: int = Field(3, ge=1, description="signs of failure in a row")
     cool_down_s: float = Field(5.0, gt=0, description="out, before it is probed again")
     cool_down_max_s: float = Field(60.0, gt=0, description="doubles up to this")
+    kv_events: KvEventSettings = Field(default_factory=KvEventSettings)
 
 
 class AccountSettings(Section):

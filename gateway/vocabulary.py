@@ -138,16 +138,27 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     deadline: Seconds | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EventSource:
+    """Where an engine tells what its KV cache holds: ZeroMQ endpoints, `tcp://host:port`."""
+
+    endpoint: str
+    replay_endpoint: str | None = None
+    topic: str = ""  # what it puts before its events begins with this
+
+
 @dataclass(frozen=True)
 class ReplicaAddress:
     """Where a replica answers, and what is known of it before it has been asked.
 
-    `models` pins what it serves; empty means "ask it" (`GET /v1/models`).
+    `models` pins what it serves; empty means "ask it" (`GET /v1/models`). `kv_events` says where
+    it tells of its cache; None means "ask it" (`GET /kv_event_sources`).
     """
 
     url: str  # http://host:port or https://host:port, without a trailing slash
     models: tuple[ModelName, ...] = ()
     role: Role = Role.BOTH
+    kv_events: EventSource | None = None
 
     @cached_property
     def authority(self) -> bytes:

@@ -18,15 +18,26 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from gateway.vocabulary import Health, ReplicaView
+from gateway.kv_cache import Certainty
+from gateway.vocabulary import Health, ReplicaId, ReplicaView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
     from gateway.account.accounts import Accounts
     from gateway.account.meters import Histogram, ModelMeters
+
+
+class Heard(Protocol):
+    """What one replica has told of its KV cache."""
+
+    batches: int
+    blocks: int
+    gaps: int
+    replays: int
+    certainty: Certainty
 
 
 class Gateway(Protocol):
@@ -40,6 +51,8 @@ class Gateway(Protocol):
     def connections(self) -> int: ...
     @property
     def upstream_busy(self) -> int: ...
+    @property
+    def heard(self) -> Mapping[ReplicaId, Heard]: ...
 
 
 _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelMeters], Histogram]], ...]] = (
@@ -89,6 +102,30 @@ _TOKENS: Final[tuple[tuple[str, str, Callable[[ModelMeters], int]], ...]] = (
 )
 
 
+_HEARD: Final[tuple[tuple[str, str, Callable[[Heard], int]], ...]] = (
+    (
+        "gateway_kv_event_batches",
+        "Batches of KV-cache events a replica has told.",
+        lambda heard: heard.batches,
+    ),
+    (
+        "gateway_kv_event_blocks",
+        "Blocks they said were stored.",
+        lambda heard: heard.blocks,
+    ),
+    (
+        "gateway_kv_event_gaps",
+        "Times that batches were missing.",
+        lambda heard: heard.gaps,
+    ),
+    (
+        "gateway_kv_event_replays",
+        "Times that it was asked to tell again.",
+        lambda heard: heard.replays,
+    ),
+)
+
+
 class GatewayCollector(Collector):
     """Reads the accounts and the fleet when Prometheus asks."""
 
@@ -101,6 +138,7 @@ class GatewayCollector(Collector):
         yield from self._requests()
         yield from self._models()
         yield from self._replicas()
+        yield from self._kv_events()
 
     def _requests(self) -> Iterator[Metric]:
         accounts = self._accounts
@@ -182,6 +220,23 @@ class GatewayCollector(Collector):
             "Connections to replicas that carry a request.",
             value=self._gateway.upstream_busy,
         )
+
+    def _kv_events(self) -> Iterator[Metric]:
+        heard = self._gateway.heard
+        for name, text, count_of in _HEARD:
+            counter = CounterMetricFamily(name, text, labels=("replica",))
+            for replica, told in heard.items():
+                counter.add_metric((replica,), count_of(told))
+            yield counter
+        state = GaugeMetricFamily(
+            "gateway_kv_certainty",
+            "1 for how far what a replica tells of its cache can be trusted, 0 for the others.",
+            labels=("replica", "certainty"),
+        )
+        for replica, told in heard.items():
+            for each in Certainty:
+                state.add_metric((replica, each.value), float(told.certainty is each))
+        yield state
 
 
 def registry(accounts: Accounts, gateway: Gateway) -> CollectorRegistry:

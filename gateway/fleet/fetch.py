@@ -8,15 +8,14 @@ few seconds.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import functools
+import ssl
+from typing import Final
 from urllib.parse import urlsplit
 
 import httptools
 
 from gateway.vocabulary import Seconds
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 _READ_BYTES: Final = 64 * 1024
@@ -26,32 +25,29 @@ class FetchFailed(Exception):
     """No answer, or not one that can be used; the message says why, for the log."""
 
 
-async def fetch(url: str, *, timeout_s: Seconds, ssl: SSLContext | None) -> tuple[int, bytes]:
+async def fetch(url: str, *, timeout_s: Seconds, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
     """GET `url`: its status and whole body; `timeout_s` is from the look-up to the last byte.
 
-    `ssl` is needed for https and unused for http. Raises FetchFailed for everything that may go
-    wrong on the way; a status is not judged here. The connection is gone when this returns.
+    `tls` is how https is trusted; None: as the machine trusts. Raises FetchFailed for everything
+    that may go wrong on the way; a status is not judged here. The connection is gone when this
+    returns.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _get(url, ssl)
+            return await _get(url, tls)
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {timeout_s:g} s") from error
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
         raise FetchFailed(f"not HTTP as we asked for it: {error}") from error
     except (OSError, ValueError) as error:
-        # ValueError: a host name that IDNA refuses, or https without a context
+        # ValueError: a host name that IDNA refuses
         raise FetchFailed(str(error) or type(error).__name__) from error
 
 
-async def _get(url: str, ssl: SSLContext | None) -> tuple[int, bytes]:
+async def _get(url: str, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
     parts = urlsplit(url)
-    is_tls = parts.scheme == "https"
-    if is_tls and ssl is None:
-        raise ValueError("https needs an SSL context")
-    reader, writer = await asyncio.open_connection(
-        parts.hostname, parts.port, ssl=ssl if is_tls else None
-    )
+    trust = (tls or _system_trust()) if parts.scheme == "https" else None
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=trust)
     try:
         writer.write(
             f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: headrace\r\n"
@@ -105,3 +101,9 @@ class _Answer:
         else:  # 100 Continue and its kind: the answer itself is still to come
             self.status = 0
             self._is_framed = False
+
+
+@functools.cache
+def _system_trust() -> ssl.SSLContext:
+    """Made when first needed: it reads all the authorities of the machine, over a megabyte."""
+    return ssl.create_default_context()

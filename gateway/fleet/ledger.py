@@ -15,6 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from gateway.fleet.health import Standing
+from gateway.kv_cache import EngineFacts
 from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, Role, Tokens
 
 NO_MODELS: Final[Mapping[ModelName, ModelCard]] = MappingProxyType({})
@@ -23,12 +24,13 @@ NO_MODELS: Final[Mapping[ModelName, ModelCard]] = MappingProxyType({})
 class Replica:
     """A replica, as this gateway sees it. A `vocabulary.ReplicaView`.
 
-    The roster alone sets `address`, `models` (swapped whole, never changed in place), `standing`
-    and `on_idle`; leases alone move the counters.
+    The roster alone sets `address`, `models` and `facts` (swapped whole, never changed in place),
+    `standing` and `on_idle`; leases alone move the counters.
     """
 
     __slots__ = (
         "address",
+        "facts",
         "id",
         "inflight_prompt_tokens",
         "inflight_requests",
@@ -41,6 +43,7 @@ class Replica:
         self.id: Final = address.id
         self.address = address
         self.models: Mapping[ModelName, ModelCard] = NO_MODELS
+        self.facts = EngineFacts()
         self.standing = Standing()
         self.inflight_requests = 0
         self.inflight_prompt_tokens: Tokens = 0

@@ -14,7 +14,6 @@ and then at every fifth probe (adapters come and go), GET /v1/models too, unless
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import ssl
 from dataclasses import dataclass
@@ -161,8 +160,9 @@ class _Watch:
 
     async def _get(self, path: str) -> bytes:
         means, url = self._means, self._replica.address.url
-        tls = (means.tls or _system_trust()) if url.startswith("https:") else None
-        status, body = await fetch(url + path, timeout_s=means.settings.probe_timeout_s, ssl=tls)
+        status, body = await fetch(
+            url + path, timeout_s=means.settings.probe_timeout_s, tls=means.tls
+        )
         if not 200 <= status < 300:
             raise ValueError(f"GET {path} was answered {status}")
         return body
@@ -190,9 +190,3 @@ class _Watch:
             pause_s = min(pause_s, max(JOINING_EVERY_S, loading_s * JOINING_SLOWDOWN_RATIO))
         jitter = settings.probe_jitter_ratio
         return pause_s * self._means.rng.uniform(1 - jitter, 1 + jitter)
-
-
-@functools.cache
-def _system_trust() -> ssl.SSLContext:
-    """Made when first needed: it reads all the authorities of the machine, over a megabyte."""
-    return ssl.create_default_context()

@@ -21,9 +21,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
+
 from gateway.errors import NoReplica, UnknownModel
 from gateway.fleet.health import Sign, Standing, after, cool_down_s
 from gateway.fleet.ledger import Replica
+from gateway.kv_cache import EngineFacts
 from gateway.settings import FleetSettings
 from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, Seconds
 
@@ -149,6 +152,18 @@ class Roster:
         if models != replica.models:
             replica.models = models
             self._publish()
+
+    def observe_facts(self, replica: Replica, facts: EngineFacts) -> bool:
+        """More is known of its engine; what is not said stands. True if that is new."""
+        known = {
+            name: value
+            for name, value in msgspec.structs.asdict(facts).items()
+            if value is not None
+        }
+        learnt = msgspec.structs.replace(replica.facts, **known)
+        is_new = learnt != replica.facts
+        replica.facts = learnt
+        return is_new
 
     def sign(self, replica: Replica, sign: Sign, now: Seconds) -> None:
         """Take in one sign; O(1) unless it changes who takes work, then O(replicas x models)."""

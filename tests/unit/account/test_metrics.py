@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,12 +17,14 @@ from gateway.account.accounts import Accounts
 from gateway.account.metrics import GatewayCollector, registry
 from gateway.account.usage import Usage
 from gateway.errors import StreamBroken
+from gateway.fleet.kv_ear import Heard
 from gateway.fleet.ledger import Replica
-from gateway.vocabulary import Health
+from gateway.kv_cache import Certainty
+from gateway.vocabulary import Health, ReplicaId
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 
-LABELS = {"route", "model", "outcome", "reason", "replica", "result", "state"}
+LABELS = {"route", "model", "outcome", "reason", "replica", "result", "state", "certainty"}
 NAME = re.compile(r"gateway(_[a-z]+)+")
 
 
@@ -35,6 +37,8 @@ class Shown:
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = replicas
+        told = Heard(batches=9, blocks=40, gaps=2, replays=3, certainty=Certainty.PARTIAL)
+        self.heard: Mapping[ReplicaId, Heard] = {replica.id: told for replica in replicas}
 
 
 @pytest.fixture
@@ -139,6 +143,13 @@ def test_the_sums_are_the_accounts(collector: GatewayCollector) -> None:
     assert value(collector, "gateway_time_to_first_token_seconds_count", model="m") == 1
     assert value(collector, "gateway_inter_token_latency_seconds_count", model="m") == 1
     assert value(collector, "gateway_request_duration_seconds_count", model="m") == 2
+
+
+def test_what_was_heard_of_caches_is_shown_by_replica(collector: GatewayCollector) -> None:
+    for name, count in (("batches", 9), ("blocks", 40), ("gaps", 2), ("replays", 3)):
+        assert value(collector, f"gateway_kv_event_{name}_total", replica="r1:8000") == count
+    assert value(collector, "gateway_kv_certainty", certainty="partial") == 1
+    assert value(collector, "gateway_kv_certainty", certainty="exact") == 0
 
 
 def test_the_fleet_is_shown_by_replica_and_state(collector: GatewayCollector) -> None:
