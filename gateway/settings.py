@@ -120,6 +120,12 @@ class ChooseSettings(Section):
         description="cache-aware: prompt tokens a replica's KV cache is said to hold; too small "
         "costs far more than too large (docs/benchmarks, routing)",
     )
+    load_tokens_per_s: float = Field(
+        100_000.0,
+        gt=0,
+        description="cache-aware: how fast a replica brings offloaded KV cache back into its GPU, "
+        "in tokens per second",
+    )
     request_overhead_tokens: int = Field(
         256, ge=0, description="what one running request costs others, in prompt tokens"
     )

@@ -1,31 +1,33 @@
 """Cache-aware choosing: every replica priced in predicted seconds, the least wins.
 
-    cost = wait + (u + overhead x running) / rate + PRICE x u / mean rate
+    cost = wait + load + (u + overhead x running) / rate + PRICE x u / mean rate
 
 `wait` is how long the replica is busy with prefill it already owes, `u` the prompt tokens it does
-not hold, `rate` what it prefills per second, learnt. The last term is what a cold prefill costs
+not hold, `load` how long it takes to bring in what it holds outside its GPU, `rate` what it
+prefills per second, learnt. The last term is what a cold prefill costs
 everybody behind it, in seconds of the mean replica; without it a pool near its limit gives affinity
-away and must prefill more for it. What a replica holds is what we sent it (`PrefixCache`), counted
-from dispatch on, so that siblings follow their leader.
+away and must prefill more for it. What a replica holds is asked of `Holdings`.
 
 Trade-offs. Costs grow with the replicas that hold a part of the prompt, not with the pool: hashing
-stops when nobody holds the next block. Other gateways' dispatches and the engine's own evictions
-are not seen: after an eviction a prompt may be sent where it is no longer cached, which costs what
-a miss costs.
+stops when nobody holds more of it. Where engines publish no events, other gateways' dispatches and
+the engine's own evictions are not seen: a prompt may be sent where it is no longer cached, which
+costs what a miss costs, until responses that tell cached tokens have taught better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 import msgspec
 
-from gateway.choose.chooser import NO_CLAIM, Choice, Claim
+from gateway.choose.chooser import Choice, Claim
+from gateway.choose.dispatch import Dispatch
+from gateway.choose.holdings import Hits, Holdings
 from gateway.choose.pace import Pace
-from gateway.choose.prefix import BLOCK_BYTES, block_hashes
-from gateway.choose.prefix_cache import PrefixCache
+from gateway.choose.text_chain import Prompt
+from gateway.kv_cache import Tokenised
 from gateway.vocabulary import (
     GenerationRequest,
     Prediction,
@@ -39,141 +41,134 @@ PRICE: Final = 4.0
 """How dear uncached work is to the others, in multiples of its own time. Larger prices keep more
 affinity and herd on a hot prefix; docs/benchmarks has the comparison."""
 
-BYTES_PER_TOKEN: Final = 4  # only to turn a cache's size in tokens into blocks of bytes
-
-
-class Target:
-    """What is known of one replica."""
-
-    __slots__ = ("cache", "pace")
-
-    def __init__(self, capacity_blocks: int) -> None:
-        self.cache = PrefixCache(capacity_blocks)
-        self.pace = Pace()
-
-    def __repr__(self) -> str:
-        return f"<Target {self.pace!r} {self.cache!r}>"
-
 
 class CacheAware:
     """A scorer with a memory: it is told of every dispatch, first byte and end."""
 
-    __slots__ = ("_capacity_blocks", "_overhead_tokens", "_targets")
+    __slots__ = ("_overhead_tokens", "_paces", "_prompt", "holdings")
 
-    def __init__(self, overhead_tokens: Tokens, cache_tokens: Tokens) -> None:
-        """`cache_tokens`: how much of its prompts a replica is believed to keep."""
+    def __init__(self, overhead_tokens: Tokens, holdings: Holdings) -> None:
+        """`overhead_tokens`: what one running request slows others by, in prefilled tokens."""
+        self.holdings = holdings
         self._overhead_tokens = overhead_tokens
-        self._capacity_blocks = max(1, cache_tokens * BYTES_PER_TOKEN // BLOCK_BYTES)
-        self._targets: dict[ReplicaId, Target] = {}
+        self._paces: dict[ReplicaId, Pace] = {}
+        self._prompt: Prompt | None = None  # the last one: it is priced, and then dispatched
 
     def __repr__(self) -> str:
-        return f"<CacheAware {self._targets!r}>"
+        return f"<CacheAware {self._paces!r} {self.holdings!r}>"
 
-    def target(self, replica: ReplicaId) -> Target:
-        """What is known of a replica; a new one is believed to be cold and of ordinary pace."""
-        found = self._targets.get(replica)
+    def pace(self, replica: ReplicaId) -> Pace:
+        """Of a replica; a new one is believed to be of ordinary pace."""
+        found = self._paces.get(replica)
         if found is None:
-            found = self._targets[replica] = Target(self._capacity_blocks)
+            found = self._paces[replica] = Pace()
         return found
 
     def forget(self, replica: ReplicaId) -> None:
         """It has left, or started anew."""
-        self._targets.pop(replica, None)
+        self._paces.pop(replica, None)
+        self.holdings.forget(replica)
+
+    def tidy(self, now: Seconds) -> None:
+        """To be called some times a second."""
+        self.holdings.tidy(now)
+
+    def repairs(self) -> list[ReplicaId]:
+        """Replicas whose events are to be told again from the beginning."""
+        return self.holdings.repairs()
+
+    def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
+        """The prompt of a dispatch in tokens; to be iterated to the end, others having turns."""
+        if claim.dispatch is not None:
+            yield from self.holdings.learn(claim.dispatch, tokenised)
 
     def quote(
         self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
     ) -> Priced:
-        """In seconds; never negative. O(replicas + blocks that any of them holds)."""
-        targets = [self.target(one.id) for one in replicas]
-        hits = _hits(request, [target.cache for target in targets])
+        """In seconds; never negative. O(replicas + marks of the prompt that any of them holds)."""
+        names = [one.id for one in replicas]
+        paces = [self.pace(each) for each in names]
+        hits = self.holdings.hits(self._prompt_of(request), names)
         # One over the mean rate, not the mean of one over rates: one slow replica must not make
         # uncached work look dear to a pool that would hardly feel it.
-        mean_s = len(targets) / sum([target.pace.rate_per_s for target in targets])
+        mean_s = len(paces) / sum([pace.rate_per_s for pace in paces])
         overhead = self._overhead_tokens
         costs: list[float] = []
-        for replica, target, hit in zip(replicas, targets, hits, strict=True):
-            uncached = _uncached(request, hit)
-            pace = target.pace
+        for at, replica in enumerate(replicas):
+            uncached, pace = hits.uncached(at), paces[at]
             own_s = (uncached + overhead * replica.inflight_requests) / pace.rate_per_s
-            costs.append(pace.wait_s(now) + own_s + PRICE * uncached * mean_s)
-        return Priced(costs, request, replicas, targets, hits, now)
+            costs.append(pace.wait_s(now) + hits.load_s[at] + own_s + PRICE * uncached * mean_s)
+        return Priced(costs, replicas, paces, hits, self.holdings, now)
 
     def dispatched(
         self, request: GenerationRequest, choice: Choice[ReplicaView], now: Seconds
     ) -> Claim:
         """It goes there: from now on the replica owes its prefill, and holds its prompt."""
-        target = self.target(choice.replica.id)
-        chain = list(block_hashes(request))
-        hit = 0
-        for block in chain:
-            if block not in target.cache:
-                break
-            hit += 1
-        target.cache.store(chain)
-        uncached = _uncached(request, hit)
+        name = choice.replica.id
+        pace, prompt = self.pace(name), self._prompt_of(request)
+        uncached = self.holdings.hits(prompt, (name,)).uncached(0)
+        dispatch = self.holdings.dispatched(prompt, name, now)
+        self._prompt = None  # it is a view of the request's body
         if not request.stream:
-            target.pace.begin_unseen(uncached, now)
-            return NO_CLAIM
-        target.pace.begin(uncached, now)
-        return Owed(target.pace, uncached)
+            pace.begin_unseen(uncached, now)
+            return Owed(pace, 0, dispatch)
+        pace.begin(uncached, now)
+        return Owed(pace, uncached, dispatch)
+
+    def _prompt_of(self, request: GenerationRequest) -> Prompt:
+        if self._prompt is None or self._prompt.request is not request:
+            self._prompt = Prompt(request)
+        return self._prompt
 
 
 class Priced(msgspec.Struct, frozen=True):
     """Costs in seconds, and what they were made of. A `Quote`."""
 
     costs: Sequence[float]
-    request: GenerationRequest
     replicas: Sequence[ReplicaView]
-    targets: Sequence[Target]
-    hits: Sequence[int]
+    paces: Sequence[Pace]
+    hits: Hits
+    holdings: Holdings
     now: Seconds
 
     def prediction(self, index: int) -> Prediction:
         """As things were when it was priced."""
-        target = self.targets[index]
-        uncached = _uncached(self.request, self.hits[index])
+        pace, name = self.paces[index], self.replicas[index].id
         return Prediction(
-            self.replicas[index].id,
+            name,
             self.costs[index],
-            hit_tokens=max(self.request.prompt_tokens - uncached, 0),
-            wait_s=target.pace.wait_s(self.now),
-            prefill_s=uncached / target.pace.rate_per_s,
-            grade="approximate",
+            hit_tokens=self.hits.tokens[index],
+            wait_s=pace.wait_s(self.now),
+            prefill_s=self.hits.uncached(index) / pace.rate_per_s,
+            grade=self.holdings.grade(name),
         )
 
 
-def _hits(request: GenerationRequest, caches: Sequence[PrefixCache]) -> list[int]:
-    """Leading blocks of the prompt that each cache holds. Hashes no further than anybody holds."""
-    hits = [0] * len(caches)
-    alive = list(range(len(caches)))
-    for block in block_hashes(request):
-        alive = [i for i in alive if block in caches[i]]
-        if not alive:
-            break
-        for i in alive:
-            hits[i] += 1
-    return hits
-
-
-def _uncached(request: GenerationRequest, hit_blocks: int) -> Tokens:
-    """Prompt tokens to be prefilled; at least one, as an engine always computes the last."""
-    if not hit_blocks or not request.prompt_bytes:
-        return max(request.prompt_tokens, 1)
-    rest = max(request.prompt_bytes - hit_blocks * BLOCK_BYTES, 0) / request.prompt_bytes
-    return max(int(request.prompt_tokens * rest), 1)
-
-
 class Owed:
-    """Prefill that a replica owes for one stream. A `Claim`."""
+    """Prefill that a replica owes, and the hit it was predicted. A `Claim`.
 
-    __slots__ = ("_pace", "_tokens")
+    `tokens` is 0 for a unary request: its first byte says nothing of its prefill.
+    """
 
-    def __init__(self, pace: Pace, tokens: Tokens) -> None:
+    __slots__ = ("_dispatch", "_pace", "_tokens")
+
+    def __init__(self, pace: Pace, tokens: Tokens, dispatch: Dispatch) -> None:
         self._pace = pace
         self._tokens = tokens
+        self._dispatch = dispatch
 
     def __repr__(self) -> str:
         return f"<Owed {self._tokens} tokens>"
+
+    @property
+    def dispatch(self) -> Dispatch | None:
+        """For `learn`; never None here."""
+        return self._dispatch
+
+    @property
+    def wants_report(self) -> bool:
+        """The engine is to be asked to tell what it reuses."""
+        return self._dispatch.wants_report
 
     def __enter__(self) -> Self:
         return self
@@ -183,11 +178,13 @@ class Owed:
         tokens, self._tokens = self._tokens, 0
         if tokens:
             self._pace.prefilled(tokens, now)
+        self._dispatch.first_byte(now)
 
     def answered(
         self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
     ) -> None:
-        """Nothing is learnt from it yet."""
+        """The hit can be judged."""
+        self._dispatch.answered(prompt_tokens, cached_tokens, now)
 
     def __exit__(
         self,
@@ -198,3 +195,4 @@ class Owed:
         tokens, self._tokens = self._tokens, 0
         if tokens:
             self._pace.dropped(tokens)
+        self._dispatch.ended()

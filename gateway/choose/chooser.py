@@ -7,15 +7,16 @@ on the views alone, so permuting replicas permutes scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
+from gateway.choose.dispatch import Dispatch
 from gateway.choose.sticky import Sticky
-from gateway.kv_cache import BlockListener
+from gateway.kv_cache import BlockListener, Tokenised
 from gateway.vocabulary import (
     GenerationRequest,
     Prediction,
@@ -75,6 +76,14 @@ class Choice(msgspec.Struct, Generic[R_co], frozen=True):
 class Claim(Protocol):
     """What a policy remembers of one dispatch, until it ends. Used by `with`."""
 
+    @property
+    def dispatch(self) -> Dispatch | None:
+        """For `Chooser.learn`: what was expected of the cache. None where nothing was."""
+
+    @property
+    def wants_report(self) -> bool:
+        """The engine is to be asked to tell what it reuses (`kv_cache_report_mode`)."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -103,11 +112,22 @@ class Memory(Protocol):
     def forget(self, replica: ReplicaId) -> None:
         """It has left."""
 
+    def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
+        """The prompt of a dispatch in tokens. Off the critical path: stops after every slice."""
+
+    def repairs(self) -> list[ReplicaId]:
+        """Replicas whose events are to be told again from the beginning; each is named once."""
+
+    def tidy(self, now: Seconds) -> None:
+        """Forget what is over; to be called some times a second."""
+
 
 class _NoClaim:
     """The claim of a policy that remembers nothing."""
 
     __slots__ = ()
+    dispatch = None
+    wants_report = False
 
     def __enter__(self) -> Self:
         return self
@@ -176,3 +196,17 @@ class Chooser:
         """A replica has left."""
         if self.memory is not None:
             self.memory.forget(replica)
+
+    def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
+        """The prompt of a dispatch in tokens. To be iterated to its end, off the critical path: it
+        stops after every slice of work (under a millisecond) for others to have a turn."""
+        return iter(()) if self.memory is None else self.memory.learn(claim, tokenised)
+
+    def repairs(self) -> list[ReplicaId]:
+        """Replicas whose events are to be told again from the beginning; each is named once."""
+        return [] if self.memory is None else self.memory.repairs()
+
+    def tidy(self, now: Seconds) -> None:
+        """Forget what is over; to be called some times a second, takes about a millisecond."""
+        if self.memory is not None:
+            self.memory.tidy(now)

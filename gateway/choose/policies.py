@@ -11,6 +11,7 @@ from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Chooser
 from gateway.choose.filters import Decodes
 from gateway.choose.hashing import ConsistentHash
+from gateway.choose.holdings import Holdings
 from gateway.choose.pickers import Cheapest, InTurn, TwoChoices
 from gateway.choose.scorers import ExpectedWork, Indifferent, RequestsInFlight
 from gateway.choose.sticky import Sticky
@@ -48,8 +49,9 @@ def _random(settings: ChooseSettings, rng: Random) -> Chooser:
 
 
 def _cache_aware(settings: ChooseSettings, rng: Random) -> Chooser:
-    scorer = CacheAware(settings.request_overhead_tokens, settings.cache_tokens)
-    return Chooser((Decodes(),), scorer, Cheapest(rng), memory=scorer)
+    holdings = Holdings(settings.cache_tokens, settings.load_tokens_per_s)
+    scorer = CacheAware(settings.request_overhead_tokens, holdings)
+    return Chooser((Decodes(),), scorer, Cheapest(rng), memory=scorer, listener=holdings)
 
 
 POLICIES: Final[Mapping[str, Factory]] = MappingProxyType(

@@ -8,10 +8,9 @@ import pytest
 
 from gateway.choose.cache_aware import PRICE, CacheAware
 from gateway.choose.chooser import Choice
+from gateway.choose.holdings import Holdings
 from gateway.choose.pace import PRIOR_RATE_PER_S, Pace
 from gateway.choose.policies import policy
-from gateway.choose.prefix import BLOCK_BYTES, block_hashes
-from gateway.choose.prefix_cache import PrefixCache
 from gateway.fleet.ledger import Replica
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import GenerationRequest, ModelName
@@ -31,49 +30,6 @@ def asking(
         prompt=prompt,
         context=context,
     )
-
-
-def chain(prompt: bytes, **more: object) -> list[int]:
-    return list(block_hashes(asking(prompt, **more)))  # type: ignore[arg-type]  # asking's own
-
-
-BLOCK = b"x" * BLOCK_BYTES
-
-
-def test_equal_beginnings_give_equal_chains_and_a_tail_gives_nothing() -> None:
-    one, two = chain(BLOCK * 3 + b"a" * 100), chain(BLOCK * 3 + b"b" * 600)
-    assert len(one) == 3
-    assert len(two) == 4
-    assert one == two[:3]
-    assert chain(b"y" + BLOCK * 3)[0] != one[0]
-    assert chain(b"short") == []
-
-
-def test_a_block_means_something_else_after_another_beginning() -> None:
-    assert chain(b"a" * BLOCK_BYTES + BLOCK)[1] != chain(b"b" * BLOCK_BYTES + BLOCK)[1]
-
-
-def test_model_tools_and_salt_are_part_of_every_key() -> None:
-    keys = {
-        chain(BLOCK)[0],
-        chain(BLOCK, model="other")[0],
-        chain(BLOCK, context=(b"tools",))[0],
-        chain(BLOCK, context=(b"salt",))[0],
-        chain(BLOCK, context=(b"tools", b"salt"))[0],
-        chain(BLOCK, context=(b"toolss", b"alt"))[0],
-    }
-    assert len(keys) == 6
-
-
-def test_a_full_cache_loses_the_oldest_prompt_from_its_tail() -> None:
-    cache = PrefixCache(4)
-    cache.store([1, 2, 3])
-    cache.store([7, 8])
-    assert [block for block in (1, 2, 3, 7, 8) if block in cache] == [1, 2, 7, 8]
-    cache.store([1, 2])
-    cache.store([9])
-    assert [block for block in (1, 2, 7, 8, 9) if block in cache] == [1, 2, 7, 9]
-    assert len(cache) == 4
 
 
 def test_a_clock_drains_with_time_and_is_set_right_by_a_first_byte() -> None:
@@ -125,6 +81,10 @@ def test_what_was_dropped_is_owed_no_more_and_teaches_nothing() -> None:
     assert pace.wait_s(50.0) == 0.0
 
 
+def a_scorer() -> CacheAware:
+    return CacheAware(0, Holdings(100_000, 100_000.0))
+
+
 def only(replica: Replica) -> Choice[Replica]:
     """The choice of one out of one."""
     return Choice(replica, 0, [replica])
@@ -154,32 +114,32 @@ def test_siblings_follow_their_leader_before_it_has_been_answered() -> None:
 
 
 def test_a_warm_replica_is_left_when_it_is_too_busy() -> None:
-    scorer = CacheAware(0, 100_000)
+    scorer = a_scorer()
     warm, cold = a_replica("w"), a_replica("c")
     prompt = b"p" * 8_192  # 2048 tokens, 16 blocks
     with scorer.dispatched(asking(prompt), only(warm), 0.0) as claim:
         claim.first_byte(0.3)
-    gain_s = (1.0 + PRICE) * 2_047 / PRIOR_RATE_PER_S
-    scorer.target(warm.id).pace.rate_per_s = PRIOR_RATE_PER_S
+    gain_s = (1.0 + PRICE) * 2_032 / PRIOR_RATE_PER_S  # whole blocks, short of the last token
+    scorer.pace(warm.id).rate_per_s = PRIOR_RATE_PER_S
     for waiting_s, wins in ((gain_s - 0.05, warm), (gain_s + 0.05, cold)):
-        scorer.target(warm.id).pace.free_at = 10.0 + waiting_s
+        scorer.pace(warm.id).free_at = 10.0 + waiting_s
         costs = scorer.quote(asking(prompt), [warm, cold], 10.0).costs
         assert (warm, cold)[costs.index(min(costs))] is wins
 
 
 def test_nothing_is_remembered_of_a_replica_that_left() -> None:
-    scorer = CacheAware(0, 100_000)
+    scorer = a_scorer()
     replica = a_replica("a")
-    with scorer.dispatched(asking(BLOCK * 9), only(replica), 0.0):
-        pass
-    assert len(scorer.target(replica.id).cache) == 9
+    with scorer.dispatched(asking(b"x" * 4_608), only(replica), 0.0) as claim:
+        claim.first_byte(0.1)
+    assert scorer.quote(asking(b"x" * 4_608), [replica], 0.2).prediction(0).hit_tokens == 1_136
     scorer.forget(replica.id)
-    assert len(scorer.target(replica.id).cache) == 0
+    assert scorer.quote(asking(b"x" * 4_608), [replica], 0.2).prediction(0).hit_tokens == 0
 
 
 def test_a_claim_that_is_left_early_leaves_nothing_owed() -> None:
-    scorer = CacheAware(0, 100_000)
+    scorer = a_scorer()
     replica = a_replica("a")
-    with scorer.dispatched(asking(BLOCK), only(replica), 0.0):
-        assert scorer.target(replica.id).pace.owed == BLOCK_BYTES // 4
-    assert scorer.target(replica.id).pace.owed == 0
+    with scorer.dispatched(asking(b"x" * 512), only(replica), 0.0):
+        assert scorer.pace(replica.id).owed == 128
+    assert scorer.pace(replica.id).owed == 0

@@ -1,0 +1,176 @@
+"""One prompt sent to one replica: what was expected of its cache, and what came of it.
+
+Invariants. A prompt is pending where it was sent from dispatch on until its first byte and a while
+after, or until it is dropped, whichever is first, and once. Its hit is judged once, when both the
+response and, on replicas whose events are read, its tokens are known, in whichever order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final
+
+from gateway.choose.audit import Audit
+from gateway.choose.block_hash import Chain
+from gateway.choose.kv_source import Instant, KvSource
+from gateway.choose.text_index import Given, TextIndex
+from gateway.kv_cache import Certainty
+from gateway.vocabulary import Seconds, Tokens
+
+SHORTER, LONGER, STEADY = 0.9, 1.1, 1.01
+"""What a surprise makes of the size a cache is believed to have."""
+
+ROUGHLY: Final = 8  # hits told from bytes may be off by one part in so many
+
+GUESSED_BLOCK: Final = 16  # vLLM's default, of a replica that does not say
+
+
+class Grade(StrEnum):
+    """How a replica's cache is known."""
+
+    EXACT = "exact"
+    PARTIAL = "partial"
+    APPROXIMATE = "approximate"
+
+
+class Record:
+    """What is known of one replica."""
+
+    __slots__ = ("_block_size", "audit", "has_cache", "sent", "source")
+
+    def __init__(self, source: KvSource, sent: Given) -> None:
+        self.source = source
+        self.sent = sent
+        self.audit = Audit()
+        self.has_cache = True
+        self._block_size: Tokens = GUESSED_BLOCK
+
+    def __repr__(self) -> str:
+        return f"<Record {self.grade}, {self.source!r}, {self.sent!r}>"
+
+    @property
+    def grade(self) -> Grade:
+        """How well its events tell its cache."""
+        if not self.source.is_readable or self.audit.is_doubted:
+            return Grade.APPROXIMATE
+        return Grade.EXACT if self.source.certainty is Certainty.EXACT else Grade.PARTIAL
+
+    @property
+    def block_size(self) -> Tokens:
+        """Hits are multiples of it: as events tell it, else as it was described."""
+        return self.source.block_size or self._block_size
+
+    def described(self, block_size: Tokens) -> None:
+        """It says so."""
+        self._block_size = block_size
+
+
+class Dispatch:
+    """From the choice on. Whatever is told twice counts once."""
+
+    __slots__ = (
+        "_arrived", "_found", "_instant", "_is_pending", "_predicted", "_sent", "_settled",
+        "_texts", "hashes", "record", "wants_report",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        texts: TextIndex,
+        arrived: deque[tuple[Seconds, Dispatch]],
+        record: Record,
+        hashes: Sequence[int],
+        predicted: Tokens,
+    ) -> None:
+        """`hashes` are of the prompt's beginnings; `arrived` gets those whose first byte came."""
+        self._texts = texts
+        self._arrived = arrived
+        self._sent = record.sent
+        self._predicted = predicted
+        self._is_pending = True
+        self._instant: Instant | None = None  # while its hit waits to be settled
+        self._settled: Tokens | None = None
+        self._found: Tokens | None = None
+        self.hashes = hashes
+        self.record = record
+        self.wants_report = False
+        """The engine is to be asked to tell what it reused."""
+
+    def __repr__(self) -> str:
+        return f"<Dispatch {self._predicted} tokens predicted, {self._settled} settled>"
+
+    def watch(self) -> None:
+        """Its hit will be settled: remember from now on how the replica's blocks change."""
+        self._instant = self.record.source.watch()
+
+    def first_byte(self, now: Seconds) -> None:
+        """The replica has read the prompt."""
+        if self._is_pending:
+            self._is_pending = False
+            self._texts.arrived(self._sent, self.hashes)
+            self._arrived.append((now, self))
+
+    def expired(self) -> None:
+        """Its first byte is long past: events tell the rest."""
+        self._texts.settle(self._sent, self.hashes)
+
+    def ended(self) -> None:
+        """It is over. If no first byte has come, the prompt is not there."""
+        if self._found is None:
+            self._unwatch()  # nothing to judge
+        if self._is_pending:
+            self._is_pending = False
+            self._texts.settle(self._sent, self.hashes)
+
+    def answered(
+        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+    ) -> None:
+        """The response was relayed whole, and this is what it says."""
+        self.first_byte(now)
+        if cached_tokens is None:
+            return
+        record = self.record
+        record.audit.predicted.add(self._predicted, cached_tokens, record.block_size)
+        if record.grade is Grade.APPROXIMATE and record.has_cache:
+            self._resize(cached_tokens)
+        self._found = cached_tokens
+        if self._settled is not None:
+            self._judge(self._settled, cached_tokens)
+
+    def settle(self, chain: Chain | None, length: Tokens) -> None:
+        """The prompt is so many tokens, and these are the names of its blocks."""
+        if self._instant is None:
+            return
+        source = self.record.source
+        was = source.since(self._instant)
+        self._unwatch()
+        if chain is None or was is None or not source.is_readable:
+            return
+        size = self.record.block_size
+        self._settled = source.prefix(chain.hashes[: (length - 1) // size], was) * size
+        if self._found is not None:
+            self._judge(self._settled, self._found)
+
+    def _judge(self, settled: Tokens, found: Tokens) -> None:
+        """Prompts on their way beside it are expected to be found and may be not, so anything
+        between what was settled and what was predicted is right."""
+        audit, size = self.record.audit, self.record.block_size
+        audit.settled.add(settled, found)
+        most = max(settled, self._predicted)
+        audit.judge(min(settled, self._predicted) - size, most + size, found)
+
+    def _resize(self, found: Tokens) -> None:
+        margin = self.record.block_size + self._predicted // ROUGHLY
+        if found < self._predicted - margin:
+            self._sent.scale(SHORTER)
+            self._texts.trim(self._sent)
+        elif found > self._predicted + margin:
+            self._sent.scale(LONGER)
+        elif self._predicted:
+            self._sent.scale(STEADY)
+
+    def _unwatch(self) -> None:
+        if self._instant is not None:
+            self.record.source.unwatch(self._instant)
+            self._instant = None
