@@ -49,6 +49,9 @@ class GatewayCommand:
         parser.add_argument("--settings", metavar="FILE", help="YAML file with all the knobs")
         parser.add_argument("--policy", choices=sorted(POLICIES), help="how replicas are chosen")
         parser.add_argument(
+            "--batch-folder", metavar="FOLDER", help="keep files and batches there: the Batch API"
+        )
+        parser.add_argument(
             "--access-log", metavar="WHERE", help="stdout (default), off, or a file"
         )
         parser.add_argument(
@@ -150,6 +153,7 @@ def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
         ("accept", "host", args.host),
         ("accept", "port", args.port),
         ("choose", "policy", args.policy),
+        ("batch", "folder", args.batch_folder),
         ("account", "access_log", args.access_log),
     ):
         if value is not None:

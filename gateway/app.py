@@ -31,7 +31,8 @@ from gateway.account.metrics import registry
 from gateway.admit.admission import Admission
 from gateway.choose.explain import document, ranked, reason
 from gateway.choose.policies import policy
-from gateway.clock import monotonic
+from gateway.clock import monotonic, wall
+from gateway.errands import Errands
 from gateway.errors import UnknownPath
 from gateway.fleet.discover import discoveries
 from gateway.fleet.kv_events import KvEvents
@@ -47,10 +48,11 @@ from gateway.vocabulary import ROUTES, Health, Route
 if TYPE_CHECKING:
     from types import FrameType
 
+    from gateway.batch.service import Batches
     from gateway.choose.chooser import Chooser
     from gateway.fleet.kv_ear import Heard
     from gateway.fleet.ledger import Replica
-    from gateway.settings import AccountSettings, Settings
+    from gateway.settings import AccountSettings, BatchSettings, Settings
     from gateway.vocabulary import ModelCard, ModelName, ReplicaId
 
 FLUSH_EVERY_S: Final = 0.2
@@ -63,7 +65,8 @@ class House:
     """One gateway. Also what the control app and the collector read of it."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError for a policy that does not exist. Starts nothing."""
+        """Raises SettingsError for a policy that does not exist, or a store of batches that cannot be
+        opened. Starts nothing."""
         self._settings = settings
         self.roster = Roster(settings.fleet)
         self.log = _access_log(settings.account)
@@ -94,7 +97,19 @@ class House:
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
         self.kv_events = self._listening()
         self.roster.subscribe(_Departures(self.relay, self.accounts, self.life.chooser))
-        self.control = control_app(self, registry(self.accounts, self))
+        self.batches = self._batches(settings.batch)
+        metrics = registry(self.accounts, self)
+        routes = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
+        self.control = control_app(self, metrics, routes)
+
+    def _batches(self, settings: BatchSettings) -> Batches | None:
+        """The Batch API, if it is on; if not, what it needs is not even loaded."""
+        if not settings.is_on:
+            return None
+        from gateway.batch.service import Batches
+
+        errands = Errands(self.life.live, monotonic)
+        return Batches(settings, errands, self.roster, self.models, (monotonic, wall))
 
     # What the control app and the collector read
 
@@ -214,6 +229,7 @@ class House:
                     (repr(each), each.run())
                     for each in discoveries(self._settings.fleet, self.roster)
                 ),
+                *((("batches", self.batches.run()),) if self.batches is not None else ()),
             ):
                 loops.append(tasks.create_task(loop, name=name))
             context = server.config.ssl
@@ -226,6 +242,8 @@ class House:
                 for task in loops:
                     task.cancel()
         await self._cut_short()
+        if self.batches is not None:
+            self.batches.close()
         self.relay.close()
         self.log.close()
 
@@ -236,8 +254,10 @@ class House:
 
     async def drain(self) -> None:
         """Take nothing new; let what runs finish, for as long as the grace lasts; cut the rest."""
-        self.admission.drain()
         self.door.is_closing = True
+        if self.batches is not None:
+            await self.batches.stop()
+        self.admission.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.admit.drain_grace_s
         while self.accounts.open_entries and loop.time() < deadline:

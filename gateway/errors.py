@@ -99,6 +99,30 @@ class UnknownPath(ClientError):
     message = "There is nothing at this path."
 
 
+class UnknownFile(ClientError):
+    reason = "file_not_found"
+    status = 404
+    message = "There is no such file."
+
+
+class UnknownBatch(ClientError):
+    reason = "batch_not_found"
+    status = 404
+    message = "There is no such batch."
+
+
+class FileInUse(ClientError):
+    reason = "file_in_use"
+    status = 409
+    message = "A batch that has not ended needs this file."
+
+
+class BatchEnded(ClientError):
+    reason = "batch_ended"
+    status = 409
+    message = "The batch has ended."
+
+
 class MethodNotAllowed(ClientError):
     reason = "method_not_allowed"
     status = 405

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.account.usage import read_usage
 from gateway.choose.explain import decision
 from gateway.errors import ClientGone, CutShort, GatewayError, ReplicaError, ReplicaFailed
 from gateway.fleet.health import Sign
-from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL
+from gateway.parse.parser import Message
+from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL, Client
 
 if TYPE_CHECKING:
-    from gateway.accept.exchange import Exchange
+    from collections.abc import Sequence
+
     from gateway.account.accounts import Accounts
     from gateway.account.entry import Entry
     from gateway.account.usage import Usage
@@ -31,10 +33,38 @@ if TYPE_CHECKING:
     from gateway.relay.attempt import Reply
     from gateway.relay.relay import Relay
     from gateway.relay.retries import Retries
-    from gateway.vocabulary import GenerationRequest
+    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds
 
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision"
+
+
+class Exchange(Message, Client, Protocol):
+    """What lives: an exchange of the express lane, or an errand of our own."""
+
+    replica: ReplicaId | None
+    """Where the last attempt went."""
+
+    notes: Sequence[tuple[bytes, bytes]]
+    """Fields of our own for the response's head."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def request_id(self) -> bytes: ...
+    @property
+    def received_at(self) -> Seconds: ...
+    @property
+    def has_started(self) -> bool:
+        """A response head has been decided: nobody else may be tried."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Nobody waits for the response."""
+
+    def refuse(self, error: GatewayError) -> None: ...
+
+    def cut(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +142,7 @@ class Life:
         on a replica that has left ends, everything about it is forgotten."""
         now = self.clock()
         replica = choice.replica
+        exchange.replica = replica.id
         with (
             replica.lease(request.prompt_tokens) as lease,
             self.chooser.dispatched(request, choice, now) as claim,

@@ -249,6 +249,59 @@ class FleetSettings(Section):
     kv_events: KvEventSettings = Field(default_factory=KvEventSettings)
 
 
+class BatchSettings(Section):
+    """Files and batches: work that waits for spare capacity. Off until told where to keep them."""
+
+    folder: str | None = Field(
+        None, description="where files and the database are; set, the Batch API is on"
+    )
+    store: str | None = Field(
+        None,
+        description="the database, instead of one in the folder: postgresql://user@host/name "
+        "(needs headrace[postgres]) or sqlite:///path; several gateways may share it",
+    )
+    files: str | None = Field(
+        None,
+        description="where the files are, instead of the folder: s3://bucket/path (needs "
+        "headrace[s3]) or what else fsspec knows; gateways that share a store share this",
+    )
+    max_file_bytes: int = Field(200 * 1024 * 1024, gt=0, description="of an uploaded file")
+    max_lines: int = Field(50_000, gt=0, description="of a batch")
+    max_line_bytes: int = Field(1024 * 1024, gt=0, description="of one request in a batch")
+    lines_per_replica: int = Field(
+        32, gt=0, description="in flight on a replica that serves nobody else"
+    )
+    lines_beside_others: int = Field(
+        1, ge=0, description="in flight on a replica that also serves interactive requests"
+    )
+    max_attempts: int = Field(3, ge=1, description="of a line that replicas fail on")
+    running: int = Field(4, ge=1, description="batches that one gateway works on at a time")
+    lease_s: float = Field(
+        30.0, gt=0, description="a gateway silent for so long has lost its batches to others"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.folder is None and (self.store is None) != (self.files is None):
+            raise ValueError("set `folder`, or both of `store` and `files`")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """There is a place to keep batches."""
+        return self.folder is not None or self.store is not None
+
+    @property
+    def store_url(self) -> str:
+        """The database, once it is on."""
+        return self.store or f"sqlite:///{self.folder}/batches.db"
+
+    @property
+    def files_url(self) -> str:
+        """Where the files are, once it is on."""
+        return self.files or f"{self.folder}/files"
+
+
 class AccountSettings(Section):
     """What we write down."""
 
@@ -265,6 +318,7 @@ class Settings(Section):
     choose: ChooseSettings = Field(default_factory=ChooseSettings)
     relay: RelaySettings = Field(default_factory=RelaySettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)
+    batch: BatchSettings = Field(default_factory=BatchSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
 
     @classmethod

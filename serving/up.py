@@ -208,16 +208,9 @@ def parts_of(
         name = f"replica-{number}"
         settings = child_settings(name, engine, kit.python, logs / f"{name}.log")
         parts.append(Part(settings, may_restart=True))
-    command = [
-        sys.executable,
-        "-m",
-        "gateway",
-        "gateway",
-        "--host",
-        args.host,
-        "--port",
-        str(args.port),
-    ]
+    command = [sys.executable, "-m", "gateway", "gateway"]
+    command += ["--host", args.host, "--port", str(args.port)]
+    command += ["--batch-folder", str(logs.parent.parent / "batches" / logs.name)]
     for engine in engines:
         command += ["--replica", engine.url]
     if args.policy:

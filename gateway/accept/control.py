@@ -1,6 +1,7 @@
 """Everything that is not inference: health, readiness, metrics, models, what the fleet is doing.
 
-An ordinary Starlette app, behind the express lane on the same port. It reads; it changes nothing.
+An ordinary Starlette app, behind the express lane on the same port. It reads; it changes nothing
+itself. Files and batches are another room's routes, which it shows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gateway.errors import Bug, GatewayError, MethodNotAllowed, UnknownModel, Un
 from gateway.vocabulary import ROUTES, ModelName
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -57,8 +58,10 @@ def refusal(error: GatewayError, headers: Mapping[str, str] | None = None) -> Re
     return Response(body, status, headers={**named, **(headers or {})})
 
 
-def control_app(panel: Panel, registry: CollectorRegistry) -> Starlette:
-    """The app, over what it reads."""
+def control_app(
+    panel: Panel, registry: CollectorRegistry, others: Sequence[Route] = ()
+) -> Starlette:
+    """The app, over what it reads, with the routes of `others`, which may raise GatewayErrors."""
 
     async def healthz(_: Request) -> Response:
         return Json({"status": "ok"})
@@ -97,9 +100,14 @@ def control_app(panel: Panel, registry: CollectorRegistry) -> Starlette:
             Route("/v1/models/{name:path}", model),
             Route("/debug/fleet", fleet),
             Route("/debug/route", route, methods=["POST"]),
+            *others,
             *(Route(route.path, _only_post) for route in ROUTES),
         ],
-        exception_handlers={HTTPException: _http_error, Exception: _bug},
+        exception_handlers={
+            HTTPException: _http_error,
+            GatewayError: _refused,
+            Exception: _bug,
+        },
     )
     app.router.redirect_slashes = False  # a redirect would be written with the client's own Host
     return app
@@ -125,6 +133,11 @@ async def _http_error(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == 405:
         return refusal(MethodNotAllowed(), error.headers)
     return refusal(UnknownPath())
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)
+    return refusal(error)
 
 
 async def _bug(_: Request, __: Exception) -> Response:

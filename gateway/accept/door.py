@@ -50,6 +50,7 @@ class Door:
         self.lanes: set[Lane] = set()
         self.is_closing = False  # set: responses are the last on their connections
         self.malformed = 0  # requests refused before they could be counted as received
+        self.uploads: dict[bytes, int] = {}  # path of the app -> the most bytes it takes
         self._live = live
         self._routes = {route.path.encode(): route for route in ROUTES}
         self._id_prefix = f"req-{secrets.token_hex(4)}-"
@@ -73,6 +74,10 @@ class Door:
         if route is None and b"?" in target:
             route = self._routes.get(target.partition(b"?")[0])
         return route
+
+    def most_bytes(self, target: bytes) -> int:
+        """The largest body that the ASGI app takes at a request target."""
+        return self.uploads.get(target.partition(b"?")[0], self.settings.max_body_bytes)
 
     def new_id(self) -> bytes:
         """A request id, unique in this process and, by its prefix, most likely in the world."""

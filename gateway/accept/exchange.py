@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.accept.head import Head
     from gateway.errors import GatewayError
-    from gateway.vocabulary import Route, Seconds
+    from gateway.vocabulary import ReplicaId, Route, Seconds
 
 Field = tuple[bytes, bytes]
 
@@ -98,6 +98,7 @@ class Exchange:
         "keep_alive",
         "notes",
         "received_at",
+        "replica",
         "request_id",
         "response_complete",
         "route",
@@ -125,6 +126,7 @@ class Exchange:
         self.is_gone = False
         self.is_whole = False  # the body is here, or will never be
         self.received_at: Seconds = 0.0
+        self.replica: ReplicaId | None = None  # where the last attempt went
         self.has_started = False  # a response head has been written
         self.response_complete = False
         self.disconnected = False

@@ -246,7 +246,7 @@ class Lane(HttpToolsProtocol):
             if self._body_bytes > self._limit(exchange):
                 self._too_large(exchange)
         elif not self._is_deaf:
-            if self._body_bytes > self._door.settings.max_body_bytes:
+            if self._body_bytes > self._door.most_bytes(self.url):
                 self._malformed(BodyTooLarge())
             else:
                 super().on_body(body)

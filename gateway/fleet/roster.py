@@ -90,6 +90,10 @@ class Roster:
         """
         return self._known
 
+    def serving(self, model: ModelName) -> Sequence[Replica]:
+        """Those that take work and serve `model`; there may be none; O(1)."""
+        return self._index.get(model, ())
+
     def candidates(self, model: ModelName) -> Sequence[Replica]:
         """Those that take work and serve `model`: at least one, in the order they joined; O(1).
 

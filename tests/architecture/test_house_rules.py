@@ -41,6 +41,8 @@ def test_whatever_is_caught_is_named() -> None:
     """`except Exception` only at the edges: one request, one background loop, one child."""
     allowed = {
         "gateway/accept/door.py": "the edge: one request's bug is one request's 500",
+        "gateway/errands.py": "the edge: one errand's bug is one errand's 500",
+        "gateway/batch/service.py": "the body of a background loop",
         "gateway/fleet/probe.py": "the body of a background loop",
         "gateway/fleet/discover.py": "the body of a background loop",
         "gateway/fleet/kv_events.py": "the body of a background loop",

@@ -1,0 +1,146 @@
+"""Errands: requests of our own, which live the life that a client's lives, without a socket.
+
+Asked: carry this body to a replica and bring back what it answers. An errand is parsed, admitted,
+chosen for, retried and accounted for as any request; no HTTP is spoken to ourselves. Cancelling
+whoever runs one stops the engine's work, as it does when a client leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.accept.reply import error_reply
+from gateway.errors import Bug, ClosedBeforeReply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from gateway.clock import Clock
+    from gateway.errors import GatewayError
+    from gateway.life import Exchange
+    from gateway.relay.attempt import Source
+    from gateway.vocabulary import ReplicaId, Route, Seconds
+
+    Live = Callable[[Exchange], Coroutine[None, None, None]]
+
+_log = logging.getLogger("headrace")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back. `error` is set where we, not a replica, had the last word."""
+
+    request_id: str
+    status: int
+    body: bytes
+    error: GatewayError | None
+
+
+class Errand:
+    """One request of our own, and the response to it. A `life.Exchange`.
+
+    Invariant: it ends with one status and one whole body; a response that breaks off is replaced by
+    the error that broke it.
+    """
+
+    __slots__ = (
+        "_live", "_parts", "_task", "body", "error", "forwarded", "has_started", "notes",
+        "received_at", "replica", "request_id", "route", "source", "status",
+    )  # fmt: skip
+
+    takes_chunks: Final = False
+    paused_since: Final[Seconds | None] = None
+    content_type: Final = b"application/json"
+    fields: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
+    def __init__(
+        self, live: Live, route: Route, body: bytes, request_id: bytes, received_at: Seconds
+    ) -> None:
+        self._live = live
+        self.route = route
+        self.body = body
+        self.request_id = request_id
+        self.received_at = received_at
+        self.forwarded = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id
+        self.source: Source | None = None
+        self.notes: Sequence[tuple[bytes, bytes]] = ()
+        self.replica: ReplicaId | None = None  # where the last attempt went
+        self.has_started = False
+        self.status = 0
+        self.error: GatewayError | None = None
+        self._parts: list[bytes] = []
+        self._task: asyncio.Task[object] | None = None
+
+    def __repr__(self) -> str:
+        state = self.status or "waiting"
+        return f"<Errand {self.request_id.decode()} {self.route.path} {state}>"
+
+    @property
+    def target(self) -> bytes:
+        """The path."""
+        return self.route.path.encode()
+
+    @property
+    def is_gone(self) -> bool:
+        """Nobody waits for the answer any more."""
+        return self._task is not None and self._task.cancelling() > 0
+
+    async def run(self) -> Answer:
+        """Live; whatever becomes of it is an answer. Cancel whoever awaits to stop the engine."""
+        self._task = asyncio.current_task()
+        try:
+            await self._live(self)
+        except Exception:
+            _log.exception("an errand ended in an exception nobody foresaw")
+            self.refuse(Bug())
+        return Answer(self.request_id.decode(), self.status, b"".join(self._parts), self.error)
+
+    def start(
+        self,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        length: int | None,
+        *,
+        chunked: bool,
+    ) -> None:
+        """The response has begun."""
+        self.status = status
+        self.has_started = True
+
+    def write(self, data: bytes) -> None:
+        """Keep a piece of the body."""
+        self._parts.append(data)
+
+    def finish(self) -> None:
+        """The response is whole: nothing more to do."""
+
+    def refuse(self, error: GatewayError) -> None:
+        """It ends here, with our word for it."""
+        self.error = error
+        self.status, _, body = error_reply(error, self.route)
+        self._parts = [body]
+
+    def cut(self) -> None:
+        """It broke off in the middle."""
+        self.refuse(ClosedBeforeReply())
+
+
+class Errands:
+    """Makes errands that live the same life as everybody's requests."""
+
+    def __init__(self, live: Live, clock: Clock) -> None:
+        self._live = live
+        self._clock = clock
+        self._id_prefix = f"errand-{secrets.token_hex(4)}-"
+        self._ids = itertools.count(1)
+
+    def new(self, route: Route, body: bytes) -> Errand:
+        """One that has not begun."""
+        request_id = f"{self._id_prefix}{next(self._ids):x}".encode()
+        return Errand(self._live, route, body, request_id, self._clock())
