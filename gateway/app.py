@@ -65,8 +65,8 @@ class House:
     """One gateway. Also what the control app and the collector read of it."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError for a policy that does not exist, or a store of batches that cannot be
-        opened. Starts nothing."""
+        """Raises SettingsError for a policy that does not exist, or a store of batches that cannot
+        be opened. Starts nothing."""
         self._settings = settings
         self.roster = Roster(settings.fleet)
         self.log = _access_log(settings.account)

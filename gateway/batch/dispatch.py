@@ -73,6 +73,9 @@ class Owner(Protocol):
 
     @property
     def route(self) -> Route: ...
+    @property
+    def is_behind(self) -> bool:
+        """It has more results than it has written down: no new line until it has caught up."""
 
     async def body(self, line: BatchLine) -> bytes: ...
 
@@ -179,7 +182,9 @@ class Dispatcher:
             room = queue.pace.caps(self._fleet.serving(ModelName(model)), ours)
             caps |= room
             free = queue.pace.allow(room) - queue.inflight
-            while free > 0 and queue.waiting and now >= queue.paused_until:
+            if now < queue.paused_until:
+                continue
+            while free > 0 and queue.waiting and not queue.waiting[0][0].is_behind:
                 self._start(queue, *queue.waiting.popleft())
                 free -= 1
         self._displace(caps)

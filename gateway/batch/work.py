@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.vocabulary import Route
 
 COMMIT_EVERY_S: Final = 0.1  # results wait no longer than this to be written down
+MOST_RESULTS: Final = 100  # that are not yet written down: what a crash makes us do again
 RENEW_EVERY_S: Final = 1.0  # how soon a cancellation is noticed
 PAGE_LINES: Final = 200  # read back at a time, for the files
 
@@ -55,6 +56,7 @@ class Work:
         self._desk = desk
         self._claim = claim
         self._results: list[Result] = []
+        self._committing = 0  # results that are being written down
         self._left = 0  # lines without a result
         self._input = -1  # a descriptor of the input file
         self._broken: Exception | None = None
@@ -72,6 +74,11 @@ class Work:
     def route(self) -> Route:
         """Where its lines go."""
         return ENDPOINTS[self.batch.endpoint]
+
+    @property
+    def is_behind(self) -> bool:
+        """More results than are allowed to be lost."""
+        return len(self._results) + self._committing >= MOST_RESULTS
 
     async def run(self) -> None:
         """Go on with it, to its end or until `is_stopping`.
@@ -166,9 +173,11 @@ class Work:
 
     async def _commit(self) -> Status:
         results, self._results = self._results, []
+        self._committing = len(results)
         status: Status = await self._store(
             "commit", self._claim, results, self._desk.wall(), self._desk.settings.lease_s
         )
+        self._committing = 0
         return status
 
     # Finalizing

@@ -113,7 +113,7 @@ def test_a_batch_of_a_gateway_that_is_killed_goes_on_where_it_stood(tmp_path: Pa
             async with a_gateway(tmp_path, *urls) as (_, client):
                 await check(client, batch, 2000)
             served = await requests_of(one.url) + await requests_of(two.url)
-            assert 2000 <= served < 2400  # what was in flight, or not yet written down
+            assert 2000 <= served <= 2000 + 100 + 2 * 32  # not written down, or still in flight
 
     run(law(), within_s=60)
 
