@@ -117,11 +117,12 @@ class GenerationRequest(msgspec.Struct, frozen=True):
 
     `prompt_tokens` is an estimate (see `gateway.parse.estimate`); `max_tokens` is None where the
     client set no bound; `prompt_bytes` is the length of the prompt as it stood in the body.
-    `prompt` is the prompt as it stood in the body, and `context` what else an engine's cache
-    depends on (tools, salt): views of the body, not copies. `session` names what the client says
-    belongs together: its X-Session-ID, else the body's `prompt_cache_key`. `tenant` is on whose
-    account it is served; `deadline` is the monotonic instant by which the first byte must come to
-    be of use, None where there is none.
+    `prompt` is the prompt as it stood in the body, and `context` what else decides which tokens an
+    engine reads and how it names its blocks (tools, salt), by the member's name and in their order:
+    views of the body, not copies. `session` names what the client says belongs together: its
+    X-Session-ID, else the body's `prompt_cache_key`. `tenant` is on whose account it is served;
+    `deadline` is the monotonic instant by which the first byte must come to be of use, None where
+    there is none.
     A msgspec.Struct: made once per request, at a fifth of the price of a frozen dataclass.
     """
 
@@ -132,7 +133,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     prompt_tokens: Tokens
     max_tokens: Tokens | None
     prompt: Buffer = b""
-    context: tuple[Buffer, ...] = ()
+    context: tuple[tuple[str, Buffer], ...] = ()
     session: bytes | None = None
     tenant: Tenant = ANYBODY
     deadline: Seconds | None = None

@@ -74,7 +74,8 @@ def _scope(request: GenerationRequest) -> int:
     """What must be equal, beside the prompt, for a prefix to be shared."""
     digest = xxhash.xxh3_64(request.model.encode())
     digest.update(b"\x00" + request.route.path.encode())
-    for part in request.context:
+    for name, part in request.context:
         # Each by its own digest: parts that only join to the same bytes are different.
+        digest.update(name.encode() + b"\x00")
         digest.update(xxhash.xxh3_64_digest(part))
     return digest.intdigest()

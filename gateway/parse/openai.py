@@ -23,8 +23,31 @@ _STRING: Final = msgspec.json.Decoder(str)
 _SWITCH: Final = msgspec.json.Decoder(bool | None)
 _COUNT: Final = msgspec.json.Decoder(int | float | None)
 
-_CONTEXT: Final = ("tools", "system", "instructions", "cache_salt", "chat_template_kwargs")
-"""What an engine puts before the prompt, or into the keys of its cache."""
+_CONTEXT: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "add_special_tokens",
+        "cache_salt",
+        "chat_template",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "documents",
+        "echo",
+        "instructions",
+        "mm_processor_kwargs",
+        "output_config",
+        "previous_response_id",
+        "prompt_embeds",
+        "reasoning",
+        "reasoning_effort",
+        "suffix",
+        "system",
+        "thinking",
+        "tools",
+        "truncate_prompt_tokens",
+    }
+)
+"""What decides, beside the prompt, which tokens an engine reads and how it names their blocks."""
 
 _LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Names for "generate at most", the newest first; an engine takes the first it knows."""
@@ -60,7 +83,7 @@ def parse_json(
         prompt_tokens=prompt_tokens(model, prompt_bytes),
         max_tokens=_max_tokens(members) if route.generates else None,
         prompt=prompt if prompt is not None else b"",
-        context=tuple([members[name] for name in _CONTEXT if name in members]),
+        context=() if _CONTEXT.isdisjoint(members) else _context(members),
         session=session,
     )
 
@@ -122,6 +145,10 @@ def _refuse_duplicates(body: bytes) -> None:
         raise InvalidRequest("The request body is not valid JSON.") from None
     if len(set(names)) < len(names):
         raise InvalidRequest("The request body has two members with the same name.")
+
+
+def _context(members: dict[str, msgspec.Raw]) -> tuple[tuple[str, msgspec.Raw], ...]:
+    return tuple([(name, members[name]) for name in sorted(_CONTEXT & members.keys())])
 
 
 def _model(members: dict[str, msgspec.Raw]) -> ModelName:

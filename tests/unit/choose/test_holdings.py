@@ -34,7 +34,7 @@ def text(prompt: bytes, *, model: str = "m", context: tuple[bytes, ...] = ()) ->
             prompt_tokens=len(prompt) // 4,
             max_tokens=None,
             prompt=prompt,
-            context=context,
+            context=tuple(("tools", part) for part in context),
         )
     )
 
