@@ -176,7 +176,7 @@ def test_an_amended_body_is_parsed_to_the_same_request(
     )
     assert (after.model, after.max_tokens) == (before.model, before.max_tokens)
     assert bytes(after.prompt) == bytes(before.prompt)
-    assert [bytes(each) for each in after.context] == [b'"s"']
+    assert [(name, bytes(part)) for name, part in after.context] == [(SALT, b'"s"')]
 
 
 @pytest.mark.parametrize("path", [(SALT,), XARGS])

@@ -18,7 +18,7 @@ from tests.builders import a_replica, a_route
 
 
 def asking(
-    prompt: bytes, *, model: str = "m", context: tuple[bytes, ...] = ()
+    prompt: bytes, *, model: str = "m", context: tuple[tuple[str, bytes], ...] = ()
 ) -> GenerationRequest:
     return GenerationRequest(
         route=a_route(),
