@@ -2,8 +2,9 @@
 
 A SUB socket hears what is published, and for each round of a replay a DEALER of its own asks. What
 comes is handed to the sequence, and what the sequence says is carried out, in slices of at most
-`SLICE_S`: between two of them the event loop serves requests. `Means.turn` makes the slices of all
-ears follow each other, one a turn of the loop.
+`SLICE_S`. `Means.turn` makes the slices of all ears follow each other, and while more waits than
+fits in one it rests in between: so no request waits for more than a slice at a time, and at least
+half of the core is left to them.
 
 Whether the wire was cut is looked for before anything that may have come over the next one.
 """
@@ -24,6 +25,7 @@ from gateway.kv_cache import BlockListener, BlocksCleared, BlocksStored, Certain
 from gateway.vocabulary import EventSource, ReplicaId, Seconds
 
 SLICE_S: Final[Seconds] = 0.001
+REST_S: Final[Seconds] = 0.001
 
 _Socket = zmq.Socket[bytes]
 
@@ -85,9 +87,9 @@ class Ear:
                 self._woken.clear()
                 async with means.turn:
                     is_dry = self._slice()
-                if not is_dry:
-                    await asyncio.sleep(0)
-                elif not self._carry_out(sequence.idle(means.clock())):
+                    if not is_dry:
+                        await asyncio.sleep(REST_S)
+                if is_dry and not self._carry_out(sequence.idle(means.clock())):
                     await self._wait()
         finally:
             self._close()
