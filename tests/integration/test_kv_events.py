@@ -20,7 +20,7 @@ from gateway.choose.scorers import Indifferent
 from gateway.clock import monotonic
 from gateway.fleet.health import Sign
 from gateway.fleet.kv_events import KvEvents
-from gateway.fleet.kv_sequence import Patience
+from gateway.fleet.kv_sequence import PATIENCE, Patience
 from gateway.fleet.roster import Roster
 from gateway.kv_cache import BlockHash, Certainty, EngineFacts
 from gateway.settings import FleetSettings, Settings
@@ -32,6 +32,7 @@ from tests.house import run, until
 from tests.lossy_events import LossyWire
 
 QUICK = Patience(silence_s=0.3, retry_after_s=0.5, verify_after_s=0.4)
+SOON = Patience(verify_after_s=2.0)
 BOTH = KvEventSettings("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
 FLEET = FleetSettings(cool_down_s=0.01)
 
@@ -130,14 +131,17 @@ def test_who_comes_late_knows_all_and_stays_in_step(loop: str) -> None:
 
 
 @asynccontextmanager
-async def wired(sim: Sim, *, replays: bool = True) -> AsyncIterator[tuple[LossyWire, Listening]]:
+async def wired(
+    sim: Sim, *, replays: bool = True, patience: Patience = PATIENCE
+) -> AsyncIterator[tuple[LossyWire, Listening]]:
     """Listening through a wire that can lose."""
     assert sim.kv_events_endpoint is not None
     with LossyWire(sim.kv_events_endpoint) as wire:
         await asyncio.sleep(0.1)  # its subscription is on the way
         replay = sim.kv_replay_endpoint if replays else None
         source = EventSource(wire.endpoint, replay)
-        async with listening(ReplicaAddress(sim.url, kv_events=source)) as listens:
+        address = ReplicaAddress(sim.url, kv_events=source)
+        async with listening(address, patience) as listens:
             yield wire, listens
 
 
@@ -161,7 +165,7 @@ def test_a_gap_is_repaired_and_until_then_not_denied() -> None:
 
 def test_what_was_lost_last_is_found_in_the_silence_that_follows() -> None:
     async def test() -> None:
-        async with running_sim(a_sim()) as sim, wired(sim) as (wire, listens):
+        async with running_sim(a_sim()) as sim, wired(sim, patience=SOON) as (wire, listens):
             await work(sim, 5)
             await listens.until(Certainty.EXACT, sim)
             with wire.losing():
