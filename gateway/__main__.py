@@ -18,7 +18,9 @@ import yaml
 
 from gateway import __version__
 from gateway.choose.policies import POLICIES
-from gateway.settings import Settings, SettingsError
+from gateway.section import SettingsError
+from gateway.settings import Settings
+from gateway.tenants.command import KeysCommand
 
 GROUP = "headrace.commands"
 
@@ -95,6 +97,7 @@ class CheckSettingsCommand:
 OWN: dict[str, Command] = {
     "gateway": GatewayCommand(),
     "check-settings": CheckSettingsCommand(),
+    "keys": KeysCommand(),
 }
 
 

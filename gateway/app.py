@@ -14,7 +14,6 @@ import signal
 import ssl
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +23,7 @@ import uvicorn
 
 from gateway.accept.control import control_app
 from gateway.accept.door import Door
+from gateway.accept.head import reading
 from gateway.accept.tls import watch_certificates
 from gateway.account.access_log import AccessLog, NoLog
 from gateway.account.accounts import Accounts
@@ -43,17 +43,19 @@ from gateway.life import Life
 from gateway.parse.parser import Parser
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
+from gateway.server import Server
+from gateway.tenants.tenancy import Strangers, Tenancy
+from gateway.tenants.watch import TenantsWatch
 from gateway.vocabulary import ROUTES, Health, Route
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from gateway.batch.service import Batches
     from gateway.choose.chooser import Chooser
     from gateway.fleet.kv_ear import Heard
     from gateway.fleet.ledger import Replica
-    from gateway.settings import AccountSettings, BatchSettings, Settings
-    from gateway.vocabulary import ModelCard, ModelName, ReplicaId
+    from gateway.settings import AccountSettings, BatchSettings, Settings, TenantsSettings
+    from gateway.tenants.tenancy import Member
+    from gateway.vocabulary import ModelCard, ModelName, ReplicaId, Tenant
 
 FLUSH_EVERY_S: Final = 0.2
 DRAIN_LOOK_EVERY_S: Final = 0.02
@@ -74,7 +76,9 @@ class House:
         self.admission = Admission(settings.admit)
         self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic)
         rng = random.Random()  # breaks ties; guards nothing
+        self.tenants, self._tenants_watch = _tenants(settings.tenants)
         self.life = Life(
+            tenants=self.tenants,
             parser=Parser(),
             admission=self.admission,
             fleet=self.roster,
@@ -88,7 +92,11 @@ class House:
             accounts=self.accounts,
             clock=monotonic,
         )
-        self.door = Door(settings.accept, self.life.live, monotonic)
+        heads = reading(
+            keys=self._tenants_watch is not None,
+            forwards_keys=settings.tenants.forward_authorization,
+        )
+        self.door = Door(settings.accept, self.life.live, monotonic, heads)
         self._tls = (
             ssl.create_default_context(cafile=settings.relay.replica_ca)
             if settings.relay.replica_ca
@@ -147,6 +155,20 @@ class House:
         """What can be asked for now."""
         return self.roster.known_models()
 
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """Tenants by name; none where there are no keys."""
+        return self.tenants.members
+
+    @property
+    def tenant_reload_failures(self) -> int:
+        """How often a new file of tenants could not be used."""
+        return self.tenants.reload_failures
+
+    def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:
+        """Who sends a head with these fields. Raises InvalidKey."""
+        return self.tenants.tenant(fields)
+
     def fleet_document(self) -> dict[str, Any]:
         """For /debug/fleet."""
         return fleet_document(self.roster)
@@ -187,12 +209,14 @@ class House:
 
     def server(self) -> Server:
         """A server for this house, not yet listening. Raises OSError, naming it, for a TLS file
-        that cannot be read."""
+        or tenants that cannot be read, and SettingsError for tenants that cannot be used."""
         accept = self._settings.accept
         tls = accept.tls
         for path in (tls.certificate, tls.key, tls.client_ca):
             if path is not None:
                 Path(path).read_bytes()  # the ssl module would not say which file it misses
+        if self._tenants_watch is not None:
+            self._tenants_watch.load()
         config = uvicorn.Config(
             self.control,
             host=accept.host,
@@ -232,6 +256,8 @@ class House:
                 *((("batches", self.batches.run()),) if self.batches is not None else ()),
             ):
                 loops.append(tasks.create_task(loop, name=name))
+            if self._tenants_watch is not None:
+                loops.append(tasks.create_task(self._tenants_watch.run(), name="tenants"))
             context = server.config.ssl
             if context is not None:
                 certificates = watch_certificates(context, self._settings.accept.tls)
@@ -282,50 +308,6 @@ class Shown(msgspec.Struct, frozen=True):
     fields: Mapping[bytes, bytes] = MappingProxyType({})
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which drains the house before it closes the door.
-
-    The first SIGTERM or SIGINT drains; a second one stops at once.
-    """
-
-    def __init__(self, config: uvicorn.Config, house: House) -> None:
-        super().__init__(config)
-        self._house = house
-        self._draining: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def port(self) -> int:
-        """Where it listens, once it does."""
-        port: int = self.servers[0].sockets[0].getsockname()[1]
-        return port
-
-    async def serve(self, sockets: Any = None) -> None:
-        """Serve until drained."""
-        self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
-        if self._draining is not None:
-            self._draining.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._draining
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal came."""
-        if self._draining is None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self.stop)
-        else:
-            self.should_exit = self.force_exit = True
-
-    def stop(self) -> None:
-        """Drain, then stop. Only the first call counts."""
-        if self._draining is None:
-            self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
-
-    async def _drain(self) -> None:
-        await self._house.drain()
-        self.should_exit = True
-
-
 class _Departures:
     """When a replica has left: its connections are closed, its series end, and nobody remembers
     what it held."""
@@ -348,6 +330,13 @@ class _Departures:
         self._relay.forget(replica.id)
         self._accounts.forget(replica.id)
         self._chooser.forget(replica.id)
+
+
+def _tenants(settings: TenantsSettings) -> tuple[Tenancy | Strangers, TenantsWatch | None]:
+    if settings.path is None:
+        return Strangers(), None
+    tenancy = Tenancy(monotonic, wall, settings.assumed_output_tokens)
+    return tenancy, TenantsWatch(settings.path, settings, tenancy)
 
 
 def _access_log(settings: AccountSettings) -> AccessLog | NoLog:

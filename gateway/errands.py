@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from gateway.accept.amend import amended
 from gateway.accept.reply import error_reply
 from gateway.errors import Bug, ClosedBeforeReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from gateway.accept.amend import Value
     from gateway.clock import Clock
     from gateway.errors import GatewayError
     from gateway.life import Exchange
@@ -57,6 +59,7 @@ class Errand:
     takes_chunks: Final = False
     paused_since: Final[Seconds | None] = None
     content_type: Final = b"application/json"
+    on_behalf_of: Final = ""  # nobody's in particular: our own
     fields: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
     def __init__(
@@ -69,7 +72,7 @@ class Errand:
         self.received_at = received_at
         self.forwarded = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id
         self.source: Source | None = None
-        self.notes: Sequence[tuple[bytes, bytes]] = ()
+        self.notes: Sequence[bytes] = ()
         self.replica: ReplicaId | None = None  # where the last attempt went
         self.has_started = False
         self.status = 0
@@ -90,6 +93,10 @@ class Errand:
     def is_gone(self) -> bool:
         """Nobody waits for the answer any more."""
         return self._task is not None and self._task.cancelling() > 0
+
+    def amend(self, *path: str, value: Value) -> None:
+        """Set a member of the JSON object that the body is."""
+        self.body = amended(self.body, path, value)
 
     async def run(self) -> Answer:
         """Live; whatever becomes of it is an answer. Cancel whoever awaits to stop the engine."""

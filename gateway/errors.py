@@ -87,6 +87,20 @@ class ExpectationFailed(ClientError):
     message = "Only Expect: 100-continue is supported."
 
 
+class InvalidKey(ClientError):
+    """It holds no key, or one that is nobody's. Which, an attacker is not told."""
+
+    reason = "invalid_api_key"
+    status = 401
+    message = "An API key is required, as in `Authorization: Bearer KEY`; this is not a valid one."
+
+
+class ModelNotAllowed(ClientError):
+    reason = "model_not_allowed"
+    status = 403
+    message = "This API key may not use this model."
+
+
 class UnknownModel(ClientError):
     reason = "model_not_found"
     status = 404
@@ -176,6 +190,30 @@ class TooManyRequests(Rejected):
     reason = "too_many_requests"
     status = 503
     message = "The gateway is serving as many requests as it may; try again soon."
+
+
+class RateLimited(Rejected):
+    """A tenant has had what it may have in a minute."""
+
+    reason = "rate_limit_exceeded"
+    status = 429
+    message = "The rate limit is reached; try again later."
+
+
+class TooManyAtOnce(Rejected):
+    """A tenant has as many requests open as it may."""
+
+    reason = "too_many_at_once"
+    status = 429
+    message = "Too many requests are being served at once; try again later."
+
+
+class QuotaExhausted(Rejected):
+    """A tenant has used its budget; code as OpenAI's clients know it."""
+
+    reason = "insufficient_quota"
+    status = 429
+    message = "The budget is used up."
 
 
 class Draining(Rejected):

@@ -1,4 +1,4 @@
-"""The life of one request: accept, parse, admit, choose, relay, account.
+"""The life of one request: accept, identify, parse, admit, choose, relay, account.
 
 This is the corridor: it visits the rooms in their order and is the only module that knows it. It
 touches no socket, clock or metric itself.
@@ -21,6 +21,7 @@ from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL, Client
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.accept.amend import Value
     from gateway.account.accounts import Accounts
     from gateway.account.entry import Entry
     from gateway.account.usage import Usage
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
     from gateway.relay.attempt import Reply
     from gateway.relay.relay import Relay
     from gateway.relay.retries import Retries
+    from gateway.tenants.tenancy import Strangers, Tenancy
     from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds
 
 EXPLAIN: Final = b"x-headrace-explain"
-DECISION: Final = b"x-headrace-decision"
+DECISION: Final = b"x-headrace-decision: "
 
 
 class Exchange(Message, Client, Protocol):
@@ -45,13 +47,20 @@ class Exchange(Message, Client, Protocol):
     replica: ReplicaId | None
     """Where the last attempt went."""
 
-    notes: Sequence[tuple[bytes, bytes]]
-    """Fields of our own for the response's head."""
+    notes: Sequence[bytes]
+    """Header lines of our own for the response."""
 
     @property
     def body(self) -> bytes: ...
     @property
     def request_id(self) -> bytes: ...
+    @property
+    def on_behalf_of(self) -> str | None:
+        """The tenant, where it is known without a key."""
+
+    def amend(self, *path: str, value: Value) -> None:
+        """Set a member of the JSON object that the body is."""
+
     @property
     def received_at(self) -> Seconds: ...
     @property
@@ -71,6 +80,7 @@ class Exchange(Message, Client, Protocol):
 class Life:
     """The rooms, in the order of a request's life."""
 
+    tenants: Tenancy | Strangers
     parser: Parser
     admission: Admission
     fleet: Roster
@@ -90,9 +100,11 @@ class Life:
             exchange.request_id, exchange.route.path, exchange.received_at
         ) as entry:
             try:
-                request = self.parser.parse(exchange)
+                caller = self.tenants.identify(exchange)
+                entry.identified(caller.tenant.name, caller.key_id)
+                request = caller.asks(self.parser.parse(exchange))
                 entry.parsed(request)
-                with self.admission:
+                with self.admission, caller.stay(request, exchange, entry):
                     await self._deliver(request, exchange, entry)
             except ClientGone as error:
                 entry.failed(error)
@@ -117,7 +129,8 @@ class Life:
             choice = self.chooser.choose(request, untried, self.clock())
             tried.append(choice.replica)
             if EXPLAIN in exchange.fields:
-                exchange.notes = ((DECISION, decision(choice, request.prompt_tokens)),)
+                others = [note for note in exchange.notes if not note.startswith(DECISION)]
+                exchange.notes = (*others, DECISION + decision(choice, request.prompt_tokens))
             leave_on = ANYTHING_GOES
             if len(untried) > 1 and self.retries.may_follow(attempt, self.clock()):
                 leave_on = UNWELL if attempt == 1 else UNAVAILABLE

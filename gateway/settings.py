@@ -8,26 +8,20 @@ the environment. A part receives its own section, never the whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from ipaddress import ip_address
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 
+from gateway.section import Section, SettingsError, problems, read_document
 from gateway.vocabulary import EventSource, ModelName, ReplicaAddress, Role
-
-PREFIX = "GATEWAY__"
-
-# PyYAML meets `!!int` or `!!bool x` with whatever its constructor trips over.
-_NOT_YAML = (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeError, TypeError)
 
 
 def _canonical(url: str) -> str:
@@ -48,14 +42,12 @@ ReplicaUrl = Annotated[
 ]
 
 
-class SettingsError(Exception):
-    """The settings cannot be used; the message names every bad key."""
-
-
-class Section(BaseModel):
-    """A frozen group of knobs; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+def _is_loopback(host: str) -> bool:
+    """Is it plain that only this machine can reach it?"""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class TlsSettings(Section):
@@ -108,6 +100,32 @@ class AdmitSettings(Section):
     retry_after_s: float = Field(
         2.0, gt=0, description="what a refused client is told while we drain or are full"
     )
+
+
+class TenantsSettings(Section):
+    """Who may ask; unset, everybody who reaches us, and then that should be nobody from outside."""
+
+    path: str | None = Field(
+        None,
+        description="YAML or JSON file, or a folder of such files (a mounted Secret): tenants and "
+        "their hashed keys, as docs/tenants.md has it; watched",
+    )
+    anonymous: bool = Field(
+        False, description="serve on other addresses than loopback though nobody needs a key"
+    )
+    reload_every_s: float = Field(1.0, gt=0, description="how often the path is looked at")
+    forward_authorization: bool = Field(
+        False, description="send clients' keys on to replicas, where path is set"
+    )
+    assumed_output_tokens: int = Field(
+        512, ge=0, description="reserved for a request that sets no bound on what it generates"
+    )
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.anonymous and self.path is not None:
+            raise ValueError("`anonymous` and `path` exclude each other: with keys, all need one")
+        return self
 
 
 class ChooseSettings(Section):
@@ -314,12 +332,22 @@ class Settings(Section):
     """The whole house, a section per room."""
 
     accept: AcceptSettings = Field(default_factory=AcceptSettings)
+    tenants: TenantsSettings = Field(default_factory=TenantsSettings)
     admit: AdmitSettings = Field(default_factory=AdmitSettings)
     choose: ChooseSettings = Field(default_factory=ChooseSettings)
     relay: RelaySettings = Field(default_factory=RelaySettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     batch: BatchSettings = Field(default_factory=BatchSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Self:
+        if not (self.tenants.path or self.tenants.anonymous or _is_loopback(self.accept.host)):
+            raise ValueError(
+                f"listening on {self.accept.host} lets anybody in: set tenants.path to a file of "
+                "API keys (`headrace keys create`), or say `tenants: {anonymous: true}`"
+            )
+        return self
 
     @classmethod
     def load(cls, text: str, environ: Mapping[str, str]) -> Self:
@@ -328,37 +356,7 @@ class Settings(Section):
         Raises SettingsError naming every key that is unknown or out of bounds.
         """
         try:
-            document = yaml.safe_load(text) if text.strip() else {}
-        except _NOT_YAML as error:
-            raise SettingsError(f"the settings are not YAML: {error}") from error
-        if not isinstance(document, dict):
-            raise SettingsError("the settings must be a mapping of sections, such as `accept:`")
-        for name, value in sorted(environ.items()):
-            if name.startswith(PREFIX):
-                _put(document, name, value)
-        try:
-            return cls.model_validate(document)
+            return cls.model_validate(read_document(text, environ))
         except ValidationError as error:
-            raise SettingsError(_explain(error)) from None
-
-
-def _put(document: dict[str, Any], name: str, value: str) -> None:
-    """Set the key a variable names; its value is read as YAML, so lists and numbers work."""
-    *parents, leaf = [part.lower() for part in name.removeprefix(PREFIX).split("__")]
-    for parent in parents:
-        section = document.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise SettingsError(f"{name}: `{parent}` is not a section")
-        document = section
-    try:
-        document[leaf] = yaml.safe_load(value)
-    except _NOT_YAML as error:
-        raise SettingsError(f"{name} is not readable: {error}") from error
-
-
-def _explain(error: ValidationError) -> str:
-    lines = [
-        f"  {'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
-        for problem in error.errors()
-    ]
-    return "\n".join(["the settings cannot be used:", *lines])
+            lines = [f"  {each}" for each in problems(error)]
+            raise SettingsError("\n".join(["the settings cannot be used:", *lines])) from None

@@ -62,13 +62,19 @@ class Tenant:
     """On whose account a request is served, and what is owed to it.
 
     Among those of its class it has service in proportion to `weight`. `ttft_objective_s` is when
-    it hopes for the first byte, from a request's arrival; None: it has not said.
+    it hopes for the first byte, from a request's arrival; None: it has not said. `models` are those
+    it may ask for; None: any.
     """
 
     name: str
     service_class: ServiceClass = ServiceClass.DEFAULT
     weight: float = 1.0
     ttft_objective_s: Seconds | None = None
+    models: frozenset[ModelName] | None = None
+
+    def may_use(self, model: ModelName) -> bool:
+        """May it ask for this model?"""
+        return self.models is None or model in self.models
 
 
 ANYBODY: Final = Tenant("")

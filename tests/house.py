@@ -25,8 +25,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.app import House, Server
+from gateway.app import House
 from gateway.fleet.ledger import Replica
+from gateway.server import Server
 from gateway.settings import Settings
 from gateway.vocabulary import Outcome
 from serving.sim.server import Sim, running_sim

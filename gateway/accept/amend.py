@@ -14,7 +14,7 @@ see `gateway.parse.openai`, which tells by length that there are no two members 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -29,8 +29,12 @@ _COMMA: Final = re.compile(rb"[ \t\n\r]*,")
 _END: Final = re.compile(rb"[ \t\n\r]*\}[ \t\n\r]*")
 
 
-def amended(body: bytes, path: Sequence[str], value: bytes) -> bytes:
-    """`body` with the member at `path` set to `value`, which is JSON.
+Value = bytes | Callable[[bytes | None], bytes]
+"""JSON; or what makes it out of the value that was there, None where there was none."""
+
+
+def amended(body: bytes, path: Sequence[str], value: Value) -> bytes:
+    """`body` with the member at `path` set to `value`.
 
     A path of several names leads through objects; those that are missing, or null, are made. Where
     something else stands in the way, it stays. Names are of lower-case letters and `_`.
@@ -53,7 +57,7 @@ def amended(body: bytes, path: Sequence[str], value: bytes) -> bytes:
     start, end = span
     held = body[start:end]
     if not inner:
-        held = value
+        held = _made(value, held)
     elif held == b"null":
         held = b"{%b}" % _member(inner, value, b"")
     else:
@@ -61,19 +65,8 @@ def amended(body: bytes, path: Sequence[str], value: bytes) -> bytes:
     return b"%b%b%b" % (body[:start], held, body[end:])
 
 
-def member(body: bytes, name: str) -> bytes | None:
-    """The value of a member of the object, as it stands there; None where there is none.
-
-    Also None for a body that `amended` would not touch. Costs what `amended` costs.
-    """
-    opening = _OPENING.match(body)
-    if opening is None or _surely_lacks(body, name):
-        return None
-    try:
-        span = _span(body, opening.end(), name)
-    except ValueError:
-        return None
-    return None if span is None else body[slice(*span)]
+def _made(value: Value, held: bytes | None) -> bytes:
+    return value if isinstance(value, bytes) else value(held)
 
 
 def _surely_lacks(body: bytes, name: str) -> bool:
@@ -81,18 +74,17 @@ def _surely_lacks(body: bytes, name: str) -> bool:
     return name.encode() not in body and b"\\u00" not in body
 
 
-def _inserted(body: bytes, at: int, path: Sequence[str], value: bytes) -> bytes:
+def _inserted(body: bytes, at: int, path: Sequence[str], value: Value) -> bytes:
     """With a first member more: the end of the body may be far away, and need not be looked at."""
     space = b" " if _SPACED.match(body, at) else b""
     comma = b"" if _EMPTY.match(body, at) else b"," + space
     return b"%b%b%b%b" % (body[:at], _member(path, value, space), comma, body[at:])
 
 
-def _member(path: Sequence[str], value: bytes, space: bytes) -> bytes:
+def _member(path: Sequence[str], value: Value, space: bytes) -> bytes:
     name, *inner = path
-    if inner:
-        value = b"{%b}" % _member(inner, value, space)
-    return b'"%b":%b%b' % (name.encode(), space, value)
+    made = b"{%b}" % _member(inner, value, space) if inner else _made(value, None)
+    return b'"%b":%b%b' % (name.encode(), space, made)
 
 
 def _span(body: bytes, at: int, name: str) -> tuple[int, int] | None:

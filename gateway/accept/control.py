@@ -6,7 +6,7 @@ itself. Files and batches are another room's routes, which it shows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 from prometheus_client import CollectorRegistry
@@ -25,9 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from gateway.vocabulary import ModelCard
+    from gateway.vocabulary import ModelCard, Tenant
+
+
+TENANT: Final = "headrace.tenant"
+"""Where a handler finds in its scope whose request it has."""
+
+_KEYED: Final = ("/v1/", "/debug/")
 
 
 class Panel(Protocol):
@@ -36,6 +42,9 @@ class Panel(Protocol):
     @property
     def is_ready(self) -> bool: ...
     def models(self) -> Mapping[ModelName, ModelCard]: ...
+    def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:
+        """Who sends a head with these fields. Raises InvalidKey."""
+
     def fleet_document(self) -> dict[str, Any]: ...
     def route_document(self, path: str, body: bytes) -> dict[str, Any]:
         """Raises a GatewayError where the gateway would refuse the body."""
@@ -58,9 +67,7 @@ def refusal(error: GatewayError, headers: Mapping[str, str] | None = None) -> Re
     return Response(body, status, headers={**named, **(headers or {})})
 
 
-def control_app(
-    panel: Panel, registry: CollectorRegistry, others: Sequence[Route] = ()
-) -> Starlette:
+def control_app(panel: Panel, registry: CollectorRegistry, others: Sequence[Route] = ()) -> ASGIApp:
     """The app, over what it reads, with the routes of `others`, which may raise GatewayErrors."""
 
     async def healthz(_: Request) -> Response:
@@ -74,11 +81,14 @@ def control_app(
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
 
-    async def models(_: Request) -> Response:
-        return Json(models_document(panel.models().values()))
+    async def models(request: Request) -> Response:
+        tenant: Tenant = request.scope[TENANT]
+        cards = panel.models().values()
+        return Json(models_document([card for card in cards if tenant.may_use(card.id)]))
 
     async def model(request: Request) -> Response:
-        card = panel.models().get(ModelName(request.path_params["name"]))
+        name, tenant = ModelName(request.path_params["name"]), request.scope[TENANT]
+        card = panel.models().get(name) if tenant.may_use(name) else None
         return refusal(UnknownModel()) if card is None else Json(model_document(card))
 
     async def fleet(_: Request) -> Response:
@@ -110,7 +120,29 @@ def control_app(
         },
     )
     app.router.redirect_slashes = False  # a redirect would be written with the client's own Host
-    return app
+    return _Keyed(app, panel)
+
+
+class _Keyed:
+    """Lets nobody without a key, where keys are asked for, at models and at what is ours to know.
+
+    Health and metrics stay open: what reads them has no key. A handler finds the tenant in its
+    scope.
+    """
+
+    def __init__(self, app: ASGIApp, panel: Panel) -> None:
+        self._app = app
+        self._panel = panel
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"].startswith(_KEYED):
+            try:
+                scope[TENANT] = self._panel.tenant(dict(scope["headers"]))
+            except GatewayError as error:
+                await refusal(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _OnlyPost:

@@ -11,6 +11,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.accept.head import PLAIN
 from gateway.errors import Bug
 from gateway.vocabulary import ROUTES, Route
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
     from gateway.accept.exchange import Exchange
+    from gateway.accept.head import Reading
     from gateway.accept.lane import Lane
     from gateway.clock import Clock
     from gateway.settings import AcceptSettings
@@ -43,8 +45,10 @@ class Door:
         settings: AcceptSettings,
         live: Callable[[Exchange], Coroutine[Any, Any, None]],
         clock: Clock,
+        reading: Reading = PLAIN,
     ) -> None:
         self.settings = settings
+        self.reading = reading
         self.clock = clock
         self.now: Seconds = clock()
         self.lanes: set[Lane] = set()

@@ -12,13 +12,14 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway.accept.amend import amended, member
+from gateway.accept.amend import amended
 from gateway.accept.reply import error_event, error_reply
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from gateway.accept.amend import Value
     from gateway.accept.head import Head
     from gateway.errors import GatewayError
     from gateway.vocabulary import ReplicaId, Route, Seconds
@@ -110,6 +111,7 @@ class Exchange:
     )
 
     message_event: Final = _Nobody()
+    on_behalf_of: Final[str | None] = None  # whoever shows a key
 
     def __init__(self, line: Line, route: Route, target: bytes, head: Head, version: str) -> None:
         self._line = line
@@ -131,7 +133,7 @@ class Exchange:
         self.response_complete = False
         self.disconnected = False
         self.status = 0  # of the response, once it has started
-        self.notes: Sequence[Field] = ()  # fields of our own for the response's head
+        self.notes: Sequence[bytes] = ()  # header lines of our own for the response
         self._parts: list[bytes] = []
         self._head: bytes | None = None
         self._is_chunked = False
@@ -163,11 +165,7 @@ class Exchange:
         """Keep a part of the body."""
         self._parts.append(part)
 
-    def member(self, name: str) -> bytes | None:
-        """The value of a member of the JSON object that the body is, as it stands there."""
-        return member(self.body, name)
-
-    def amend(self, *path: str, value: bytes) -> None:
+    def amend(self, *path: str, value: Value) -> None:
         """Set a member of the JSON object that the body is; every other byte stays.
 
         `exchange.amend("vllm_xargs", "mode", value=b'"full"')` keeps what else `vllm_xargs` holds.
@@ -188,7 +186,7 @@ class Exchange:
         lines = [b": ".join(field) for field in headers if field[0] != b"x-request-id"]
         lines.append(b"x-request-id: " + self.request_id)
         if self.notes:
-            lines += [b": ".join(note) for note in self.notes]
+            lines += self.notes
         if chunked:
             lines.append(b"transfer-encoding: chunked")
             self._is_chunked = True

@@ -46,6 +46,8 @@ _SPECIAL: Final = frozenset(
         # The accounts read `usage` off the response's last bytes: they must not be compressed.
         b"accept-encoding",
         b"x-headrace-explain",
+        b"x-headrace-class",
+        b"x-headrace-deadline-ms",
     }
 )
 """Fields that are not simply passed on: RFC 9110, section 7.6.1, what we write ourselves, and what
@@ -53,6 +55,28 @@ is said to us alone."""
 
 _READ: Final = frozenset({b"content-type", b"x-session-id"})
 """Fields that are passed on and that we read too."""
+
+_KEYS: Final = frozenset({b"authorization", b"x-api-key"})
+"""Fields that hold a client's key."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """How fields are read: `apart` are kept for us, `read` are both read and passed on."""
+
+    apart: frozenset[bytes]
+    read: frozenset[bytes]
+
+
+def reading(*, keys: bool, forwards_keys: bool) -> Reading:
+    """The way to read heads, where clients' keys are for us or not, and for replicas or not."""
+    if not keys:
+        return Reading(_SPECIAL, _READ)
+    if forwards_keys:
+        return Reading(_SPECIAL, _READ | _KEYS)
+    return Reading(_SPECIAL | _KEYS, _READ)
+
+
+PLAIN: Final = reading(keys=False, forwards_keys=True)
 
 
 class Head(msgspec.Struct):
@@ -70,18 +94,21 @@ class Head(msgspec.Struct):
     fault: ClientError | None
 
 
-def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
+def read_head(
+    fields: Sequence[Field], version: str, new_id: bytes, reading: Reading = PLAIN
+) -> Head:
     """Read a head whose names are in lower case; `new_id` serves where the client sent no good id.
 
     O(number of fields).
     """
+    apart, read = reading.apart, reading.read
     lines: list[bytes] = []
     special: dict[bytes, bytes] = {}
     for field in fields:
         name, value = field
-        if name not in _SPECIAL:
+        if name not in apart:
             lines.append(b": ".join(field))
-            if name in _READ:
+            if name in read:
                 special[name] = value
         elif name in special:
             special[name] += b"," + value  # one list, as RFC 9110, section 5.3 has it
@@ -89,7 +116,7 @@ def read_head(fields: Sequence[Field], version: str, new_id: bytes) -> Head:
             special[name] = value
     connection = special.get(b"connection", b"")
     if connection and connection.lower() not in (b"keep-alive", b"close"):
-        lines = _without_named(fields, connection)
+        lines = _without_named(fields, connection, apart)
     request_id = special.get(b"x-request-id")
     if request_id is None or not REQUEST_ID.fullmatch(request_id):
         request_id = new_id
@@ -123,10 +150,12 @@ def _fault(special: Mapping[bytes, bytes], version: str) -> ClientError | None:
     return None
 
 
-def _without_named(fields: Sequence[Field], connection: bytes) -> list[bytes]:
+def _without_named(
+    fields: Sequence[Field], connection: bytes, apart: frozenset[bytes]
+) -> list[bytes]:
     """The lines less those the Connection field names; the body's own type cannot be named away."""
     named = {token.strip().lower() for token in connection.split(b",")} - {b"content-type"}
-    dropped = named | _SPECIAL
+    dropped = named | apart
     return [b": ".join(field) for field in fields if field[0] not in dropped]
 
 

@@ -181,7 +181,7 @@ class Lane(HttpToolsProtocol):
         if self._is_deaf or self.parser.should_upgrade():
             return
         version = self.parser.get_http_version()
-        head = read_head(self.headers, version, self._door.new_id())
+        head = read_head(self.headers, version, self._door.new_id(), self._door.reading)
         if self._head_is_too_large():
             self._malformed(HeadersTooLarge())
         elif head.fault is not None:

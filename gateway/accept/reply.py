@@ -54,6 +54,8 @@ def error_reply(error: GatewayError, route: Route | None = None) -> tuple[int, l
     headers: list[Field] = [(b"content-type", b"application/json")]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     return error.status, headers, orjson.dumps(error_document(error, route))
 
 

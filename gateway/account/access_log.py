@@ -1,8 +1,9 @@
 """One JSON line per request, written at its end, by a thread of its own.
 
 A line holds who asked for what, when and how it ended; never a prompt, an answer, a header or a
-key. Lines are handed over in batches; if whoever reads them stalls, the gateway does not: beyond a
-bound lines are dropped and counted, and the next line that gets through says how many.
+key (but its id). Lines are handed over in batches; if whoever reads them stalls, the gateway does
+not: beyond a bound lines are dropped and counted, and the next line that gets through says how
+many.
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ def line(entry: Entry, ended_at: Seconds) -> bytes:
             entry.reason or None,
             entry.status,
             entry.attempts,
+            entry.tenant,
+            entry.key_id,
         ),
         _seconds(entry.queue_s),
         _seconds(entry.ttft_s),
@@ -131,7 +134,8 @@ _NULL: Final = b"null"
 
 
 _RECURRING: Final = (
-    "route", "model", "replica", "stream", "outcome", "reason", "status", "attempts"
+    "route", "model", "replica", "stream", "outcome", "reason", "status", "attempts",
+    "tenant", "key",
 )  # fmt: skip
 
 

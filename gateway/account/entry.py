@@ -60,6 +60,7 @@ class Entry:
         "dispatched_at",
         "error",
         "first_byte_at",
+        "key_id",
         "last_byte_at",
         "outcome",
         "received_at",
@@ -68,6 +69,7 @@ class Entry:
         "request_id",
         "route",
         "status",
+        "tenant",
         "usage",
     )
 
@@ -81,6 +83,8 @@ class Entry:
         self.request_id = request_id
         self.route = route
         self.received_at = received_at
+        self.tenant: str | None = None  # its name
+        self.key_id: str | None = None
         self.request: GenerationRequest | None = None
         self.replica: ReplicaId | None = None
         self.attempts = 0
@@ -133,6 +137,11 @@ class Entry:
         return (self.last_byte_at - self.received_at - self.ttft_s) / (tokens - 1)
 
     # Steps of a life, in their order
+
+    def identified(self, tenant: str, key_id: str | None) -> None:
+        """We know who asks, and by which key; an empty name is nobody in particular."""
+        if tenant:
+            self.tenant, self.key_id = tenant, key_id
 
     def parsed(self, request: GenerationRequest) -> None:
         """We know what is asked."""

@@ -40,6 +40,26 @@ class Heard(Protocol):
     certainty: Certainty
 
 
+class Allowance(Protocol):
+    """What a tenant has had."""
+
+    @property
+    def open(self) -> int: ...
+    @property
+    def admitted(self) -> int: ...
+    @property
+    def settled(self) -> int: ...
+    @property
+    def refusals(self) -> Mapping[str, int]: ...
+
+
+class Member(Protocol):
+    """A tenant."""
+
+    @property
+    def allowance(self) -> Allowance: ...
+
+
 class Gateway(Protocol):
     """What is read beside the accounts."""
 
@@ -53,6 +73,12 @@ class Gateway(Protocol):
     def upstream_busy(self) -> int: ...
     @property
     def heard(self) -> Mapping[ReplicaId, Heard]: ...
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """Tenants, by name."""
+
+    @property
+    def tenant_reload_failures(self) -> int: ...
 
 
 _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelMeters], Histogram]], ...]] = (
@@ -139,6 +165,7 @@ class GatewayCollector(Collector):
         yield from self._models()
         yield from self._replicas()
         yield from self._kv_events()
+        yield from self._tenants()
 
     def _requests(self) -> Iterator[Metric]:
         accounts = self._accounts
@@ -237,6 +264,36 @@ class GatewayCollector(Collector):
             for each in Certainty:
                 state.add_metric((replica, each.value), float(told.certainty is each))
         yield state
+
+    def _tenants(self) -> Iterator[Metric]:
+        admitted = CounterMetricFamily(
+            "gateway_tenant_requests", "Requests that were within a tenant's limits.",
+            labels=("tenant",),
+        )  # fmt: skip
+        refused = CounterMetricFamily(
+            "gateway_tenant_refusals", "Requests that were beyond them, by which.",
+            labels=("tenant", "reason"),
+        )  # fmt: skip
+        used = CounterMetricFamily(
+            "gateway_tenant_tokens", "Tokens charged to a tenant, prompt and generated.",
+            labels=("tenant",),
+        )  # fmt: skip
+        served = GaugeMetricFamily(
+            "gateway_tenant_requests_open", "Requests not yet ended.", labels=("tenant",)
+        )
+        for name, member in self._gateway.members.items():
+            allowance = member.allowance
+            admitted.add_metric((name,), allowance.admitted)
+            used.add_metric((name,), allowance.settled)
+            served.add_metric((name,), allowance.open)
+            for reason, count in allowance.refusals.items():
+                refused.add_metric((name, reason), count)
+        yield from (admitted, refused, used, served)
+        yield CounterMetricFamily(
+            "gateway_tenant_reload_failures",
+            "New files of tenants that could not be used; the old ones stayed.",
+            value=self._gateway.tenant_reload_failures,
+        )
 
 
 def registry(accounts: Accounts, gateway: Gateway) -> CollectorRegistry:

@@ -19,7 +19,7 @@ from gateway.batch.metrics import BatchCollector
 from gateway.batch.routes import batch_routes, uploads
 from gateway.batch.store import Fenced, Store
 from gateway.batch.work import Work
-from gateway.settings import SettingsError
+from gateway.section import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping

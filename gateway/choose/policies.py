@@ -15,7 +15,8 @@ from gateway.choose.holdings import Holdings
 from gateway.choose.pickers import Cheapest, InTurn, TwoChoices
 from gateway.choose.scorers import ExpectedWork, Indifferent, RequestsInFlight
 from gateway.choose.sticky import Sticky
-from gateway.settings import ChooseSettings, SettingsError
+from gateway.section import SettingsError
+from gateway.settings import ChooseSettings
 
 if TYPE_CHECKING:
     from random import Random

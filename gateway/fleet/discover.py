@@ -16,7 +16,8 @@ from typing import Final, Protocol
 
 from gateway.fleet.listing import read_listing
 from gateway.fleet.roster import Roster
-from gateway.settings import DnsSettings, FleetSettings, ReplicaSettings, SettingsError
+from gateway.section import SettingsError
+from gateway.settings import DnsSettings, FleetSettings, ReplicaSettings
 from gateway.vocabulary import ModelName, ReplicaAddress, Seconds
 
 MAX_FILE_BYTES: Final = 1024 * 1024

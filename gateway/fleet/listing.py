@@ -10,7 +10,8 @@ import msgspec
 import yaml
 from pydantic import ValidationError
 
-from gateway.settings import ReplicaSettings, Section, SettingsError
+from gateway.section import Section, SettingsError
+from gateway.settings import ReplicaSettings
 from gateway.vocabulary import ReplicaAddress
 
 # PyYAML lets several of Python's own errors out of its constructors: try `!!bool x`, `!!int`.

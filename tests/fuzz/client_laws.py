@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvicorn
@@ -24,7 +24,7 @@ from gateway.errors import ClientError, GatewayError, InvalidRequest
 from gateway.parse.multipart import parse_multipart
 from gateway.parse.openai import parse_json
 from gateway.settings import AcceptSettings
-from gateway.vocabulary import ROUTES, GenerationRequest, ModelCard, ModelName
+from gateway.vocabulary import ANYBODY, ROUTES, GenerationRequest, ModelCard, ModelName, Tenant
 from tests.builders import a_route
 
 MAX_BODY = 4096
@@ -141,6 +141,10 @@ class NoPanel:
     def models(self) -> dict[ModelName, ModelCard]:
         """None."""
         return {}
+
+    def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:
+        """Anybody."""
+        return ANYBODY
 
     def fleet_document(self) -> dict[str, Any]:
         """None."""

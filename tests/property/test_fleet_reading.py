@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.fleet.cards import read_cards
 from gateway.fleet.listing import read_listing
-from gateway.settings import SettingsError
+from gateway.section import SettingsError
 
 WORDS = """{ } [ ] "data" "id" "m" : , null 3 1e999 replicas http://a:1 &a *a 2001-99-99 ? << |
 !!int !!bool !!timestamp !!binary !!set !!python/name x 0o9"""

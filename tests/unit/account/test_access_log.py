@@ -75,6 +75,8 @@ def test_a_line_says_who_when_and_how_and_nothing_of_the_content() -> None:
         "reason": None,
         "status": 200,
         "attempts": 1,
+        "tenant": None,
+        "key": None,
         "queue_s": 0.25,
         "ttft_s": 0.5,
         "duration_s": 1.0,

@@ -20,11 +20,15 @@ from gateway.errors import StreamBroken
 from gateway.fleet.kv_ear import Heard
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import Certainty
-from gateway.vocabulary import Health, ReplicaId
+from gateway.tenants.limits import Allowance, Limits
+from gateway.tenants.tenancy import Member
+from gateway.vocabulary import Health, ReplicaId, Tenant
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 
-LABELS = {"route", "model", "outcome", "reason", "replica", "result", "state", "certainty"}
+LABELS = {
+    "route", "model", "outcome", "reason", "replica", "result", "state", "certainty", "tenant"
+}  # fmt: skip
 NAME = re.compile(r"gateway(_[a-z]+)+")
 
 
@@ -34,11 +38,14 @@ class Shown:
     malformed = 4
     connections = 3
     upstream_busy = 2
+    tenant_reload_failures = 1
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = replicas
         told = Heard(batches=9, blocks=40, gaps=2, replays=3, certainty=Certainty.PARTIAL)
         self.heard: Mapping[ReplicaId, Heard] = {replica.id: told for replica in replicas}
+        self.members = {"acme": Member(Tenant("acme"), Allowance(Limits(), 0.0), None)}
+        self.members["acme"].allowance.refusals["rate_limit_exceeded"] += 1
 
 
 @pytest.fixture

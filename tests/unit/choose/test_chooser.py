@@ -12,7 +12,8 @@ from gateway.choose.filters import Decodes
 from gateway.choose.pickers import Cheapest, InTurn
 from gateway.choose.policies import POLICIES, policy
 from gateway.choose.scorers import ExpectedWork, Indifferent
-from gateway.settings import ChooseSettings, SettingsError
+from gateway.section import SettingsError
+from gateway.settings import ChooseSettings
 from gateway.vocabulary import GenerationRequest, ReplicaView, Role
 from tests.builders import a_replica, a_request
 

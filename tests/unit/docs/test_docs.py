@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from gateway.__main__ import OWN, main
-from gateway.settings import Settings
+from gateway.settings import Settings, TenantsSettings
+from gateway.tenants.document import read_documents
+from gateway.tenants.watch import read_files
 from gateway.vocabulary import ROUTES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -56,6 +58,26 @@ def test_the_commands_in_the_readme_exist(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     assert "gateway" in OWN
     assert not [flag for flag in flags if flag not in shown]
+
+
+def test_what_the_page_on_tenants_says_can_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "tenants.md").read_text(encoding="utf-8")
+    here = text.replace("/etc/headrace/tenants", str(tmp_path))
+    [settings] = re.findall(r"```yaml\n(.*?)```", here, re.DOTALL)
+    assert Settings.load(settings, {}).tenants.path == str(tmp_path)
+    [tenants] = re.findall(r"```yaml tenants\n(.*?)```", here, re.DOTALL)
+    (tmp_path / "tenants.yaml").write_text(tenants)
+    made = ""
+    for line in re.findall(r"^\$ headrace (keys .*)", here, re.MULTILINE):
+        assert main(shlex.split(line.replace("hr-abcd2345", made))) == 0
+        made = made or capsys.readouterr().out[: len("hr-abcd2345")]
+    document = read_documents(read_files(tmp_path))
+    assert [each.name for each in document.tenants] == ["acme", "nightly"]
+    assert not document.keys
+    knobs = set(re.findall(r"`tenants\.(\w+)`", text))
+    assert knobs <= set(TenantsSettings.model_fields)
 
 
 def test_the_make_targets_in_the_documents_exist() -> None:

@@ -10,7 +10,8 @@ import pytest
 from gateway.fleet.exposition import read_facts, read_fingerprint
 from gateway.fleet.kv_sources import read_sources, usual_source
 from gateway.kv_cache import EngineFacts
-from gateway.settings import KvEventSettings, Settings, SettingsError
+from gateway.section import SettingsError
+from gateway.settings import KvEventSettings, Settings
 from gateway.vocabulary import EventSource
 
 

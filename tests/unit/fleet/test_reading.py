@@ -6,7 +6,8 @@ import pytest
 
 from gateway.fleet.cards import read_cards
 from gateway.fleet.listing import read_listing
-from gateway.settings import FleetSettings, SettingsError
+from gateway.section import SettingsError
+from gateway.settings import FleetSettings
 from gateway.vocabulary import ModelCard, ModelName, ReplicaAddress, Role
 
 BOTH_REPLICAS = (
