@@ -188,6 +188,8 @@ class RelaySettings(Section):
     retry_budget_min_per_s: float = Field(10.0, ge=0, description="and always at least so many")
 
 
+_RANKS = "ranks behind one URL, each a replica of its own; as the engine's --data-parallel-size"
+
 ZmqEndpoint = Annotated[str, StringConstraints(pattern=r"^tcp://[^/\s?#@]+:[0-9]{1,5}$")]
 
 
@@ -208,21 +210,23 @@ class ReplicaSettings(Section):
     kv_events: EventSourceSettings | None = Field(
         None, description="where its KV events are; empty asks the replica"
     )
+    data_parallel_size: int = Field(1, ge=1, le=1024, description=_RANKS)
 
     @model_validator(mode="before")
     @classmethod
     def _bare_url(cls, value: object) -> object:
         return {"url": value} if isinstance(value, str) else value
 
-    def address(self) -> ReplicaAddress:
-        """The same as a value of the vocabulary."""
+    def addresses(self) -> tuple[ReplicaAddress, ...]:
+        """The same as values of the vocabulary: one, or one for each rank."""
         events = self.kv_events
-        return ReplicaAddress(
+        address = ReplicaAddress(
             self.url.rstrip("/"),
             tuple(ModelName(name) for name in self.models),
             self.role,
             EventSource(**events.model_dump()) if events else None,
         )
+        return address.ranks(self.data_parallel_size)
 
 
 class DnsSettings(Section):
@@ -233,6 +237,7 @@ class DnsSettings(Section):
     tls: bool = False
     models: tuple[str, ...] = ()
     role: Role = Role.BOTH
+    data_parallel_size: int = Field(1, ge=1, le=1024, description=_RANKS)
 
 
 class KvEventSettings(Section):
@@ -251,7 +256,7 @@ class FleetSettings(Section):
     """Which replicas there are and when one is believed healthy."""
 
     replicas: tuple[ReplicaSettings, ...] = Field(
-        (), description="a fixed list: URLs, or {url, models, role, kv_events}"
+        (), description="a fixed list: URLs, or {url, models, role, ...}"
     )
     dns: tuple[DnsSettings, ...] = Field((), description="names whose addresses are replicas")
     file: str | None = Field(

@@ -6,7 +6,7 @@ docs/glossary.md, and means the same everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Final, NewType, Protocol
@@ -153,33 +153,62 @@ class EventSource:
     replay_endpoint: str | None = None
     topic: str = ""  # what it puts before its events begins with this
 
+    def of_rank(self, rank: int) -> EventSource:
+        """That of another rank, where this is rank 0's: ports count up."""
+        replay = self.replay_endpoint
+        return EventSource(
+            _counted_up(self.endpoint, rank),
+            None if replay is None else _counted_up(replay, rank),
+            self.topic,
+        )
+
+
+def _counted_up(endpoint: str, by: int) -> str:
+    before, _, port = endpoint.rpartition(":")
+    return f"{before}:{int(port) + by}"
+
 
 @dataclass(frozen=True)
 class ReplicaAddress:
     """Where a replica answers, and what is known of it before it has been asked.
 
     `models` pins what it serves; empty means "ask it" (`GET /v1/models`). `kv_events` says where
-    it tells of its cache; None means "ask it" (`GET /kv_event_sources`).
+    it tells of its cache; None means "ask it" (`GET /kv_event_sources`). `rank` is set where one
+    URL is several replicas: data-parallel ranks, each with a cache and a load of its own.
     """
 
     url: str  # http://host:port or https://host:port, without a trailing slash
     models: tuple[ModelName, ...] = ()
     role: Role = Role.BOTH
     kv_events: EventSource | None = None
+    rank: int | None = None
 
     @cached_property
-    def authority(self) -> bytes:
-        """host:port, as the Host field wants it."""
-        return self.url.split("://", 1)[1].encode()
+    def fields(self) -> bytes:
+        """The header lines that bring a request there: Host, and the rank where it is one."""
+        host = b"host: %b\r\n" % self.url.split("://", 1)[1].encode()
+        return host if self.rank is None else host + b"x-data-parallel-rank: %d\r\n" % self.rank
 
     @cached_property
     def id(self) -> ReplicaId:
-        """Its name in metrics and logs: host:port, or https://host:port where it speaks TLS.
+        """Its name in metrics and logs: host:port, https://host:port where it speaks TLS, and
+        host:port#rank where it is a rank.
 
         A port may pass from plain HTTP to TLS while leases on the old replica are still open: for
         that while the two are different replicas, and must not share a name.
         """
-        return ReplicaId(self.url.removeprefix("http://"))
+        name = self.url.removeprefix("http://")
+        return ReplicaId(name if self.rank is None else f"{name}#{self.rank}")
+
+    def ranks(self, size: int) -> tuple[ReplicaAddress, ...]:
+        """The data-parallel ranks behind it, so many; itself where there is but one."""
+        if size == 1:
+            return (self,)
+        events = self.kv_events
+        return tuple(
+            replace(self, rank=rank, kv_events=None if events is None else events.of_rank(rank))
+            for rank in range(size)
+        )
 
 
 class ReplicaView(Protocol):

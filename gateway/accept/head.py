@@ -42,6 +42,7 @@ _SPECIAL: Final = frozenset(
         b"upgrade",
         b"http2-settings",
         b"expect",
+        b"x-data-parallel-rank",  # which rank is for the chooser to say
         b"x-request-id",
         # The accounts read `usage` off the response's last bytes: they must not be compressed.
         b"accept-encoding",

@@ -48,7 +48,7 @@ class StaticDiscovery:
     """The list in the settings, told once."""
 
     def __init__(self, replicas: Iterable[ReplicaSettings], roster: Roster) -> None:
-        self._addresses = tuple(replica.address() for replica in replicas)
+        self._addresses = tuple(each for replica in replicas for each in replica.addresses())
         self._roster = roster
 
     def __repr__(self) -> str:
@@ -123,12 +123,14 @@ class DnsDiscovery:
             self._complaint.raise_once("no address")
             return
         self._complaint.settle()
-        self._roster.apply([self._address(host) for host in sorted(hosts)], f"dns:{self._dns.name}")
+        addresses = [each for host in sorted(hosts) for each in self._addresses(host)]
+        self._roster.apply(addresses, f"dns:{self._dns.name}")
 
-    def _address(self, host: str) -> ReplicaAddress:
+    def _addresses(self, host: str) -> tuple[ReplicaAddress, ...]:
         scheme = "https" if self._dns.tls else "http"
         models = tuple(ModelName(name) for name in self._dns.models)
-        return ReplicaAddress(f"{scheme}://{host}:{self._dns.port}", models, self._dns.role)
+        address = ReplicaAddress(f"{scheme}://{host}:{self._dns.port}", models, self._dns.role)
+        return address.ranks(self._dns.data_parallel_size)
 
 
 class FileDiscovery:

@@ -2,14 +2,15 @@
 
 Asked: what are the facts? Invariant: any bytes give EngineFacts; what cannot be read is None.
 Of /metrics we need one line, `vllm:cache_config_info{block_size="16",num_gpu_blocks="9000",...} 1`;
-where there is one per data-parallel rank the first speaks for all. The fingerprint is the field
-`system_fingerprint` of a response: `vllm-VERSION[-tpN][-ppN][-dpN][-ep]-HASH`.
+there is one for each data-parallel rank, which the label `engine` names. The fingerprint is the
+field `system_fingerprint` of a response: `vllm-VERSION[-tpN][-ppN][-dpN][-ep]-HASH`.
 Source: vLLM 0.32, v1/metrics/loggers.py.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from gateway.kv_cache import EngineFacts
@@ -23,15 +24,19 @@ _FINGERPRINT: Final = re.compile(
 _NUMBER: Final = re.compile(r"[0-9]{1,12}")
 
 
-def read_facts(page: bytes) -> EngineFacts:
-    """The facts of the cache in a page of /metrics."""
-    line = _LINE.search(page)
-    if line is None:
-        return EngineFacts()
-    labels = {
-        name.decode(): value.decode("utf-8", "replace")
-        for name, value in _LABEL.findall(line.group(1))
-    }
+def read_facts(page: bytes, rank: int | None = None) -> EngineFacts:
+    """The facts of one rank's cache in a page of /metrics; None: of the first there is."""
+    for line in _LINE.finditer(page):
+        labels = {
+            name.decode(): value.decode("utf-8", "replace")
+            for name, value in _LABEL.findall(line.group(1))
+        }
+        if rank is None or labels.get("engine") == str(rank):
+            return _facts(labels)
+    return EngineFacts()
+
+
+def _facts(labels: Mapping[str, str]) -> EngineFacts:
     block_size = _number(labels.get("block_size"))
     blocks = _number(labels.get("num_gpu_blocks"))
     return EngineFacts(

@@ -145,18 +145,25 @@ class KvEvents:
     async def _introduced(self, replica: Replica) -> EventSource | None:
         """Where it tells, or None. Raises FetchFailed and ValueError."""
         status, page = await self._get(replica, "/metrics")
-        self.observe_facts(replica, read_facts(page) if status == 200 else EngineFacts())
-        url = replica.address.url
+        url, rank = replica.address.url, replica.address.rank
+        self.observe_facts(replica, read_facts(page, rank) if status == 200 else EngineFacts())
         if replica.address.kv_events is not None:
             return replica.address.kv_events
         status, body = await self._get(replica, "/kv_event_sources")
         if status == 404:
-            return usual_source(self._settings.kv_events, url)
+            usual = usual_source(self._settings.kv_events, url)
+            return usual.of_rank(rank or 0) if usual else None
         if status != 200:
             raise ValueError(f"GET /kv_event_sources was answered {status}")
         sources = read_sources(body, url)
+        if rank is not None:
+            return sources.get(rank)
         if len(sources) > 1:
-            log.warning("replica %s: no KV events: it is %d caches", replica.id, len(sources))
+            log.warning(
+                "replica %s: no KV events: it is %d caches; set its data_parallel_size",
+                replica.id,
+                len(sources),
+            )
             return None
         return next(iter(sources.values()), None)
 

@@ -50,7 +50,7 @@ def read_sources(body: bytes, url: str) -> Mapping[int, EventSource]:
 
 
 def usual_source(settings: KvEventSettings, url: str) -> EventSource | None:
-    """What the settings say of a replica that does not say it itself."""
+    """What the settings say of a replica that does not say it itself, or of its rank 0."""
     if settings.port is None:
         return None
     host = host_of(url)

@@ -37,7 +37,7 @@ def read_listing(content: bytes) -> tuple[ReplicaAddress, ...]:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"]) or "the whole"
         raise SettingsError(f"{where}: {first['msg']}") from None
-    return tuple(replica.address() for replica in listing.replicas)
+    return tuple(each for replica in listing.replicas for each in replica.addresses())
 
 
 def _document(content: bytes) -> object:

@@ -5,8 +5,8 @@ list, a replica's models or its taking of work changes. Everything here is synch
 between two awaits, so there are no locks, and what is handed out is immutable and swapped whole.
 
 Invariants.
-- One URL is one replica, however many sources name it; no two replicas share an id. Where sources
-  disagree about it, the settings win over a file and a file over DNS.
+- One URL, or one rank behind it, is one replica, however many sources name it; no two share an id.
+  Where sources disagree about it, the settings win over a file and a file over DNS.
 - The index equals a scan of the list: for each model, the replicas that take work and serve it.
 - A replica that no source names is DRAINING, and is forgotten as soon as it holds no lease. Named
   again before that, it joins again as the same replica, its leases kept. One told to drain by a
@@ -28,7 +28,7 @@ from gateway.fleet.health import Sign, Standing, after, cool_down_s
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import EngineFacts
 from gateway.settings import FleetSettings
-from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, Seconds
+from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, ReplicaId, Seconds
 
 
 class RosterListener(Protocol):
@@ -48,7 +48,7 @@ class Roster:
     """The replicas, by the sources that name them."""
 
     __slots__ = (
-        "_by_url",
+        "_by_id",
         "_index",
         "_known",
         "_listeners",
@@ -62,8 +62,8 @@ class Roster:
 
     def __init__(self, settings: FleetSettings) -> None:
         self._settings = settings
-        self._named: dict[str, dict[str, ReplicaAddress]] = {}  # source -> url -> address
-        self._by_url: dict[str, Replica] = {}
+        self._named: dict[str, dict[ReplicaId, ReplicaAddress]] = {}  # source -> id
+        self._by_id: dict[ReplicaId, Replica] = {}
         self._listeners: tuple[RosterListener, ...] = ()
         self._publish()
 
@@ -120,25 +120,25 @@ class Roster:
     def apply(self, addresses: Iterable[ReplicaAddress], source: str) -> None:
         """Take in the whole truth from one source: what it no longer names, it no longer knows.
 
-        `source` is `static`, `dns:NAME` or `file:PATH`. A URL that it names twice counts as named
+        `source` is `static`, `dns:NAME` or `file:PATH`. One that it names twice counts as named
         first. O(replicas) when nothing changes.
         """
-        named: dict[str, ReplicaAddress] = {}
+        named: dict[ReplicaId, ReplicaAddress] = {}
         for address in addresses:
-            named.setdefault(address.url, address)
+            named.setdefault(address.id, address)
         self._named[source] = named
         wanted = self._wanted()
         moved: list[tuple[Replica, Health]] = []
         is_changed = False
-        for url, replica in self._by_url.items():
+        for name, replica in self._by_id.items():
             was = replica.standing.health
-            is_changed |= self._reconcile(replica, wanted.get(url))
+            is_changed |= self._reconcile(replica, wanted.get(name))
             if replica.standing.health is not was:
                 moved.append((replica, was))
-        joined = [Replica(each) for url, each in wanted.items() if url not in self._by_url]
+        joined = [Replica(each) for name, each in wanted.items() if name not in self._by_id]
         for replica in joined:
             replica.models = _by_name(_pins(replica.address))
-            self._by_url[replica.address.url] = replica
+            self._by_id[replica.id] = replica
         if joined or is_changed:
             self._publish()
         for replica in joined:
@@ -182,13 +182,13 @@ class Roster:
         """
         gone = [
             replica
-            for replica in self._by_url.values()
+            for replica in self._by_id.values()
             if replica.on_idle is not None and not replica.inflight_requests
         ]
         if not gone:
             return
         for replica in gone:
-            del self._by_url[replica.address.url]
+            del self._by_id[replica.id]
             replica.on_idle = None
         self._publish()
         for replica in gone:
@@ -197,12 +197,12 @@ class Roster:
 
     # How it moves
 
-    def _wanted(self) -> dict[str, ReplicaAddress]:
-        """url -> address over all sources; by name, `static` comes before `file:`, then `dns:`."""
-        wanted: dict[str, ReplicaAddress] = {}
+    def _wanted(self) -> dict[ReplicaId, ReplicaAddress]:
+        """id -> address over all sources; by name, `static` comes before `file:`, then `dns:`."""
+        wanted: dict[ReplicaId, ReplicaAddress] = {}
         for source in sorted(self._named, reverse=True):
-            for url, address in self._named[source].items():
-                wanted.setdefault(url, address)
+            for name, address in self._named[source].items():
+                wanted.setdefault(name, address)
         return wanted
 
     def _reconcile(self, replica: Replica, address: ReplicaAddress | None) -> bool:
@@ -238,7 +238,7 @@ class Roster:
 
     def _publish(self) -> None:
         """Rebuild what is handed out; O(replicas x models)."""
-        self._replicas = tuple(self._by_url.values())
+        self._replicas = tuple(self._by_id.values())
         index: dict[ModelName, list[Replica]] = {}
         known: dict[ModelName, ModelCard] = {}
         served: set[ModelName] = set()

@@ -65,9 +65,9 @@ class Relay:
         Cancelled, it closes the connection, by which the engine learns to stop.
         """
         job = Job(client, watcher, self._streaming if stream else self._unary, leave_on)
-        request = b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n%b" % (
+        request = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
             client.target,
-            address.authority,
+            address.fields,
             client.forwarded,
             len(client.body),
             client.body,

@@ -283,6 +283,19 @@ def test_who_publishes_nothing_is_silent_and_who_leaves_is_forgotten() -> None:
     run(test())
 
 
+def test_each_rank_is_listened_to_and_asked_by_itself() -> None:
+    async def test() -> None:
+        async with running_sim(a_sim()) as sim:
+            await work(sim, 3)
+            async with listening(ReplicaAddress(sim.url, rank=0)) as listens:
+                await listens.until(Certainty.EXACT, sim)
+                assert listens.id == sim.url.removeprefix("http://") + "#0"
+            async with listening(ReplicaAddress(sim.url, rank=1)) as listens:
+                await listens.until(Certainty.SILENT)  # the simulator is rank 0 alone
+
+    run(test())
+
+
 def test_noise_on_the_wire_is_no_news_and_what_cannot_be_read_is_owned_up_to() -> None:
     async def test() -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.vocabulary import Health, Outcome
 from tests.builders import a_chat, a_post
-from tests.house import run, until
+from tests.house import run, running_house, until
 from tests.misbehaving import (
     EVENT,
     a_stream_post,
@@ -209,3 +209,21 @@ def test_a_reply_that_ends_with_its_connection_is_framed_for_the_client(loop: st
                 assert running.outcomes == {Outcome.FINISHED: 2}
 
     run(law(), loop=loop)
+
+
+def test_a_request_is_brought_to_its_rank_and_the_client_does_not_say_which() -> None:
+    async def test() -> None:
+        scripted = Scripted()
+        async with scripted.running():
+            ranks = {"url": scripted.url, "data_parallel_size": 2}
+            fleet = {"replicas": [ranks]}
+            house = running_house({"fleet": fleet, "choose": {"policy": "round-robin"}}, [])
+            async with house as running:
+                await until(lambda: all(each.takes_work for each in running.replicas))
+                for _ in range(4):
+                    post = a_post(headers=(("X-Data-Parallel-Rank", "7"),))
+                    assert (await running.ask(post)).status == 200
+        told = [received.all("x-data-parallel-rank") for received in scripted.received]
+        assert sorted(told) == [["0"], ["0"], ["1"], ["1"]]
+
+    run(test())

@@ -78,9 +78,23 @@ def test_the_settings_speak_for_replicas_that_do_not() -> None:
     assert usual_source(both, url) == EventSource("tcp://[::1]:5557", "tcp://[::1]:5558")
     text = "fleet: {replicas: [{url: 'http://a:1', kv_events: {endpoint: 'tcp://b:2'}}]}"
     (replica,) = Settings.load(text, {}).fleet.replicas
-    assert replica.address().kv_events == EventSource("tcp://b:2")
+    assert [each.kv_events for each in replica.addresses()] == [EventSource("tcp://b:2")]
     with pytest.raises(SettingsError, match="endpoint"):
         Settings.load(text.replace("tcp://b:2", "ipc://b"), {})
+
+
+def test_ranks_behind_one_url_are_replicas_of_their_own() -> None:
+    text = "fleet: {replicas: [{url: 'http://a:1', data_parallel_size: 2, EVENTS}]}"
+    told = "kv_events: {endpoint: 'tcp://b:10', replay_endpoint: 'tcp://b:20', topic: kv}"
+    (replica,) = Settings.load(text.replace("EVENTS", told), {}).fleet.replicas
+    first, second = replica.addresses()
+    assert (first.id, second.id) == ("a:1#0", "a:1#1")
+    assert first.url == second.url == "http://a:1"
+    assert first.kv_events == EventSource("tcp://b:10", "tcp://b:20", "kv")
+    assert second.kv_events == EventSource("tcp://b:11", "tcp://b:21", "kv")
+    assert second.fields == b"host: a:1\r\nx-data-parallel-rank: 1\r\n"
+    (plain,) = Settings.load("fleet: {replicas: ['http://a:1']}", {}).fleet.replicas
+    assert [(each.id, each.fields) for each in plain.addresses()] == [("a:1", b"host: a:1\r\n")]
 
 
 PAGE = b"""# TYPE vllm:cache_config_info gauge
@@ -95,6 +109,8 @@ def test_the_facts_of_a_cache() -> None:
         block_size=16, cache_tokens=144_000, prefix_caching=True, hash_algorithm="sha256"
     )
     assert read_facts(PAGE) == facts
+    assert read_facts(PAGE, rank=1) == EngineFacts(block_size=32, cache_tokens=32)
+    assert read_facts(PAGE, rank=2) == EngineFacts()
     unsaid = PAGE.replace(b'"9000"', b'"None"').replace(b'"True"', b'"False"')
     assert read_facts(unsaid.replace(b'"sha256"', b'"None"')) == EngineFacts(
         block_size=16, prefix_caching=False
