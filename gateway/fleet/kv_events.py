@@ -146,7 +146,10 @@ class KvEvents:
         """Where it tells, or None. Raises FetchFailed and ValueError."""
         status, page = await self._get(replica, "/metrics")
         url, rank = replica.address.url, replica.address.rank
-        self.observe_facts(replica, read_facts(page, rank) if status == 200 else EngineFacts())
+        self._roster.observe_facts(
+            replica, read_facts(page, rank) if status == 200 else EngineFacts()
+        )
+        self._listener.described(replica.id, replica.facts)  # known or not: it may have forgotten
         if replica.address.kv_events is not None:
             return replica.address.kv_events
         status, body = await self._get(replica, "/kv_event_sources")

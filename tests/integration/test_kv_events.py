@@ -243,10 +243,12 @@ def test_an_engine_that_has_started_anew_is_told_anew(is_noticed: bool) -> None:
                 listens.sign(Sign.FAILURE, Sign.FAILURE, Sign.FAILURE)
                 assert listens.roster.replicas[0].health is Health.EJECTED
                 assert listens.kv_events.heard[listens.id].certainty is Certainty.SILENT
+                listens.hearing.facts.clear()  # as a policy does with one that is out
             await work(sim, 2, first=50)
             if is_noticed:
                 listens.sign(Sign.COOLED_DOWN, Sign.PROBE_SUCCESS)
             await listens.until(Certainty.EXACT, sim)
+            assert listens.hearing.facts[listens.id].block_size == 4
 
     run(test())
 
