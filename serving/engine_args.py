@@ -13,6 +13,8 @@ from typing import Final
 
 MIB: Final = 1024 * 1024
 
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
 
 class EngineKind(StrEnum):
     """The engines a replica can run."""
@@ -105,7 +107,7 @@ def _vllm_arguments(settings: EngineSettings) -> list[str]:
         events = {
             "enable_kv_cache_events": True,
             "publisher": "zmq",
-            "endpoint": f"tcp://{settings.host}:{publish}",
+            "endpoint": _publishing(settings.host, publish),
             "replay_endpoint": f"tcp://{settings.host}:{replay}",
             "topic": _topic(settings),
         }
@@ -122,6 +124,11 @@ def _simulator_arguments(settings: EngineSettings) -> list[str]:
         arguments += ["--kv-replay-endpoint", f"tcp://{settings.host}:{replay}"]
         arguments += ["--kv-events-topic", _topic(settings)]
     return [*arguments, *settings.extra]
+
+
+def _publishing(host: str, port: int) -> str:
+    """vLLM binds ipc and wildcards, and connects to a host that is named: nobody would be there."""
+    return f"ipc://@headrace-{port}" if host in _LOOPBACK else f"tcp://*:{port}"
 
 
 def _topic(settings: EngineSettings) -> str:

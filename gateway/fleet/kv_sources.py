@@ -17,6 +17,7 @@ import msgspec
 from gateway.settings import KvEventSettings
 from gateway.vocabulary import EventSource
 
+_HERE: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _EVERYWHERE: Final = frozenset({"*", "0.0.0.0", "::"})  # read, not bound
 
 
@@ -65,7 +66,12 @@ def host_of(url: str) -> str:
 
 
 def _reachable(endpoint: str, host: str) -> str:
-    """Raises ValueError for what is not tcp://host:port: nothing else leaves a machine."""
+    """Raises ValueError for what is not tcp://host:port; ipc:// is for a replica on our machine.
+
+    An engine binds ipc and wildcards; at a host that is named it would connect, not listen.
+    """
+    if endpoint.startswith("ipc://") and host in _HERE:
+        return endpoint
     scheme, _, rest = endpoint.partition("://")
     named, _, port = rest.rpartition(":")
     is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) <= 65535

@@ -34,6 +34,7 @@ def config(**fields: Any) -> dict[str, Any]:
         ("tcp://[::]:5557", "http://[fd00::7]:8000", "tcp://[fd00::7]:5557"),
         ("tcp://:::5557", "http://[fd00::7]:8000", "tcp://[fd00::7]:5557"),
         ("tcp://127.0.0.1:5557", "http://localhost:8000", "tcp://127.0.0.1:5557"),
+        ("ipc://@headrace-5557", "http://127.0.0.1:8000", "ipc://@headrace-5557"),
     ],
 )
 def test_an_endpoint_on_every_address_is_at_the_replicas_host(

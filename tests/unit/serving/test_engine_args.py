@@ -64,16 +64,18 @@ def test_the_replica_computes_on_its_own_cores_and_tells_nobody_about_it() -> No
     assert added["HF_HUB_OFFLINE"] == "1"
 
 
-def test_kv_events_are_published_and_replayed_on_the_replicas_host() -> None:
+def test_kv_events_are_published_where_an_engine_binds_and_replayed_on_its_host() -> None:
     said = command(replace(CPU, kv_events_ports=(7001, 7005)), "py")
     events = json.loads(_value(said, "--kv-events-config"))
     assert events == {
         "enable_kv_cache_events": True,
         "publisher": "zmq",
-        "endpoint": "tcp://127.0.0.1:7001",
+        "endpoint": "ipc://@headrace-7001",
         "replay_endpoint": "tcp://127.0.0.1:7005",
         "topic": "kv@127.0.0.1:9001@little",
     }
+    said = command(replace(CPU, host="0.0.0.0", kv_events_ports=(7001, 7005)), "py")
+    assert json.loads(_value(said, "--kv-events-config"))["endpoint"] == "tcp://*:7001"
 
 
 @pytest.mark.parametrize("kind", list(EngineKind))
