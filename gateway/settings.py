@@ -325,6 +325,26 @@ class BatchSettings(Section):
         return self.files or f"{self.folder}/files"
 
 
+class TokensSettings(Section):
+    """Which tokens engines will see; read off the critical path."""
+
+    folder: str | None = Field(
+        None, description="a model's folder, with its tokenizer.json; for every model"
+    )
+    folders: dict[str, str] = Field(
+        default_factory=dict,
+        description="the same by model; without, where the replica says its model is, else the "
+        "replica is asked",
+    )
+    cache_bytes: int = Field(
+        64 * 1024 * 1024, gt=0, description="tokens of recent messages, per model"
+    )
+    queue_bytes: int = Field(
+        32 * 1024 * 1024, gt=0, description="prompts that may wait to be read; others are left out"
+    )
+    ask_timeout_s: float = Field(2.0, gt=0, description="a replica's POST /tokenize")
+
+
 class AccountSettings(Section):
     """What we write down."""
 
@@ -343,6 +363,7 @@ class Settings(Section):
     relay: RelaySettings = Field(default_factory=RelaySettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     batch: BatchSettings = Field(default_factory=BatchSettings)
+    tokens: TokensSettings = Field(default_factory=TokensSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
 
     @model_validator(mode="after")

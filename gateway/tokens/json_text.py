@@ -53,7 +53,7 @@ def members(raw: bytes) -> dict[str, Span] | None:
             return None
         spans[name] = (at, at + len(value))
         at += len(value)
-    return spans if _SPACE.fullmatch(raw, at, len(raw) - 1) else None
+    return spans if not spans or _SPACE.fullmatch(raw, at, len(raw) - 1) else None
 
 
 def integers(raw: bytes, every: int) -> list[tuple[int, int]]:

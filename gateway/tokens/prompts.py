@@ -68,7 +68,6 @@ _REFUSED: Final = (
     "prompt_embeds",
     "reasoning",
     "suffix",
-    "thinking",
     "truncate_prompt_tokens",
 )
 """Members that change the prompt in ways we do not follow, unless they are null or false."""
@@ -92,6 +91,8 @@ def read_prompt(request: GenerationRequest) -> Prompt:
             return _completion(raw, context)
         case "/v1/responses":
             return _response(raw, context)
+        case "/v1/messages":
+            return _anthropic(raw, context)
         case path:
             raise Unreadable(f"the prompts of {path} are not followed")
 
@@ -158,6 +159,89 @@ def _response(raw: bytes, context: Mapping[str, Any]) -> ChatPrompt:
         ends.insert(0, 0)
         strings.insert(0, None)
     return ChatPrompt(messages, ends, strings, None, _variables(context), False)
+
+
+def _anthropic(raw: bytes, context: Mapping[str, Any]) -> ChatPrompt:
+    """Messages of /v1/messages. Results of tools become messages before the one they stand in, so
+    several messages may end at one place."""
+    given = _messages(raw)
+    messages: list[Message] = []
+    ends: list[int] = []
+    strings: list[Span | None] = []
+    _check_thinking(context.get("thinking"))
+    system = _system(context.get("system"))
+    if system:
+        messages, ends, strings = [{"role": "system", "content": [system]}], [0], [None]
+    for each, (_, end), string in zip(given, elements(raw), _strings(raw, given), strict=True):
+        made = _converted(each)
+        messages += made
+        ends += [end] * len(made)
+        strings += [string] * len(made)  # one, where the content is a string
+    tools = context.get("tools")
+    if not isinstance(tools, list | None):
+        raise Unreadable("`tools` is not a list")
+    shown = None if tools is None else [_tool(_as_function(tool)) for tool in tools]
+    return ChatPrompt(messages, ends, strings, shown, _variables(context), False)
+
+
+def _check_thinking(thinking: Any) -> None:
+    """Where it is disabled, the engine tries out what its model understands by that."""
+    if thinking is None:
+        return
+    if not isinstance(thinking, dict) or thinking.get("type") not in ("enabled", "adaptive"):
+        raise Unreadable("this `thinking` is not followed")
+
+
+def _system(system: Any) -> str:
+    if not isinstance(system, list):
+        return _text(system or "")
+    return "".join(text for text in map(_text, system) if not text.startswith(_BILLING))
+
+
+def _converted(given: Message) -> list[Message]:
+    role, content = given["role"], given.get("content")
+    if role not in ("user", "assistant"):
+        raise Unreadable(f"{role} messages among others are not followed")
+    if isinstance(content, str):
+        return [{"role": role, "content": [content]}]
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        raise Unreadable("a content is neither text nor blocks")
+    results: list[Message] = []
+    message: Message = {"role": role, "content": []}
+    for block in content:
+        match block.get("type"):
+            case "text":
+                message["content"] += [text] if (text := _text(block)) else []
+            case "tool_result" if role == "user":
+                results.append(_tool_result(block))
+            case "tool_use" if role == "assistant":
+                function = {"name": block.get("name") or "", "arguments": block.get("input")}
+                call = _tool_call({"id": block.get("id"), "function": function})
+                message.setdefault("tool_calls", []).append(call)
+            case "thinking" if role == "assistant" and isinstance(block.get("thinking"), str):
+                thought = message.get("reasoning", "") + block["thinking"]
+                message["reasoning"] = message["reasoning_content"] = thought
+            case "redacted_thinking":
+                pass
+            case kind:
+                raise Unreadable(f"a content block of type {kind!r} is not followed")
+    return results if role == "user" and not message["content"] else [*results, message]
+
+
+def _tool_result(block: Message) -> Message:
+    content = block.get("content") or ""
+    texts = [content] if isinstance(content, str) else [_text(part) for part in content]
+    text = "\n".join(texts)
+    return {"role": "tool", "content": [text], "tool_call_id": block.get("tool_use_id") or ""}
+
+
+def _as_function(tool: Any) -> dict[str, Any]:
+    if not isinstance(tool, dict) or not isinstance(tool.get("input_schema"), dict):
+        raise Unreadable("a tool has no schema")
+    function = {name: tool.get(name) for name in ("name", "description", "strict", "defer_loading")}
+    schema = {**tool["input_schema"]}
+    schema.setdefault("type", "object")
+    return {"type": "function", "function": {**function, "parameters": schema}}
 
 
 def _messages(raw: bytes) -> list[Message]:

@@ -44,6 +44,7 @@ def test_whatever_is_caught_is_named() -> None:
         "gateway/accept/door.py": "the edge: one request's bug is one request's 500",
         "gateway/errands.py": "the edge: one errand's bug is one errand's 500",
         "gateway/batch/service.py": "the body of a background loop",
+        "gateway/tokens/service.py": "the edge: a library's bare errors are one prompt's",
         "gateway/fleet/probe.py": "the body of a background loop",
         "gateway/fleet/discover.py": "the body of a background loop",
         "gateway/fleet/kv_events.py": "the body of a background loop",
