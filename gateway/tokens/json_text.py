@@ -29,6 +29,10 @@ _RUN: Final = re.compile(
     rb"|\\."
 )
 """A piece of a string: bytes that mean themselves, or one escape, which is one character."""
+_CLEAR: Final = re.compile(rb"[^\\]{12}")
+"""So many bytes without a backslash: behind them no escape is open."""
+_LONGEST_ESCAPE: Final = 12
+_STRING: Final = msgspec.json.Decoder(str)
 
 
 def elements(raw: bytes) -> list[Span]:
@@ -71,30 +75,36 @@ def integers(raw: bytes, every: int) -> list[tuple[int, int]]:
 
 
 def characters(raw: bytes, string: Span, every: int) -> Iterator[tuple[int, int]]:
-    """(bytes, characters): places within a string, some `every` bytes apart, ascending.
+    """(bytes, characters): places within a string, `every` bytes apart or a little more, ascending.
 
     Bytes are counted from the beginning of `raw`, whole characters of the decoded string before
     that place. No place is inside an escape or inside a character's bytes.
     """
     at, end = string[0] + 1, string[1] - 1
-    count, told = 0, at
+    count = 0
+    while end - at > every:
+        clear = _CLEAR.search(raw, at + every, min(end, at + 2 * every + _LONGEST_ESCAPE))
+        cut = clear.end() if clear is not None else _past_escapes(raw, at, end, every)
+        while cut < end and raw[cut] & 0xC0 == 0x80:
+            cut += 1
+        count += _length(raw[at:cut])
+        at = cut
+        yield at, count
+
+
+def _past_escapes(raw: bytes, at: int, end: int, every: int) -> int:
+    """The first place from `at + every` on that is not inside an escape."""
     for run in _RUN.finditer(raw, at, end):
-        at, stop = run.span()
-        if raw[at] == 0x5C:
-            count += 1
-            at = stop
-        while at < stop:
-            cut = min(at + every, stop)
-            while cut < stop and raw[cut] & 0xC0 == 0x80:
-                cut += 1
-            count += len(raw[at:cut].decode())
-            at = cut
-            if at - told >= every and at < stop:
-                yield at, count
-                told = at
-        if at - told >= every:
-            yield at, count
-            told = at
+        if run.end() - at >= every:
+            return run.end() if raw[run.start()] == 0x5C else max(run.start(), at + every)
+    return end
+
+
+def _length(written: bytes) -> int:
+    """Characters of a piece of a string."""
+    if b"\\" in written or not written.isascii():
+        return len(_STRING.decode(b'"' + written + b'"'))
+    return len(written)
 
 
 def _after(pattern: re.Pattern[bytes], raw: bytes, at: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -238,7 +239,8 @@ def test_places_in_a_string_are_between_characters(text: str, is_ascii: bool, ev
     for at, count in places:
         assert json.loads(raw[4:at] + b'"') == text[:count]
     assert places == sorted(set(places))
-    assert len(places) >= (len(raw) - 7) // (every + 12)
+    assert len(places) >= (len(raw) - 7) // (2 * every + 16)
+    assert all(b[0] - a[0] >= every for a, b in itertools.pairwise(places))
 
 
 @given(st.lists(st.integers(0, 200_000), max_size=40), st.integers(1, 9), layouts)
