@@ -54,6 +54,9 @@ class GatewayCommand:
             "--batch-folder", metavar="FOLDER", help="keep files and batches there: the Batch API"
         )
         parser.add_argument(
+            "--tokenizer", metavar="FOLDER", help="the model's, where its replicas' is not here"
+        )
+        parser.add_argument(
             "--access-log", metavar="WHERE", help="stdout (default), off, or a file"
         )
         parser.add_argument(
@@ -157,6 +160,7 @@ def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
         ("accept", "port", args.port),
         ("choose", "policy", args.policy),
         ("batch", "folder", args.batch_folder),
+        ("tokens", "folder", args.tokenizer),
         ("account", "access_log", args.access_log),
     ):
         if value is not None:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from gateway.settings import TokensSettings
     from gateway.tokens.reader import Reader
+
+SWITCH_S: Final[Seconds] = 0.0005
 
 Then = Callable[[Tokenised | None], None]
 Card = Callable[[ModelName], ModelCard | None]
@@ -168,8 +171,10 @@ class Tokens:
     def _reader(self, folder: Path) -> Reader:
         reader = self._readers.get(folder)
         if reader is None:
-            # The library would otherwise take every core for itself, the event loop's too.
+            # The library would otherwise take every core for itself, the event loop's too; and the
+            # loop, where it waits for this thread to give way, should not wait for 5 ms.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
             from gateway.tokens.reader import Reader  # heavy, and not everybody needs it
 
             reader = self._readers[folder] = Reader(folder, self._settings.cache_bytes)

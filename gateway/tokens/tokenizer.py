@@ -11,6 +11,9 @@ Two kinds of places are safe, which means that the tokens before them depend on 
   across such a pair: then no merge can, whatever the algorithm. Whether that is so is read from
   the vocabulary, for both separators, when the tokenizer is loaded.
 
+Long texts are cut at spaces too and tokenised piece by piece. That what comes after such a place
+does not depend on what was before is tried out on a sample when the tokenizer is loaded.
+
 `encode_batch` lets other threads run while it works; the library's `encode` does not.
 """
 
@@ -30,7 +33,18 @@ from gateway.tokens.prompts import Unreadable
 CUT_EVERY: Final = 48
 """Tokens between two places that are remembered in a long text."""
 
-_SAMPLE: Final = "a"
+PIECE: Final = 4096
+"""Characters of a piece, or a few more, where a long text may be cut."""
+
+BATCH: Final = 8
+"""Pieces tokenised at once. What the library hands over is made and freed while no other thread
+runs: little at a time."""
+
+_GAP: Final = re.compile(r"[^\W_](?= [^\W_])")
+_SAMPLE: Final = (
+    "The quick brown fox, aged 1234567, doesn't jump over_it: it's lazy\n\n  and so are we \t all. "
+    "Ein naïves Mädchen 東京 の天気 は いい Привет мир x = y + 12 z"
+)
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -57,24 +71,51 @@ class ModelTokenizer:
         self._added = _pattern([each["content"] for each in added if not each["normalized"]])
         self._divides = frozenset(each["content"] for each in added if _divides(each, added))
         self._separators = self._find_separators(document)
+        reaching = any(_GAP.search(each["content"]) for each in added)
+        self._long = not reaching and self._may_cut_long()
         self._reach = max([2, *(len(each["content"]) for each in added if " " in each["content"])])
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Without special tokens around them. Other threads run meanwhile."""
-        return [
-            Encoded(array("I", encoding.ids), self._cuts(text, encoding))
-            for text, encoding in zip(texts, self._batch(texts), strict=True)
-        ]
+        encoded: list[Encoded] = []
+        for at in range(0, len(texts), BATCH):
+            some = texts[at : at + BATCH]
+            encoded += [
+                Encoded(array("I", encoding.ids), self._cuts(text, encoding))
+                for text, encoding in zip(some, self._batch(some), strict=True)
+            ]
+        return encoded
 
     def divide(self, text: str) -> list[int]:
         """Where to cut a text into pieces that can be tokenised one by one: at its beginning, and
-        before added tokens."""
+        before added tokens; where it is long, at spaces too. What is added to a text adds pieces
+        and may change the last."""
         starts = [0]
         if self._added is not None and self._divides:
             for match in self._added.finditer(text):
                 if match.start() and match.group() in self._divides:
                     starts.append(match.start())
-        return starts
+        if not self._long or len(text) <= PIECE:
+            return starts
+        cuts: list[int] = []
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+            cuts.append(start)
+            while (gap := _GAP.search(text, cuts[-1] + PIECE, end)) is not None:
+                cuts.append(gap.end())
+        return cuts
+
+    def _may_cut_long(self) -> bool:
+        """Is a text that is cut at a space, piece by piece, what it is as a whole?"""
+        if " " not in self._separators:
+            return False
+        gaps = [gap.end() for gap in _GAP.finditer(_SAMPLE)]
+        whole, *pieces = self._batch(
+            [_SAMPLE, *(part for gap in gaps for part in (_SAMPLE[:gap], _SAMPLE[gap:]))]
+        )
+        return all(
+            before.ids + after.ids == whole.ids
+            for before, after in zip(pieces[::2], pieces[1::2], strict=True)
+        )
 
     def _batch(self, texts: Sequence[str]) -> list[Any]:
         return self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -96,6 +137,8 @@ class ModelTokenizer:
             cuts.append((head.end(), 1))
         if not self._separators:
             return cuts
+        if text.startswith(" "):
+            cuts.append((0, 0))  # only a piece of a long text, or nothing's end, begins so
         index, misses = CUT_EVERY, 0
         while index < len(encoding):
             start, end = encoding.token_to_chars(index) or (0, 0)

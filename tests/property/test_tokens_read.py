@@ -199,7 +199,7 @@ def test_a_chat_is_read_as_its_whole_text_and_edges_hold(
 @given(seed=st.integers(0, 2**32), ascii_only=st.booleans())
 def test_a_text_is_read_whole_and_edges_hold(model: Model, seed: int, ascii_only: bool) -> None:
     rng = random.Random(seed)
-    text = a_text(rng, rng.choice((1, 20, 400, 2000)))
+    text = a_text(rng, rng.choice((1, 20, 400, 2000, 6000)))
     one = asked({"prompt": text}, "/v1/completions", ascii_only=ascii_only)
     read = model.reader.read(one, None)
     assert list(read.tokens) == model.tokens(text, special=True)
