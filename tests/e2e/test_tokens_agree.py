@@ -37,6 +37,19 @@ TEMPLATE = (
 )
 """Writes out everything a template may be given."""
 
+RENDERER = """
+import uvloop
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.launchers.render.entry import run_launch_fastapi
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+if __name__ == "__main__":
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args()
+    validate_parsed_serve_args(args)
+    uvloop.run(run_launch_fastapi(args))
+"""
+"""`vllm launch render`; the CPU build's own command line looks for a version it does not have."""
+
 TEXT = "It's 12,345 o'clock:\n\n\tdef f(x):  return x  # naïve 東京 😀 <|im_end|> <|im_start|>"
 PARAMETERS = {"type": "object", "properties": {"z": {"type": "string"}, "a": {"enum": [1, 2.5]}}}
 TOOL = {"type": "function", "function": {"parameters": PARAMETERS, "name": "f", "strict": None}}
@@ -123,7 +136,7 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renderer]:
     (folder / "chat_template.jinja").unlink()
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     port = free_port()
-    command = [kit.python, "-m", "vllm.entrypoints.cli.main", "launch", "render", str(folder)]
+    command = [kit.python, "-c", RENDERER, "--model", str(folder)]
     command += ["--served-model-name", CHAT, "--host", "127.0.0.1", "--port", str(port)]
     engine = EngineSettings(choice.kind, str(folder), CHAT, port, offline=True)
     more = environment(engine)

@@ -179,7 +179,7 @@ def agree(model: Model, one: GenerationRequest, two: GenerationRequest) -> int:
     return len(shared)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32), ascii_only=st.booleans())
 def test_a_chat_is_read_as_its_whole_text_and_edges_hold(
     model: Model, seed: int, ascii_only: bool
@@ -195,7 +195,7 @@ def test_a_chat_is_read_as_its_whole_text_and_edges_hold(
         agree(model, one, two)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32), ascii_only=st.booleans())
 def test_a_text_is_read_whole_and_edges_hold(model: Model, seed: int, ascii_only: bool) -> None:
     rng = random.Random(seed)
