@@ -60,6 +60,8 @@ class Tokens:
         self._tls = tls
         self._thread = ThreadPoolExecutor(1, "tokens")
         self._readers: dict[Path, Reader] = {}
+        self._damaged: dict[Path, str] = {}
+        self._roots: dict[str, Path | None] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
         self.statistics = Statistics()
@@ -87,6 +89,8 @@ class Tokens:
         job = self._thread.submit(self._read, request, folder, self._adapter(request.model))
 
         def done(job: Future[_Read]) -> None:
+            if job.cancelled():
+                return
             with suppress(RuntimeError):  # the loop has ended: nobody is left to be told
                 loop.call_soon_threadsafe(told, job.result())
 
@@ -135,8 +139,12 @@ class Tokens:
                 return Path(self._settings.folders[name])
         if self._settings.folder is not None:
             return Path(self._settings.folder)
-        root = Path(base.root) if base is not None and base.root else None
-        return root if root is not None and (root / "tokenizer.json").is_file() else None
+        if base is None or base.root is None:
+            return None
+        if base.root not in self._roots:  # looked for once: the loop should not wait for disks
+            root = Path(base.root)
+            self._roots[base.root] = root if (root / "tokenizer.json").is_file() else None
+        return self._roots[base.root]
 
     def _adapter(self, model: ModelName) -> str | None:
         card = self._card(model)
@@ -159,26 +167,32 @@ class Tokens:
         """One prompt's bug, or one damaged file, is one prompt that is not known."""
         if folder is None:
             return _Read(None, "the model's folder is not here: name it in tokens.folders", 0.0)
+        if folder in self._damaged:
+            return _Read(None, self._damaged[folder], 0.0)
         begun = time.perf_counter()
-        try:
-            tokenised = self._reader(folder).read(request, adapter)
-        except Unreadable as error:
-            return _Read(None, str(error), 0.0)
-        except Exception as error:
-            return _Read(None, f"{type(error).__name__}: {error}", 0.0)
-        return _Read(tokenised, "", time.perf_counter() - begun)
-
-    def _reader(self, folder: Path) -> Reader:
         reader = self._readers.get(folder)
-        if reader is None:
-            # The library would otherwise take every core for itself, the event loop's too; and the
-            # loop, where it waits for this thread to give way, should not wait for 5 ms.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
-            from gateway.tokens.reader import Reader  # heavy, and not everybody needs it
+        try:
+            if reader is None:
+                reader = self._readers[folder] = self._opened(folder)
+            tokenised = reader.read(request, adapter)
+        except Unreadable as error:
+            wrong = str(error)
+        except Exception as error:
+            wrong = f"{type(error).__name__}: {error}"
+        else:
+            return _Read(tokenised, "", time.perf_counter() - begun)
+        if reader is None:  # files are looked at once: to try again would cost a second each time
+            self._damaged[folder] = wrong
+        return _Read(None, wrong, 0.0)
 
-            reader = self._readers[folder] = Reader(folder, self._settings.cache_bytes)
-        return reader
+    def _opened(self, folder: Path) -> Reader:
+        # The library would otherwise take every core for itself, the event loop's too; and the
+        # loop, where it waits for this thread to give way, should not wait for 5 ms.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
+        from gateway.tokens.reader import Reader  # heavy, and not everybody needs it
+
+        return Reader(folder, self._settings.cache_bytes)
 
     # From a replica
 

@@ -116,6 +116,10 @@ def test_a_damaged_folder_is_a_prompt_that_is_not_known(tmp_path: Path) -> None:
         assert await tokens.tokenised(asked(), 10.0) is None
         assert tokens.statistics.failed == 1
         assert tokens.wrong
+        (tmp_path / "tokenizer.json").unlink()
+        why = dict(tokens.wrong)
+        assert await tokens.tokenised(asked(), 10.0) is None
+        assert tokens.wrong == why, "it was not looked at again"
         tokens.close()
 
     run(law)
