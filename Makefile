@@ -59,7 +59,7 @@ e2e: $(READY) ## real processes and real vLLM replicas on CPU
 bench: $(READY) ## CPU per request and per chunk, beside other gateways
 	$(BIN)/python -m tests.bench.hotpath $(ARGS)
 
-bench-routing: $(READY) ## routing policies beside others', in virtual time
+bench-routing: $(READY) ## routing policies beside others': in virtual time, or ARGS=--http for real gateways
 	$(BIN)/python -m tests.bench.routing $(ARGS)
 
 fuzz: $(READY) ## parsers under random input for SECONDS=60

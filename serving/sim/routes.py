@@ -13,6 +13,7 @@ from serving.sim.channel import ClientLeftError
 from serving.sim.messages_route import MessagesRoutes
 from serving.sim.openai_routes import OpenAIRoutes
 from serving.sim.pooling_routes import PoolingRoutes
+from serving.sim.render_routes import RenderRoutes
 from serving.sim.responses_route import ResponsesRoute
 from serving.sim.service import Service
 from serving.sim.text_routes import TextRoutes
@@ -24,7 +25,7 @@ _ANTHROPIC = "/v1/messages"
 def inference_routes(service: Service) -> dict[str, Route]:
     """Every POST route a client sends work to."""
     openai, messages = OpenAIRoutes(service), MessagesRoutes(service)
-    pooling, text = PoolingRoutes(service), TextRoutes(service)
+    pooling, text, render = PoolingRoutes(service), TextRoutes(service), RenderRoutes(service)
     return {
         "/v1/chat/completions": openai.chat,
         "/v1/completions": openai.completions,
@@ -42,6 +43,10 @@ def inference_routes(service: Service) -> dict[str, Route]:
         "/tokenize": text.tokenize,
         "/detokenize": text.detokenize,
         "/v1/audio/transcriptions": AudioRoute(service).transcribe,
+        "/v1/chat/completions/render": render.chat,
+        "/v1/completions/render": render.completions,
+        "/v1/messages/render": render.messages,
+        "/v1/responses/render": render.responses,
     }
 
 
@@ -73,7 +78,8 @@ class SimApp:
         except ClientLeftError:
             return
         except ApiError as error:
-            is_anthropic = call.scope["path"].startswith(_ANTHROPIC)
+            path = call.scope["path"]
+            is_anthropic = path.startswith(_ANTHROPIC) and not path.endswith("/render")
             body = error.anthropic_body() if is_anthropic else error.openai_body()
             try:
                 await call.reply(error.status, body)

@@ -77,6 +77,9 @@ class SimCommand:
         what.add_argument(
             "--no-prompt-tokens-details", action="store_true", help="leave out cached_tokens"
         )
+        what.add_argument(
+            "--enable-scale-out", action="store_true", help="serve /v1/.../render, as vLLM's flag"
+        )
         self._add_engine(parser.add_argument_group("engine (defaults from the profile)"))
         self._add_events(parser.add_argument_group("KV-cache events"))
 
@@ -149,6 +152,7 @@ def _settings(args: argparse.Namespace) -> SimSettings:
         prefix_caching=not args.no_prefix_caching,
         hash_algorithm=HashAlgorithm(args.prefix_caching_hash_algo),
         prompt_tokens_details=not args.no_prompt_tokens_details,
+        scale_out=args.enable_scale_out,
         keep_alive_s=args.keep_alive_s,
         load_s=args.load_s,
         kv_events=KvEventSettings(

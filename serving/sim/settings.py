@@ -54,6 +54,8 @@ class SimSettings:
     hash_algorithm: HashAlgorithm = HashAlgorithm.SHA256
     prompt_tokens_details: bool = True
     """Report `cached_tokens`, as with vLLM's --enable-prompt-tokens-details."""
+    scale_out: bool = False
+    """Serve the render routes, as with vLLM's --enable-scale-out; otherwise they answer 403."""
     keep_alive_s: float = 5.0
     """Idle connections are closed after this: uvicorn's and vLLM's default."""
     load_s: float = 0.0

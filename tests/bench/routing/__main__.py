@@ -1,5 +1,7 @@
 """`python -m tests.bench.routing`: every policy on every workload, in virtual time.
 
+With `--http` it is the comparison of real gateways in real time instead: see `tests.bench.peers`.
+
 Prints a table for each workload; `--record` keeps a dated copy under docs/benchmarks. The figures
 depend on the seeds alone. Ends with 0 when every workload ran, 1 when one could not be had, 2 when
 none could.
@@ -15,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+import tests.bench.peers.__main__ as peers
 from tests.bench.machine import describe
 from tests.bench.routing.adapters import GATEWAY
 from tests.bench.routing.comparators import COMPARATORS
@@ -29,7 +32,10 @@ POLICIES: Final[Mapping[str, RouterFactory]] = {**GATEWAY, **COMPARATORS}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark from the command line."""
-    args = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--http" in words:
+        return peers.main([word for word in words if word != "--http"])
+    args = _parser().parse_args(words)
     began_s = time.monotonic()
     names = args.workloads or [
         name for name, each in WORKLOADS.items() if each.quick or not args.quick
@@ -48,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"took {took_s} s")
     if args.record and records:
         set_up = {
-            "command": " ".join(["python -m tests.bench.routing", *(arguments or sys.argv[1:])]),
+            "command": " ".join(["python -m tests.bench.routing", *words]),
             "took_s": took_s,
             "requests": args.requests or (1000 if args.quick else 4000),
             "seeds": args.seeds,
@@ -62,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.routing", description=__doc__)
+    parser.add_argument(
+        "--http",
+        action="store_true",
+        help="real gateways over HTTP in real time; `--http --help` lists its own options",
+    )
     parser.add_argument("--quick", action="store_true", help="under a minute: fewer of everything")
     parser.add_argument(
         "--workloads", type=_Names(WORKLOADS), help=f"apart by commas: {', '.join(WORKLOADS)}"
