@@ -39,18 +39,19 @@ from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.probe import Prober
 from gateway.fleet.roster import Roster
 from gateway.fleet.snapshot import fleet_document
+from gateway.hold.gate import Gate
 from gateway.life import Life
+from gateway.news import CacheNews, FleetNews
 from gateway.parse.parser import Parser
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
 from gateway.server import Server
 from gateway.tenants.tenancy import Strangers, Tenancy
 from gateway.tenants.watch import TenantsWatch
-from gateway.vocabulary import ROUTES, Health, Route
+from gateway.vocabulary import ROUTES, Route
 
 if TYPE_CHECKING:
     from gateway.batch.service import Batches
-    from gateway.choose.chooser import Chooser
     from gateway.fleet.kv_ear import Heard
     from gateway.fleet.ledger import Replica
     from gateway.settings import AccountSettings, BatchSettings, Settings, TenantsSettings
@@ -74,6 +75,7 @@ class House:
         self.log = _access_log(settings.account)
         self.accounts = Accounts(monotonic, self._is_served, self.log)
         self.admission = Admission(settings.admit)
+        self.gate = Gate(settings.hold, monotonic)
         self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic)
         rng = random.Random()  # breaks ties; guards nothing
         self.tenants, self._tenants_watch = _tenants(settings.tenants)
@@ -83,6 +85,7 @@ class House:
             admission=self.admission,
             fleet=self.roster,
             chooser=policy(settings.choose, rng),
+            gate=self.gate,
             relay=self.relay,
             retries=Retries(
                 settings.relay.max_attempts,
@@ -104,7 +107,7 @@ class House:
         )
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
         self.kv_events = self._listening()
-        self.roster.subscribe(_Departures(self.relay, self.accounts, self.life.chooser))
+        self.roster.subscribe(FleetNews(self.relay, self.accounts, self.life.chooser, self.gate))
         self.batches = self._batches(settings.batch)
         metrics = registry(self.accounts, self)
         routes = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
@@ -150,6 +153,11 @@ class House:
     def heard(self) -> Mapping[ReplicaId, Heard]:
         """What replicas have told of their caches."""
         return self.kv_events.heard if self.kv_events is not None else {}
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """How many wait for their turn, by class."""
+        return self.gate.crowd.waiting()
 
     def models(self) -> Mapping[ModelName, ModelCard]:
         """What can be asked for now."""
@@ -200,7 +208,8 @@ class House:
         fleet = self._settings.fleet
         if listener is None or fleet.kv_events.listen == "off":
             return None
-        return KvEvents(self.roster, fleet, listener, monotonic, self._tls)
+        news = CacheNews(listener, self.gate)
+        return KvEvents(self.roster, fleet, news, monotonic, self._tls)
 
     def _is_served(self, model: ModelName) -> bool:
         return model in self.roster.known_models()
@@ -246,6 +255,7 @@ class House:
             for name, loop in (
                 ("sweep", self.door.sweep()),
                 ("watch", self.relay.watch()),
+                ("hold", self.gate.watch()),
                 ("probe", self._prober.run()),
                 ("flush", self._flush()),
                 *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
@@ -306,30 +316,6 @@ class Shown(msgspec.Struct, frozen=True):
     body: bytes
     content_type: bytes = b"application/json"
     fields: Mapping[bytes, bytes] = MappingProxyType({})
-
-
-class _Departures:
-    """When a replica has left: its connections are closed, its series end, and nobody remembers
-    what it held."""
-
-    def __init__(self, relay: Relay, accounts: Accounts, chooser: Chooser) -> None:
-        self._chooser = chooser
-        self._relay = relay
-        self._accounts = accounts
-
-    def joined(self, replica: Replica) -> None:
-        """Nothing to do."""
-
-    def changed(self, replica: Replica, was: Health, now: Health) -> None:
-        """One that was out has most likely been restarted, with an empty cache."""
-        if now is Health.EJECTED:
-            self._chooser.forget(replica.id)
-
-    def left(self, replica: Replica) -> None:
-        """Its last lease has ended."""
-        self._relay.forget(replica.id)
-        self._accounts.forget(replica.id)
-        self._chooser.forget(replica.id)
 
 
 def _tenants(settings: TenantsSettings) -> tuple[Tenancy | Strangers, TenantsWatch | None]:

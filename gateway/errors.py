@@ -222,6 +222,49 @@ class Draining(Rejected):
     message = "This gateway is shutting down; try again."
 
 
+class QueueFull(Rejected):
+    reason = "queue_full"
+    status = 503
+    message = "Too much is waiting already; try again later."
+
+
+class TenantQueueFull(Rejected):
+    reason = "tenant_queue_full"
+    status = 429
+    message = "Too many of your requests are waiting already; try again later."
+
+
+class DeadlineInfeasible(Rejected):
+    reason = "deadline_infeasible"
+    status = 429
+    message = "The deadline cannot be met at the moment; try again later."
+
+
+class Evicted(GatewayError):
+    """It waited, and was sent away unserved."""
+
+    fault = Fault.GATEWAY
+    outcome = Outcome.EVICTED
+
+
+class WaitedTooLong(Evicted):
+    reason = "waited_too_long"
+    status = 503
+    message = "The request has waited for as long as it may; try again later."
+
+
+class Displaced(Evicted):
+    reason = "displaced"
+    status = 503
+    message = "The request made room for more urgent ones; try again later."
+
+
+class DeadlineMissed(Evicted):
+    reason = "deadline_missed"
+    status = 504
+    message = "The deadline passed while the request waited."
+
+
 class CutShort(GatewayError):
     """The grace of a shutdown ended while the request was still being served."""
 

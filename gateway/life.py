@@ -1,4 +1,4 @@
-"""The life of one request: accept, identify, parse, admit, choose, relay, account.
+"""The life of one request: accept, identify, parse, admit, choose, hold, relay, account.
 
 This is the corridor: it visits the rooms in their order and is the only module that knows it. It
 touches no socket, clock or metric itself.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.account.usage import read_usage
 from gateway.choose.explain import decision
 from gateway.errors import ClientGone, CutShort, GatewayError, ReplicaError, ReplicaFailed
 from gateway.fleet.health import Sign
+from gateway.hold.turn import ChooseAgain
 from gateway.parse.parser import Message
 from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL, Client
+from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
+    from gateway.hold.gate import Gate
+    from gateway.hold.turn import Turn
     from gateway.parse.parser import Parser
     from gateway.relay.attempt import Reply
     from gateway.relay.relay import Relay
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision: "
+
+_BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
 
 
 class Exchange(Message, Client, Protocol):
@@ -71,6 +76,9 @@ class Exchange(Message, Client, Protocol):
     def is_gone(self) -> bool:
         """Nobody waits for the response."""
 
+    def keep_waiting(self) -> None:
+        """A stream waits for its turn."""
+
     def refuse(self, error: GatewayError) -> None: ...
 
     def cut(self) -> None: ...
@@ -85,6 +93,7 @@ class Life:
     admission: Admission
     fleet: Roster
     chooser: Chooser
+    gate: Gate
     relay: Relay
     retries: Retries
     accounts: Accounts
@@ -123,9 +132,12 @@ class Life:
         """Try replicas until one has answered, or no other may be tried."""
         self.retries.earn()
         tried: list[Replica] = []
-        for attempt in count(1):
+        attempt = 1
+        while True:
             candidates = self.fleet.candidates(request.model)
-            untried = [one for one in candidates if one not in tried] if tried else candidates
+            untried = candidates
+            if tried:  # whoever waited for the last one that was untried may find it gone
+                untried = [one for one in candidates if one not in tried] or candidates
             choice = self.chooser.choose(request, untried, self.clock())
             tried.append(choice.replica)
             if EXPLAIN in exchange.fields:
@@ -136,12 +148,15 @@ class Life:
                 leave_on = UNWELL if attempt == 1 else UNAVAILABLE
             try:
                 return await self._attempt(choice, request, exchange, entry, leave_on)
+            except ChooseAgain:
+                tried.pop()
             except ReplicaError as error:
                 if exchange.has_started or not self._another(request, tried):
                     raise
                 if not self.retries.allows(error, attempt, self.clock()):
                     raise
                 self.accounts.retries[error.reason] += 1
+                attempt += 1
 
     async def _attempt(
         self,
@@ -151,25 +166,51 @@ class Life:
         entry: Entry,
         leave_on: frozenset[int],
     ) -> None:
-        """One try. What it says of the replica is taken down under the lease: when the last lease
-        on a replica that has left ends, everything about it is forgotten."""
-        now = self.clock()
+        """One try, when its turn has come.
+
+        What it says of the replica is taken down under the lease: when the last lease on a replica
+        that has left ends, everything about it is forgotten. It counts as the replica's while it
+        waits, so that who chooses next sees it; a batch does not, for whoever comes after a batch
+        will go before it.
+        """
         replica = choice.replica
         exchange.replica = replica.id
+        if request.tenant.service_class is _BATCH:
+            uncached = choice.uncached(request.prompt_tokens)
+            with (
+                await self.gate.turn(request, replica.id, uncached, exchange) as turn,
+                replica.lease(request.prompt_tokens) as lease,
+                self.chooser.dispatched(request, choice, self.clock()) as turn.claim,
+            ):
+                entry.dispatched(replica.id, lease, self.clock(), turn)
+                await self._relay(replica, turn, exchange, entry, leave_on)
+            return
         with (
             replica.lease(request.prompt_tokens) as lease,
-            self.chooser.dispatched(request, choice, now) as claim,
+            self.chooser.dispatched(request, choice, self.clock()) as claim,
+            await self.gate.turn(request, replica.id, claim.uncached, exchange) as turn,
         ):
-            entry.dispatched(replica.id, lease, now, claim)
-            try:
-                reply = await self.relay.run(
-                    replica.address, exchange, entry, stream=request.stream, leave_on=leave_on
-                )
-            except ReplicaError as error:
-                self._failed(replica, error)
-                raise
-            usage = self._answered(replica, request, reply, entry)
-            claim.answered(usage.prompt_tokens, usage.cached_tokens, self.clock())
+            turn.claim = claim
+            entry.dispatched(replica.id, lease, self.clock(), turn)
+            await self._relay(replica, turn, exchange, entry, leave_on)
+
+    async def _relay(
+        self,
+        replica: Replica,
+        turn: Turn,
+        exchange: Exchange,
+        entry: Entry,
+        leave_on: frozenset[int],
+    ) -> None:
+        try:
+            reply = await self.relay.run(
+                replica.address, exchange, entry, stream=turn.is_stream, leave_on=leave_on
+            )
+        except ReplicaError as error:
+            self._failed(replica, error)
+            raise
+        usage = self._answered(replica, reply, entry)
+        turn.answered(usage.prompt_tokens, usage.cached_tokens, usage.output_tokens, self.clock())
 
     def _another(self, request: GenerationRequest, tried: list[Replica]) -> bool:
         """Is there a replica that has not been tried?"""
@@ -182,9 +223,7 @@ class Life:
         self.accounts.attempted(replica.id, error.reason)
         self.fleet.sign(replica, Sign.FAILURE, self.clock())
 
-    def _answered(
-        self, replica: Replica, request: GenerationRequest, reply: Reply, entry: Entry
-    ) -> Usage:
+    def _answered(self, replica: Replica, reply: Reply, entry: Entry) -> Usage:
         """A response was relayed whole: what does it say of the replica, and of prompts?"""
         usage = read_usage(reply.tail())
         error = ReplicaFailed() if reply.status >= 500 else None
@@ -195,6 +234,6 @@ class Life:
         self.accounts.attempted(replica.id, "ok")
         if reply.status < 400:  # a refusal, 429 among them, says nothing of the replica's health
             self.fleet.sign(replica, Sign.SUCCESS, self.clock())
-        if usage.prompt_tokens is not None:
-            self.parser.learn(request, usage.prompt_tokens)
+        if usage.prompt_tokens is not None and entry.request is not None:
+            self.parser.learn(entry.request, usage.prompt_tokens)
         return usage

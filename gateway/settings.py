@@ -128,6 +128,48 @@ class TenantsSettings(Section):
         return self
 
 
+class CrowdSettings(Section):
+    """How much may wait."""
+
+    requests: int = Field(gt=0, description="how many")
+    tokens: int = Field(gt=0, description="prompt tokens that their replicas do not hold")
+    size_bytes: int = Field(gt=0, description="bodies, which are kept in memory")
+
+
+class HoldSettings(Section):
+    """How much replicas are given at once, and who may wait for them."""
+
+    commit_tokens: int | None = Field(
+        16_384,
+        gt=0,
+        description="prompt tokens sent to a replica that it has not begun to read: one to two of "
+        "its engine's max_num_batched_tokens; null sends everything at once",
+    )
+    max_sequences: int | None = Field(
+        1024, gt=0, description="requests sent to a replica: its engine's max_num_seqs"
+    )
+    in_all: CrowdSettings = Field(
+        CrowdSettings(requests=8_000, tokens=32_000_000, size_bytes=512 * 1024 * 1024),
+        description="who may wait; beyond it, lower classes make room, or it is 503",
+    )
+    per_tenant: CrowdSettings = Field(
+        CrowdSettings(requests=4_000, tokens=16_000_000, size_bytes=256 * 1024 * 1024),
+        description="the same, of one tenant; beyond it: 429",
+    )
+    max_wait_s: float = Field(
+        120.0, gt=0, description="batches excepted: who has waited so long is sent away with 503"
+    )
+    default_floor: float = Field(
+        0.1, ge=0, le=0.5, description="share of service the default class has in any case"
+    )
+    batch_floor: float = Field(
+        0.02, ge=0, le=0.5, description="share of service the batch class has in any case"
+    )
+    comment_every_s: float = Field(
+        15.0, gt=0, description="how often a stream that waits is sent an SSE comment"
+    )
+
+
 class ChooseSettings(Section):
     """Which replica."""
 
@@ -359,6 +401,7 @@ class Settings(Section):
     accept: AcceptSettings = Field(default_factory=AcceptSettings)
     tenants: TenantsSettings = Field(default_factory=TenantsSettings)
     admit: AdmitSettings = Field(default_factory=AdmitSettings)
+    hold: HoldSettings = Field(default_factory=HoldSettings)
     choose: ChooseSettings = Field(default_factory=ChooseSettings)
     relay: RelaySettings = Field(default_factory=RelaySettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)

@@ -273,6 +273,7 @@ class RunningHouse:
             house.accounts.open_entries == 0
             and house.admission.open_requests == 0
             and house.relay.busy == 0
+            and not house.gate.crowd.count.requests
             and not any(requests or tokens for requests, tokens in self.ledgers)
             and not any(sim.engine.running or sim.engine.waiting for sim in self.sims)
         )

@@ -3,6 +3,10 @@
 Invariants. A response head is written at most once; after it, only body. An exchange ends exactly
 once: finished (the connection may carry the next), or cut (it may not). `bytes` from a replica are
 written as given; this file adds heads, refusals and endings, nothing else.
+
+A stream that waits for its turn may be told so: then its head goes out before any replica has been
+asked. `has_started` stays False, for nothing of a replica's response has been sent and any replica
+may be tried; but what cannot be said by a status any more is said by an event.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.accept.amend import amended
-from gateway.accept.reply import error_event, error_reply
+from gateway.accept.reply import error_event, error_reply, told_event
 
 if TYPE_CHECKING:
     import asyncio
@@ -61,6 +65,9 @@ STATUS_LINES: Final = {status: _status_line(status) for status in range(200, 600
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time at all
 LAST_CHUNK: Final = b"0\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+WAITING: Final = b": waiting\n\n"
+"""An SSE comment, which clients skip."""
+EVENTS: Final = ((b"content-type", b"text/event-stream; charset=utf-8"),)
 
 
 def whole_reply(error: GatewayError) -> bytes:
@@ -86,9 +93,11 @@ class Exchange:
     __slots__ = (
         "_head",
         "_is_chunked",
+        "_is_early",
         "_line",
         "_parts",
         "_paused_since",
+        "_told",
         "disconnected",
         "fault",
         "fields",
@@ -137,6 +146,8 @@ class Exchange:
         self._parts: list[bytes] = []
         self._head: bytes | None = None
         self._is_chunked = False
+        self._is_early = False  # the head went out before a replica had answered
+        self._told: list[bytes] = []  # the body of an answer whose status came too late
         self._paused_since: Seconds | None = None
 
     def __repr__(self) -> str:
@@ -182,6 +193,10 @@ class Exchange:
 
         `length` None without `chunked` means that the body ends with the connection.
         """
+        if self._is_early:
+            self.status = status
+            self.has_started = True
+            return
         status_line = STATUS_LINES.get(status) or _status_line(status)
         lines = [b": ".join(field) for field in headers if field[0] != b"x-request-id"]
         lines.append(b"x-request-id: " + self.request_id)
@@ -205,14 +220,47 @@ class Exchange:
     def write(self, data: bytes) -> None:
         """Write body bytes, already framed; the transport buffers what the kernel does not."""
         head = self._head
-        if head is None:
+        if self._is_early:
+            self._write_early(data)
+        elif head is None:
             self._line.transport.write(data)
         else:
             self._head = None
             self._line.transport.write(head + data)
 
+    def keep_waiting(self) -> None:
+        """A stream waits for its turn: say so, that nobody on the way thinks that we are gone.
+
+        From then on bodies are framed here: a replica's answer comes as it is.
+        """
+        if self.has_started or self.is_gone or self.response_complete:
+            return
+        if not self._is_early:
+            if not self.takes_chunks:
+                return  # an HTTP/1.0 client gets one answer, when there is one
+            self.start(200, EVENTS, None, chunked=True)
+            self.write(b"%x\r\n%b\r\n" % (len(WAITING), WAITING))
+            self._is_early = True
+            self.has_started = self.takes_chunks = False
+        elif self._paused_since is None:
+            self._line.transport.write(b"%x\r\n%b\r\n" % (len(WAITING), WAITING))
+
+    def _write_early(self, data: bytes) -> None:
+        if self.status >= 400:
+            self._told.append(data)
+        elif data:
+            self._line.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def _end_early(self) -> None:
+        if self._told:
+            event = told_event(b"".join(self._told), self.route)
+            self._line.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+        self._line.transport.write(LAST_CHUNK)
+
     def finish(self) -> None:
         """The response has been written whole."""
+        if self._is_early:
+            self._end_early()
         if self._head is not None:
             self.write(b"")
         self.response_complete = True
@@ -238,13 +286,14 @@ class Exchange:
         """
         if self.response_complete or self.is_gone:
             return
-        if not self.has_started:
+        if not self.has_started and not self._is_early:
             status, headers, body = error_reply(error, self.route)
             self.start(status, headers, len(body), chunked=False)
             self.write(body)
             self.finish()
         elif self._is_chunked and not self._line.transport.is_closing():
             event = error_event(error, self.route)
+            self._is_early = False
             self.write(b"%x\r\n%b\r\n%b" % (len(event), event, LAST_CHUNK))
             self.keep_alive = False
             self.finish()

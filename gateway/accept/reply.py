@@ -64,6 +64,11 @@ def error_event(error: GatewayError, route: Route | None = None) -> bytes:
 
     It opens with a blank line, so that half an event left by the replica cannot swallow it.
     """
-    data = orjson.dumps(error_document(error, route))
+    return told_event(orjson.dumps(error_document(error, route)), route)
+
+
+def told_event(document: bytes, route: Route | None) -> bytes:
+    """The same of what somebody else has written: the body of a replica's refusal."""
     named = route is not None and route.path in ("/v1/messages", "/v1/responses")
-    return b"\n\n" + (b"event: error\n" if named else b"") + b"data: " + data + b"\n\n"
+    lines = b"".join([b"data: %b\n" % line for line in document.splitlines()])
+    return b"\n\n" + (b"event: error\n" if named else b"") + lines + b"\n"

@@ -79,6 +79,8 @@ class Gateway(Protocol):
 
     @property
     def tenant_reload_failures(self) -> int: ...
+    @property
+    def waiting(self) -> Mapping[str, int]: ...
 
 
 _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelMeters], Histogram]], ...]] = (
@@ -191,6 +193,14 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily(
             "gateway_connections_open", "Client connections.", value=self._gateway.connections
         )
+        waiting = GaugeMetricFamily(
+            "gateway_requests_waiting",
+            "Requests that wait for their turn, by class.",
+            labels=("class",),
+        )
+        for service_class, count in self._gateway.waiting.items():
+            waiting.add_metric((service_class,), count)
+        yield waiting
         retries = CounterMetricFamily(
             "gateway_retries", "Retries beyond the first, by what ended the one before.",
             labels=("reason",),
@@ -216,7 +226,7 @@ class GatewayCollector(Collector):
     def _replicas(self) -> Iterator[Metric]:
         requests = GaugeMetricFamily(
             "gateway_replica_inflight_requests",
-            "Requests this gateway has sent to a replica that have not ended.",
+            "Requests bound for a replica that have not ended: sent, or waiting for their turn.",
             labels=("replica",),
         )
         tokens = GaugeMetricFamily(

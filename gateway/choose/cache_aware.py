@@ -111,9 +111,9 @@ class CacheAware:
         self._prompt = None  # it is a view of the request's body
         if not request.stream:
             pace.begin_unseen(uncached, now)
-            return Owed(pace, 0, dispatch)
+            return Owed(pace, 0, dispatch, uncached)
         pace.begin(uncached, now)
-        return Owed(pace, uncached, dispatch)
+        return Owed(pace, uncached, dispatch, uncached)
 
     def _prompt_of(self, request: GenerationRequest) -> Prompt:
         if self._prompt is None or self._prompt.request is not request:
@@ -150,12 +150,13 @@ class Owed:
     `tokens` is 0 for a unary request: its first byte says nothing of its prefill.
     """
 
-    __slots__ = ("_dispatch", "_pace", "_tokens")
+    __slots__ = ("_dispatch", "_pace", "_tokens", "uncached")
 
-    def __init__(self, pace: Pace, tokens: Tokens, dispatch: Dispatch) -> None:
+    def __init__(self, pace: Pace, tokens: Tokens, dispatch: Dispatch, uncached: Tokens) -> None:
         self._pace = pace
         self._tokens = tokens
         self._dispatch = dispatch
+        self.uncached: Tokens | None = uncached
 
     def __repr__(self) -> str:
         return f"<Owed {self._tokens} tokens>"

@@ -72,6 +72,11 @@ class Choice(msgspec.Struct, Generic[R_co], frozen=True):
     replicas: Sequence[R_co]
     quote: Quote | None = None
 
+    def uncached(self, prompt_tokens: Tokens) -> Tokens | None:
+        """Of so many prompt tokens, those that the replica does not hold; None: nobody knows."""
+        hit = None if self.quote is None else self.quote.prediction(self.index).hit_tokens
+        return None if hit is None else prompt_tokens - hit
+
 
 class Claim(Protocol):
     """What a policy remembers of one dispatch, until it ends. Used by `with`."""
@@ -83,6 +88,10 @@ class Claim(Protocol):
     @property
     def wants_report(self) -> bool:
         """The engine is to be asked to tell what it reuses (`kv_cache_report_mode`)."""
+
+    @property
+    def uncached(self) -> Tokens | None:
+        """Prompt tokens that the replica does not hold; None where the policy does not know."""
 
     def __enter__(self) -> Self: ...
 
@@ -128,6 +137,8 @@ class _NoClaim:
     __slots__ = ()
     dispatch = None
     wants_report = False
+
+    uncached: Final[Tokens | None] = None
 
     def __enter__(self) -> Self:
         return self

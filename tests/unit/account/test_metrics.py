@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,7 +28,8 @@ from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 
 LABELS = {
-    "route", "model", "outcome", "reason", "replica", "result", "state", "certainty", "tenant"
+    "certainty", "class", "model", "outcome", "reason", "replica", "result", "route", "state",
+    "tenant",
 }  # fmt: skip
 NAME = re.compile(r"gateway(_[a-z]+)+")
 
@@ -39,6 +41,7 @@ class Shown:
     connections = 3
     upstream_busy = 2
     tenant_reload_failures = 1
+    waiting: ClassVar[dict[str, int]] = {"interactive": 1, "default": 0, "batch": 7}
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = replicas

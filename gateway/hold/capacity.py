@@ -1,0 +1,160 @@
+"""May this replica be given more now?
+
+A replica is open while
+
+    what it has to prefill and has not begun   is below one to two chunk budgets, so that its next
+                                               step is always full and nothing further is committed
+    the sequences it has                       are fewer than its engine runs at once
+    uncached prompt + expected output of all   fit in its KV cache together with the next
+
+Counted by what we sent and what came back; nothing is averaged over the pool. A prompt is begun
+when the first byte of a stream is here. A unary response shows nothing before its end: its prompt
+counts until it is predicted to have been read, at the rate that streams have shown; while none
+has, it does not count. Prompt tokens that are in the cache already take room only once, and are not
+counted again: this errs towards giving too much, and then prompts are not begun and close the
+replica by the first rule; so does an engine whose limits are lower than what is set.
+
+Invariants. With nothing in flight every count is zero. Nothing is taken or given back twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from gateway.vocabulary import Seconds, Tokens
+
+PRIOR_RATE_PER_S: Final = 8_000.0  # prompt tokens; to predict a wait before any has been measured
+BATCH_ALLOWANCE: Final = 0.25
+"""The part of the commitment up to which batches are sent: others find the rest free."""
+LEAST_SPAN_S: Final = 0.2
+LEAST_TOKENS: Final = 1024
+LEARNING: Final = 0.3  # weight of a new span
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """How much a replica may be given; None: as much as may be."""
+
+    commit_tokens: Tokens | None = None
+    sequences: int | None = None
+    cache_tokens: Tokens | None = None
+
+
+class Load:
+    """What one request is to its replica. Kept by whoever took it, until it is given back."""
+
+    __slots__ = ("due", "is_stream", "output", "unbegun", "uncached")
+
+    def __init__(self, uncached: Tokens, output: Tokens, is_stream: bool) -> None:
+        self.uncached = uncached
+        self.output = output
+        self.is_stream = is_stream
+        self.unbegun: Tokens = 0
+        self.due: Seconds = 0.0  # unary: when its prompt is believed to have been read
+
+    def __repr__(self) -> str:
+        return f"<Load {self.uncached} tokens, {self.unbegun} unbegun>"
+
+
+class Room:
+    """What one replica has of ours. O(1) per event, amortised."""
+
+    __slots__ = (
+        "_done", "_since", "_unseen", "bounds", "free_at", "kv_tokens", "rate_per_s", "sequences",
+        "unbegun",
+    )  # fmt: skip
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.sequences = 0
+        self.kv_tokens: Tokens = 0
+        self.unbegun: Tokens = 0  # prompt tokens not yet begun, as far as we know
+        self.rate_per_s: float | None = None
+        self.free_at: Seconds = 0.0  # when the prompts of unary requests will have been read
+        self._unseen: deque[Load] = deque()  # unary ones, by when they are due
+        self._since: Seconds = 0.0  # when this span of uninterrupted prefill began
+        self._done: Tokens = 0  # begun in it
+
+    def __repr__(self) -> str:
+        return f"<Room {self.unbegun} tokens unbegun, {self.sequences} sequences>"
+
+    def is_open(self, now: Seconds, *, to_batch: bool = False) -> bool:
+        """May it be given more at all?"""
+        bounds = self.bounds
+        commit = bounds.commit_tokens
+        if commit is None:
+            return True
+        if self._unseen and self._unseen[0].due <= now:
+            self._begin_due(now)
+        if to_batch:
+            commit = int(commit * BATCH_ALLOWANCE)
+        if self.unbegun and self.unbegun >= commit:
+            return False
+        return bounds.sequences is None or self.sequences < bounds.sequences
+
+    def fits(self, uncached: Tokens, output: Tokens) -> bool:
+        """Is there KV cache for it? An idle replica takes anything."""
+        cache = self.bounds.cache_tokens
+        return cache is None or not self.sequences or self.kv_tokens + uncached + output <= cache
+
+    def take(self, load: Load, now: Seconds) -> None:
+        """It is sent there."""
+        self.sequences += 1
+        self.kv_tokens += load.uncached + load.output
+        if load.is_stream:
+            if not self.unbegun:
+                self._since, self._done = now, 0
+            load.unbegun = load.uncached
+            self.unbegun += load.uncached
+        elif self.rate_per_s is not None:
+            self.free_at = load.due = max(self.free_at, now) + load.uncached / self.rate_per_s
+            load.unbegun = load.uncached
+            self.unbegun += load.uncached
+            self._unseen.append(load)
+
+    def begun(self, load: Load, now: Seconds) -> None:
+        """Its first byte is here: its prompt has been read. Only the first call counts."""
+        if load.unbegun:
+            self.unbegun -= load.unbegun
+            load.unbegun = 0
+            if load.is_stream:
+                self._learn(load.uncached, now)
+
+    def give_back(self, load: Load) -> None:
+        """It has ended, however it did."""
+        self.sequences -= 1
+        self.kv_tokens -= load.uncached + load.output
+        if load.unbegun:
+            self.unbegun -= load.unbegun
+            if not load.is_stream and self.rate_per_s is not None:
+                self.free_at -= load.unbegun / self.rate_per_s
+            load.unbegun = 0
+
+    def next_due(self, now: Seconds) -> Seconds | None:
+        """When a unary prompt will be believed to have been read; None if nothing is owed so."""
+        self._begin_due(now)
+        return self._unseen[0].due if self._unseen else None
+
+    def wait_s(self, tokens: float) -> Seconds:
+        """How long `tokens` more than are owed will take."""
+        return (self.unbegun + tokens) / (self.rate_per_s or PRIOR_RATE_PER_S)
+
+    def _begin_due(self, now: Seconds) -> None:
+        unseen = self._unseen
+        while unseen and (unseen[0].due <= now or not unseen[0].unbegun):
+            load = unseen.popleft()
+            self.unbegun -= load.unbegun
+            self._done += load.unbegun
+            load.unbegun = 0
+
+    def _learn(self, tokens: Tokens, now: Seconds) -> None:
+        """Tokens begun over time, in spans in which there was always something to begin."""
+        self._done += tokens
+        span_s = now - self._since
+        if span_s >= LEAST_SPAN_S and self._done >= LEAST_TOKENS:
+            rate = self._done / span_s
+            old = self.rate_per_s
+            self.rate_per_s = rate if old is None else old + LEARNING * (rate - old)
+            self._since, self._done = now, 0

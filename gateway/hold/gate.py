@@ -1,0 +1,255 @@
+"""Late binding: an attempt has its turn when its replica is open, and not a moment later.
+
+A request comes here with the replica it was promised to. The policy and the ledger count it there
+already, so whoever chooses next sees those that wait too; a batch is counted only when it goes, or
+it would keep others away from work it lets pass. While the replica is open and nobody waits for it,
+a turn is given in the same tick, without a future or a task switch. Otherwise the request waits in
+that replica's queue, until
+
+    the replica opens, and it is first in order      its turn
+    the replica dies, drains or is cleared, or one   ChooseAgain: choose anew, keeping its age
+    that could take it has nothing to do
+    its deadline passes, it has waited for as long   an Evicted error
+    as it may, or a higher class needs room
+    its client leaves                                its place is free at once
+
+Invariants. What is taken of a room is given back exactly once, whatever happens between. A turn is
+taken when it is given, not when its task resumes: the same room is not given twice. Everybody in
+the crowd is in exactly one queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import (
+    DeadlineInfeasible,
+    DeadlineMissed,
+    Displaced,
+    GatewayError,
+    QueueFull,
+    WaitedTooLong,
+)
+from gateway.hold.capacity import Bounds, Room
+from gateway.hold.crowd import Crowd
+from gateway.hold.fair_queue import CLASSES, FairQueue
+from gateway.hold.shares import Shares
+from gateway.hold.turn import ChooseAgain, Client, Lane, Turn, Waiter
+from gateway.vocabulary import ServiceClass
+
+if TYPE_CHECKING:
+    from gateway.clock import Clock
+    from gateway.kv_cache import EngineFacts
+    from gateway.settings import HoldSettings
+    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Tokens
+
+WATCH_EVERY_S: Final = 0.25
+ASK_AT_ONCE: Final = 32
+"""How many are asked to choose again when a replica has nothing to do."""
+PRIOR_OUTPUT_TOKENS: Final = 256.0
+LEARNING: Final = 0.02  # weight of a new answer's length in the mean
+
+_BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
+
+
+class Gate:
+    """The lanes of all replicas, and everybody who waits in them."""
+
+    def __init__(self, settings: HoldSettings, clock: Clock) -> None:
+        self.clock = clock
+        self.shares = tuple(Shares() for _ in CLASSES)
+        self.crowd = Crowd[Waiter](settings.in_all, settings.per_tenant)
+        self._settings = settings
+        self._bounds = Bounds(settings.commit_tokens, settings.max_sequences)
+        self._floors = (0.0, settings.default_floor, settings.batch_floor)
+        self._lanes: dict[ReplicaId, Lane] = {}
+        self._mean_output = PRIOR_OUTPUT_TOKENS
+
+    def __repr__(self) -> str:
+        return f"<Gate {self.crowd!r} {list(self._lanes.values())!r}>"
+
+    async def turn(
+        self,
+        request: GenerationRequest,
+        replica: ReplicaId,
+        uncached: Tokens | None,
+        client: Client,
+    ) -> Turn:
+        """A turn at `replica`, which does not hold `uncached` tokens of the prompt (None: unknown).
+
+        Raises ChooseAgain; Rejected where it may not wait; Evicted where it waited in vain. O(1)
+        while nobody waits, else O(log waiting).
+        """
+        lane = self._lanes.get(replica) or self._lane(replica)
+        output = int(self._mean_output)
+        if request.max_tokens is not None and request.max_tokens < output:
+            output = request.max_tokens
+        turn = Turn(
+            request.prompt_tokens if uncached is None else uncached,
+            output, request.stream, self, lane,
+        )  # fmt: skip
+        now = self.clock()
+        room = lane.room
+        if (
+            not lane.queue.requests
+            and room.is_open(now, to_batch=request.tenant.service_class is _BATCH)
+            and room.fits(turn.uncached, output)
+        ):
+            room.take(turn, now)
+            return turn
+        return await self._wait(Waiter(request, turn, client), now)
+
+    async def _wait(self, waiter: Waiter, now: Seconds) -> Turn:
+        lane = waiter.lane
+        self._make_room(waiter, now)
+        self.crowd.join(waiter)
+        lane.queue.push(waiter)
+        self.serve(lane, now)
+        if waiter.is_waiting:
+            waiter.future = asyncio.get_running_loop().create_future()
+            try:
+                await waiter.future
+            except asyncio.CancelledError:
+                self._abandon(waiter)
+                raise
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.turn
+
+    def _abandon(self, waiter: Waiter) -> None:
+        """Its client has left, or our own time is up."""
+        if waiter.is_waiting:
+            self._leave(waiter)
+        elif waiter.error is None:  # it had its turn in the same tick
+            waiter.lane.room.give_back(waiter.turn)
+        self.serve(waiter.lane, self.clock())
+
+    def _make_room(self, waiter: Waiter, now: Seconds) -> None:
+        """Raises Rejected where it cannot wait, or would in vain."""
+        lane = waiter.lane
+        wait_s = lane.room.wait_s(lane.queue.ahead(waiter.tenant))
+        if lane.room.rate_per_s is not None:
+            if waiter.is_hopeless(now + wait_s):
+                raise DeadlineInfeasible(retry_after_s=wait_s)
+            if wait_s > self._settings.max_wait_s and waiter.tenant.service_class is not _BATCH:
+                raise QueueFull(retry_after_s=wait_s)
+        while (obstacle := self.crowd.obstacle(waiter)) is not None:
+            other = self.crowd.who_makes_room(waiter)
+            if other is None or not isinstance(obstacle, QueueFull):
+                obstacle.retry_after_s = wait_s
+                raise obstacle
+            self._send_away(other, Displaced(retry_after_s=wait_s))
+
+    def serve(self, lane: Lane, now: Seconds) -> None:
+        """Give turns while the replica is open."""
+        room, queue = lane.room, lane.queue
+        while queue.requests and room.is_open(now):
+            waiter = queue.head(now, with_batch=room.is_open(now, to_batch=True))
+            if waiter is None:
+                break
+            if waiter.is_hopeless(now):
+                self._send_away(waiter, DeadlineMissed())
+                continue
+            if not room.fits(waiter.uncached, waiter.output):
+                break
+            queue.take(waiter)
+            self.crowd.leave(waiter)
+            waiter.turn.waiter = waiter
+            room.take(waiter.turn, now)
+            waiter.wake()
+        if queue.requests and lane.timer is None:
+            due = room.next_due(now)
+            if due is not None:
+                loop = asyncio.get_running_loop()
+                lane.timer = loop.call_later(max(due - now, 0.001), self._due, lane)
+
+    def _due(self, lane: Lane) -> None:
+        lane.timer = None
+        self.serve(lane, self.clock())
+
+    def _leave(self, waiter: Waiter) -> None:
+        waiter.lane.queue.remove(waiter)
+        self.crowd.leave(waiter)
+
+    def _send_away(self, waiter: Waiter, error: GatewayError | ChooseAgain) -> None:
+        self._leave(waiter)
+        waiter.error = error
+        waiter.wake()
+
+    def _lane(self, replica: ReplicaId) -> Lane:
+        lane = Lane(replica, Room(self._bounds), FairQueue[Waiter](self.shares, self._floors))
+        self._lanes[replica] = lane
+        return lane
+
+    # What it is told
+
+    def learn(self, output: Tokens) -> None:
+        """An answer was so long."""
+        self._mean_output += LEARNING * (output - self._mean_output)
+
+    def described(self, replica: ReplicaId, facts: EngineFacts) -> None:
+        """What a replica's engine is."""
+        room = (self._lanes.get(replica) or self._lane(replica)).room
+        room.bounds = Bounds(room.bounds.commit_tokens, room.bounds.sequences, facts.cache_tokens)
+
+    def moved(self, replica: ReplicaId, *, takes_work: bool) -> None:
+        """It takes work from now on, or no longer."""
+        lane = self._lanes.get(replica) or self._lane(replica)
+        lane.takes_work = takes_work
+        if not takes_work:
+            self.ask_again(replica)
+        elif self.crowd.count.requests:
+            self._share_out(self.clock())
+
+    def ask_again(self, replica: ReplicaId) -> None:
+        """Its cache has been cleared, say: who waits for it chooses anew."""
+        for waiter in self.crowd:
+            if waiter.lane.replica == replica:
+                self._send_away(waiter, ChooseAgain())
+
+    def forget(self, replica: ReplicaId) -> None:
+        """It has left."""
+        self.ask_again(replica)
+        lane = self._lanes.pop(replica, None)
+        if lane is not None and lane.timer is not None:
+            lane.timer.cancel()
+
+    # Its background loop
+
+    async def watch(self) -> None:
+        """Look after those who wait."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self.crowd.count.requests:
+                self.check(self.clock())
+
+    def check(self, now: Seconds) -> None:
+        """Send away who has waited too long, speak to who may think that we are gone, and see that
+        no replica has nothing to do while others are waited for. O(waiting)."""
+        settings = self._settings
+        for waiter in self.crowd:
+            waited_s = now - waiter.since
+            if waiter.is_hopeless(now):
+                self._send_away(waiter, DeadlineMissed())
+            elif waited_s > settings.max_wait_s and waiter.tenant.service_class is not _BATCH:
+                wait_s = waiter.lane.room.wait_s(waiter.lane.queue.ahead(waiter.tenant))
+                self._send_away(waiter, WaitedTooLong(retry_after_s=wait_s))
+            elif waiter.turn.is_stream and now - waiter.spoken_at >= settings.comment_every_s:
+                waiter.spoken_at = now
+                waiter.client.keep_waiting()
+        for lane in self._lanes.values():
+            if lane.queue.requests:
+                self.serve(lane, now)
+        self._share_out(now)
+
+    def _share_out(self, now: Seconds) -> None:
+        """If a replica has nothing to do, some who wait for the most wanted one choose anew."""
+        if any(
+            lane.takes_work and not lane.queue.requests and lane.room.is_open(now, to_batch=True)
+            for lane in self._lanes.values()
+        ):
+            longest = max(self._lanes.values(), key=lambda lane: lane.queue.requests)
+            asked = [waiter for waiter in self.crowd if waiter.lane is longest]
+            for waiter in asked[-ASK_AT_ONCE:]:
+                self._send_away(waiter, ChooseAgain())

@@ -1,0 +1,168 @@
+"""What the gate hands out, and who waits for it.
+
+Invariant. A turn that was given is given back exactly once: by leaving its `with`.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+from gateway.hold.capacity import Load
+from gateway.hold.fair_queue import FairQueue, Ticket
+from gateway.hold.shares import charge_of
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from gateway.errors import GatewayError
+    from gateway.hold.capacity import Room
+    from gateway.hold.gate import Gate
+    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Tokens
+
+GROUP_BYTES: Final = 2048
+"""Prompts of which so many first bytes are equal begin alike."""
+
+
+class ChooseAgain(Exception):
+    """The replica that was chosen is no longer the one to wait for: the request goes on."""
+
+
+class Client(Protocol):
+    """Who waits."""
+
+    @property
+    def received_at(self) -> Seconds: ...
+
+    @property
+    def body(self) -> bytes: ...
+
+    def keep_waiting(self) -> None:
+        """A stream: let it know that it has not been forgotten, if that can be said."""
+
+
+class Claim(Protocol):
+    """What the policy that chose remembers."""
+
+    def first_byte(self, now: Seconds) -> None: ...
+
+    def answered(
+        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+    ) -> None: ...
+
+
+class Waiter(Ticket):
+    """A request that waits, for the lane it waits in."""
+
+    __slots__ = ("client", "error", "future", "lane", "spoken_at", "turn")
+
+    def __init__(self, request: GenerationRequest, turn: Turn, client: Client) -> None:
+        super().__init__(
+            request.tenant,
+            client.received_at,
+            turn.uncached,
+            output=turn.output,
+            deadline=request.deadline,
+            group=_group(request),
+        )
+        self.turn = turn
+        self.lane = turn.lane
+        self.client = client
+        self.size_bytes = len(client.body)
+        self.future: asyncio.Future[None] | None = None
+        self.error: GatewayError | ChooseAgain | None = None
+        self.spoken_at = client.received_at
+        rate_per_s = turn.lane.room.rate_per_s
+        self.work_s = 0.0 if rate_per_s is None else turn.uncached / rate_per_s
+
+    def wake(self) -> None:
+        """Its waiting is over; `error` says how."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+
+class Lane:
+    """One replica: what it has, and who waits for it."""
+
+    __slots__ = ("queue", "replica", "room", "takes_work", "timer")
+
+    def __init__(self, replica: ReplicaId, room: Room, queue: FairQueue[Waiter]) -> None:
+        self.takes_work = True
+        self.replica = replica
+        self.room = room
+        self.queue = queue
+        self.timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.replica} {self.room!r} {self.queue!r}>"
+
+
+class Turn(Load):
+    """A request that is with its replica, or will be. Used by `with` once it has been given."""
+
+    __slots__ = ("_gate", "claim", "lane", "waiter")
+
+    def __init__(
+        self, uncached: Tokens, output: Tokens, is_stream: bool, gate: Gate, lane: Lane
+    ) -> None:
+        self.uncached = uncached
+        self.output = output
+        self.is_stream = is_stream
+        self.unbegun = 0
+        self.due = 0.0
+        self.lane = lane
+        self.claim: Claim | None = None  # of the policy, which is told of the first byte
+        self.waiter: Waiter | None = None  # where it had to wait, and is charged for
+        self._gate = gate
+
+    def __enter__(self) -> Self:
+        return self
+
+    def first_byte(self, now: Seconds) -> None:
+        """The replica has read the prompt. Only the first call counts."""
+        if self.claim is not None:
+            self.claim.first_byte(now)
+        lane = self.lane
+        lane.room.begun(self, now)
+        if lane.queue.requests:
+            self._gate.serve(lane, now)
+
+    def answered(
+        self,
+        prompt_tokens: Tokens | None,
+        cached_tokens: Tokens | None,
+        output: Tokens | None,
+        now: Seconds,
+    ) -> None:
+        """The response was relayed whole, and this is what it says; None where it does not."""
+        if self.claim is not None:
+            self.claim.answered(prompt_tokens, cached_tokens, now)
+        if output is not None:
+            self._gate.learn(output)
+        waiter = self.waiter
+        if waiter is not None and waiter.account is not None:
+            uncached = self.uncached
+            if prompt_tokens is not None and cached_tokens is not None:
+                uncached = prompt_tokens - cached_tokens
+            had = charge_of(uncached, self.output if output is None else output)
+            self._gate.shares[waiter.rank].charge(waiter.account, had - waiter.charge)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        lane = self.lane
+        lane.room.give_back(self)
+        if lane.queue.requests:
+            self._gate.serve(lane, self._gate.clock())
+
+
+def _group(request: GenerationRequest) -> int | None:
+    """What it begins with: model, context and so much of the prompt; None for a short one."""
+    prompt = memoryview(request.prompt)
+    if len(prompt) < GROUP_BYTES:
+        return None
+    context = tuple([(name, bytes(part)) for name, part in request.context])
+    return hash((request.model, context, bytes(prompt[:GROUP_BYTES])))
