@@ -128,15 +128,21 @@ class Holdings:
         ruler = Ruler(prompt, walk)
         if not walk.path:
             return Hits(ruler.length, tokens, load_s)
-        records = [self._records.get(each) for each in replicas]
-        held = self._look_up(walk, records)
         sent, pending = ruler.tokens_of(walk.believed), ruler.tokens_of(walk.pending)
-        for at, record in enumerate(records):
+        holders = self._first_holders(walk)
+        get = self._records.get
+        near = []  # those that may hold any of it: few of many
+        for at, replica in enumerate(replicas):
+            record = get(replica)
             if record is None or not record.has_cache:
                 continue
+            if record.sent.bit in sent or record.sent.bit in pending or record.source.bit & holders:
+                near.append((at, record))
+        held = self._look_up(walk, [record for _, record in near])
+        for at, record in near:
             hit = sent.get(record.sent.bit, 0)
-            if record.source.bit in held:
-                told = held[record.source.bit]
+            told = held.get(record.source.bit)
+            if told is not None:
                 coming = pending.get(record.sent.bit, 0)
                 # Where the names of its blocks end, so does what events can say.
                 hit = max(told.tokens, coming, hit if told.is_all else 0)
@@ -146,7 +152,16 @@ class Holdings:
             tokens[at] = ruler.cut(hit, record.block_size)
         return Hits(ruler.length, tokens, load_s)
 
-    def _look_up(self, walk: Walk, records: Sequence[Record | None]) -> dict[int, Held]:
+    def _first_holders(self, walk: Walk) -> int:
+        """Bits of those that hold the first block: nobody else can hold any."""
+        lesson = walk.path[walk.learnt - 1].lesson if walk.learnt else None
+        bits = 0
+        for chain in lesson.chains.values() if lesson is not None else ():
+            if len(chain):
+                bits |= self._blocks.holders(chain.hashes[0], self._blocks.media)
+        return bits
+
+    def _look_up(self, walk: Walk, records: Sequence[Record]) -> dict[int, Held]:
         """By the names of its blocks, as far as they are known: bits of sources, what they hold."""
         held: dict[int, Held] = {}
         if not walk.learnt:
@@ -156,7 +171,7 @@ class Holdings:
         assert lesson is not None
         alike: dict[ChainKey, int] = {}
         for record in records:
-            if record is not None and record.grade is not Grade.APPROXIMATE:
+            if record.grade is not Grade.APPROXIMATE:
                 key = record.source.key(lesson.salt, lesson.adapter)
                 if key is not None:
                     alike[key] = alike.get(key, 0) | record.source.bit

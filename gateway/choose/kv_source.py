@@ -139,6 +139,7 @@ class KvSource:
 
     def close(self) -> None:
         """The replica has left. Not to be used again."""
+        self._look_away()
         self._index.leave(self.bit)
 
     def _forget_names(self) -> None:
