@@ -100,7 +100,9 @@ class BlockIndex:
         self, bit: int, medium: str, blocks: Iterable[BlockHash], changes: Changes | None = None
     ) -> None:
         """One copy less of each; what is not known to be there is ignored."""
-        shards = self._medium(medium)
+        shards = self.media.get(medium)
+        if shards is None:
+            return
         copies = self._copies.get((bit, medium))
         for block in blocks:
             shard = shards[block >> SHIFT]
@@ -124,7 +126,8 @@ class BlockIndex:
         """The bits of those that hold it in any of `media`; bits nobody has may be among them."""
         mask = 0
         for medium in media:
-            mask |= self.media[medium][block >> SHIFT].get(block, 0)
+            if medium in self.media:
+                mask |= self.media[medium][block >> SHIFT].get(block, 0)
         return mask
 
     def depths(
@@ -138,11 +141,16 @@ class BlockIndex:
         """
         found: list[tuple[int, int]] = []
         todo = [(bits, 0, blocks)]
+        where = [self.media[medium] for medium in media]
         while todo:
             mask, low, high = todo.pop()  # held up to `low`, not held beyond `high`
             while low < high and mask:
                 middle = (low + high + 1) // 2
-                there = self.holders(chain[middle - 1], media) & mask
+                block = chain[middle - 1]
+                there = 0
+                for shards in where:
+                    there |= shards[block >> SHIFT].get(block, 0)
+                there &= mask
                 if not there:
                     high = middle - 1
                     continue

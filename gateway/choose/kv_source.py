@@ -301,7 +301,7 @@ class KvSource:
                 known.append(block.name)
 
     def _removed(self, event: BlocksRemoved) -> None:
-        if self.is_refused or event.medium not in self._index.media:
+        if self.is_refused:
             return
         if not self._bridge and not self._parked:
             self._index.remove(self.bit, event.medium, event.hashes, self._changes)
