@@ -69,7 +69,7 @@ def request(prompt: bytes) -> GenerationRequest:
     """As parsed; a token for every four bytes."""
     route, tokens = ROUTES[0], len(prompt) // 4
     return GenerationRequest(
-        route, ModelName("m"), True, len(prompt), tokens, None, prompt, (b"tools",)
+        route, ModelName("m"), True, len(prompt), tokens, None, prompt, (("tools", b"tools"),)
     )
 
 

@@ -39,7 +39,7 @@ def request(text: bytes, context: int = 0) -> GenerationRequest:
         prompt_tokens=len(text) // 16,
         max_tokens=None,
         prompt=text,
-        context=(salt.encode(),) if salt else (),
+        context=(("cache_salt", salt.encode()),) if salt else (),
     )
 
 
