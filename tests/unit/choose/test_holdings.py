@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.choose.block_hash import OURS, SHA256, SHA256_CBOR, Chain, Hasher
+from gateway.choose.block_index import BlockIndex
 from gateway.choose.dispatch import Dispatch, Grade
 from gateway.choose.holdings import PENDING_S, Holdings
+from gateway.choose.kv_source import MOST_CHANGES, KvSource
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.kv_cache import (
     BlocksCleared,
@@ -245,6 +247,41 @@ def test_the_next_turn_is_looked_up_as_far_as_the_last_one_was_learnt_and_then_b
     assert hits(holdings, longer + b"?" * 400) == [64, 0], "events say where it ends"
 
 
+def test_a_prompt_that_parts_from_a_known_one_hits_what_they_share_and_no_more() -> None:
+    holdings = exact()
+    learn(holdings, holdings.dispatched(text(PROMPT), B, 0.0), tokenised(PROMPT))
+    holdings.apply(A, [stored(PROMPT)])
+    assert hits(holdings, PROMPT[:1024] + b"and then another end" * 60, A) == [256]
+
+
+def test_what_was_learnt_under_another_salt_is_not_carried_on() -> None:
+    holdings = exact()
+    learn(holdings, holdings.dispatched(text(PROMPT), B, 0.0), tokenised(PROMPT))
+    learn(holdings, holdings.dispatched(text(PROMPT), B, 0.0), tokenised(PROMPT, "salt"))
+    holdings.apply(A, [stored(PROMPT)])
+    assert hits(holdings, PROMPT, A) == [0]
+
+
+def test_one_can_look_back_while_somebody_watches_and_not_too_far() -> None:
+    source = KvSource(BlockIndex())
+    source.apply([stored(b"warm" * SIZE)])
+    first, second = source.watch(), source.watch()
+    source.apply([stored(PROMPT), BlocksRemoved(names(SHA256, PROMPT)[5:6])])
+    chain = names(SHA256, PROMPT)
+    was = source.since(first)
+    assert was == {("GPU", name): False for name in chain}
+    assert source.prefix(chain, was) == 0
+    assert source.prefix(chain, {}) == 5
+    source.unwatch(first)
+    assert source.since(second) is not None
+    source.unwatch(second)
+    assert source.since(second) is None
+    third = source.watch()
+    source.apply([BlocksStored(range(1, MOST_CHANGES + 2), chain[0], (), SIZE)])
+    assert source.since(third) is None
+    source.unwatch(third)
+
+
 def test_a_turn_costs_its_suffix_only() -> None:
     holdings = exact()
     learn(holdings, holdings.dispatched(text(PROMPT * 9), A, 0.0), tokenised(PROMPT * 9))
@@ -298,6 +335,8 @@ def test_what_is_in_another_medium_is_a_hit_that_takes_time_to_load() -> None:
     found = holdings.hits(text(PROMPT), (A, B))
     assert found.tokens == [256, MOST]
     assert found.load_s == [(256 - 128) / 10_000.0, 0.0]
+    holdings.dispatched(text(PROMPT[:768]), A, 0.0)
+    assert holdings.hits(text(PROMPT), (A,)).load_s == [(256 - 192) / 10_000.0], "on its way"
 
 
 def test_an_engine_with_several_cache_groups_is_not_believed_to_be_exact() -> None:
