@@ -22,7 +22,7 @@ from gateway.choose.chooser import Chooser
 from gateway.choose.holdings import Holdings
 from gateway.choose.policies import policy
 from gateway.fleet.ledger import Replica
-from gateway.kv_cache import BlocksStored, Certainty, EngineFacts, Tokenised
+from gateway.kv_cache import BlockListener, BlocksStored, Certainty, EngineFacts, Tokenised
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, ReplicaAddress, ReplicaId
 from tests.bench.machine import describe
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         middle, low, high = statistics.median(samples), min(samples), max(samples)
         print(f"{name:42} {middle:12,.1f} [{low:,.1f} to {high:,.1f}] {unit} (target {target})")
     before = memory_mb()
-    grown = fill(rng, args.blocks)
-    print(f"{len(grown):,} names of blocks: {memory_mb():,.0f} MB resident, {before:,.0f} before")
+    fill(rng, args.blocks)
+    print(f"{args.blocks:,} blocks: {memory_mb():,.0f} MB resident at most, {before:,.0f} before")
     return 0
 
 
@@ -78,10 +78,10 @@ def fleet() -> list[Replica]:
     return [Replica(ReplicaAddress(f"http://10.0.0.{n}:8000")) for n in range(1, REPLICAS + 1)]
 
 
-def listening(chooser: Chooser, replicas: Sequence[Replica]) -> Holdings:
+def listening(chooser: Chooser, replicas: Sequence[Replica]) -> BlockListener:
     """All tell what they hold."""
     holdings = chooser.listener
-    assert isinstance(holdings, Holdings)
+    assert holdings is not None
     chain = names(range(SIZE))
     for replica in replicas:
         holdings.described(replica.id, EngineFacts(block_size=SIZE, cache_tokens=2_000_000))
@@ -189,7 +189,7 @@ def ingestion(rng: random.Random, is_native: bool) -> list[float]:
     return samples
 
 
-def fill(rng: random.Random, blocks: int) -> Holdings:
+def fill(rng: random.Random, blocks: int) -> BlockListener:
     """So many different blocks; one in eight is held by two replicas."""
     chooser, replicas = policy(ChooseSettings(policy="cache-aware"), rng), fleet()
     holdings = listening(chooser, replicas)
