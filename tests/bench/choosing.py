@@ -73,9 +73,10 @@ def request(prompt: bytes) -> GenerationRequest:
     )
 
 
-def fleet() -> list[Replica]:
-    """Idle ones."""
-    return [Replica(ReplicaAddress(f"http://10.0.0.{n}:8000")) for n in range(1, REPLICAS + 1)]
+def fleet() -> tuple[Replica, ...]:
+    """Idle ones, as a roster keeps them."""
+    addresses = [f"http://10.0.0.{n}:8000" for n in range(1, REPLICAS + 1)]
+    return tuple(Replica(ReplicaAddress(each)) for each in addresses)
 
 
 def listening(chooser: Chooser, replicas: Sequence[Replica]) -> BlockListener:
