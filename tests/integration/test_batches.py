@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from openai import (
 )
 from openai.types import Batch
 
+from gateway.settings import Settings, SettingsError
 from gateway.vocabulary import Outcome
 from tests.builders import MODEL, a_get, a_post
 from tests.house import RunningHouse, a_sim, run, running_house, until
@@ -40,18 +42,19 @@ def a_file(lines: Iterable[Mapping[str, Any]]) -> bytes:
 
 @asynccontextmanager
 async def running(folder: Path, **knobs: Any) -> AsyncIterator[tuple[RunningHouse, AsyncOpenAI]]:
-    """A gateway with the Batch API on, and the official client, which must not hide failures."""
+    """A gateway with the Batch API on, and its client."""
     batch = {"folder": str(folder), **knobs}
     async with (
         running_house({"batch": batch}, [a_sim(), a_sim()]) as house,
-        AsyncOpenAI(
-            base_url=f"{house.url}/v1",
-            api_key="none",
-            max_retries=0,
-            http_client=DefaultAsyncHttpxClient(trust_env=False),
-        ) as client,
+        a_client(house) as client,
     ):
         yield house, client
+
+
+def a_client(house: RunningHouse) -> AsyncOpenAI:
+    """The official client, which must not hide failures by trying again."""
+    http = DefaultAsyncHttpxClient(trust_env=False)
+    return AsyncOpenAI(base_url=f"{house.url}/v1", api_key="none", max_retries=0, http_client=http)
 
 
 async def a_batch(client: AsyncOpenAI, content: bytes, **more: Any) -> Batch:
@@ -267,6 +270,34 @@ def test_what_is_asked_wrongly_is_told_in_openais_shape(tmp_path: Path) -> None:
             assert await asyncio.to_thread(os.listdir, tmp_path / "files") == [file.id]
 
     run(law())
+
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
+
+
+def test_what_the_page_shows_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (line,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "requests.jsonl").write_text(line)
+
+    async def law() -> None:
+        async with running(tmp_path) as (house, _):
+            code = snippet.replace("http://127.0.0.1:8000", house.url)
+            code = code.replace("requests.jsonl", f"{tmp_path}/requests.jsonl")
+            await asyncio.to_thread(exec, code, {})
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    run(law())
+    assert json.loads(capsys.readouterr().out)["custom_id"] == "a-1"
+
+
+def test_the_settings_on_the_page_can_be_used() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert Settings.load(block, {}).batch.is_on
+    with pytest.raises(SettingsError, match="files"):
+        Settings.load("batch: {store: 'sqlite:///x'}", {})
 
 
 def test_what_is_off_is_not_there() -> None:
