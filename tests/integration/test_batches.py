@@ -21,7 +21,8 @@ from openai import (
 )
 from openai.types import Batch
 
-from gateway.settings import Settings, SettingsError
+from gateway.section import SettingsError
+from gateway.settings import Settings
 from gateway.vocabulary import Outcome
 from tests.builders import MODEL, a_get, a_post
 from tests.house import RunningHouse, a_sim, run, running_house, until
