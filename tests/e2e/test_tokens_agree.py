@@ -138,6 +138,7 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Renderer]:
     port = free_port()
     command = [kit.python, "-c", RENDERER, "--model", str(folder)]
     command += ["--served-model-name", CHAT, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     engine = EngineSettings(choice.kind, str(folder), CHAT, port, offline=True)
     more = environment(engine)
     output = tmp_path_factory.mktemp("renderer") / "log"
