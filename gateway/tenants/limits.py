@@ -28,14 +28,6 @@ DAY_S: Final = 86_400
 ROUNDING: Final = 1e-6  # of a token: who waits for as long as it was told finds what it came for
 LEARNING: Final = 0.1  # weight of the last stay in the mean
 
-_REQUESTS: Final = (
-    b"x-ratelimit-limit-requests: %d\r\n"
-    b"x-ratelimit-remaining-requests: %d\r\n"
-    b"x-ratelimit-reset-requests: %dms"
-)
-_TOKENS: Final = _REQUESTS.replace(b"requests", b"tokens")
-_BOTH: Final = _REQUESTS + b"\r\n" + _TOKENS
-
 
 class Limits(msgspec.Struct, frozen=True):
     """What is allowed; None allows any amount."""
@@ -52,16 +44,22 @@ class Bucket:
     `level` is that of the last look; what was given back since may for now stand above the brim.
     """
 
-    __slots__ = ("_at", "_per_s", "capacity", "level")
+    __slots__ = ("_at", "_lines", "_per_s", "_what", "capacity", "level")
 
-    def __init__(self, capacity: int, now: Seconds) -> None:
+    def __init__(self, what: str, capacity: int, now: Seconds) -> None:
+        self._what = what  # requests or tokens
+        self._lines = (
+            f"x-ratelimit-limit-{what}: {capacity}\r\n"
+            f"x-ratelimit-remaining-{what}: %d\r\n"
+            f"x-ratelimit-reset-{what}: %dms"
+        ).encode()
         self.capacity = capacity
         self.level = float(capacity)
         self._per_s = capacity / MINUTE_S
         self._at = now
 
     def __repr__(self) -> str:
-        return f"<Bucket {self.level:.1f} of {self.capacity}>"
+        return f"<Bucket of {self._what}: {self.level:.1f} of {self.capacity}>"
 
     def wait_s(self, amount: int, now: Seconds) -> Seconds:
         """How long until `amount`, at most the capacity, may be had; 0.0 if it may be now."""
@@ -83,14 +81,16 @@ class Bucket:
         if capacity is None:
             return None
         self.wait_s(0, now)
-        made = Bucket(capacity, now)
+        made = Bucket(self._what, capacity, now)
         made.level = capacity - (self.capacity - self.level)
         return made
 
-    def numbers(self) -> tuple[int, int, int]:
-        """The limit, what is left of it, and how many ms until all of it is there again."""
-        level, capacity = min(int(self.level), self.capacity), self.capacity
-        return capacity, max(level, 0), (capacity - level) * MINUTE_MS // capacity
+    def lines(self) -> bytes:
+        """Header lines: the limit, what is left of it, how long until all of it is there again."""
+        level, capacity = int(self.level), self.capacity
+        level = min(level, capacity)
+        reset_ms = (capacity - level) * MINUTE_MS // capacity
+        return self._lines % (level if level > 0 else 0, reset_ms)
 
 
 class Day:
@@ -150,8 +150,8 @@ class Allowance:
         self.settled: Tokens = 0
         self.returned: Tokens = 0
         self._stay_s = 1.0  # mean time of a request
-        self._requests = _bucket(limits.requests_per_minute, now)
-        self._tokens = _bucket(limits.tokens_per_minute, now)
+        self._requests = _bucket("requests", limits.requests_per_minute, now)
+        self._tokens = _bucket("tokens", limits.tokens_per_minute, now)
         self._day = None if limits.tokens_per_day is None else Day(limits.tokens_per_day)
 
     def __repr__(self) -> str:
@@ -241,8 +241,17 @@ class Allowance:
         if limits == self.limits:
             return
         self.limits = limits
-        self._requests = _resized(self._requests, limits.requests_per_minute, now)
-        self._tokens = _resized(self._tokens, limits.tokens_per_minute, now)
+        requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
+        self._requests = (
+            _bucket("requests", requests, now)
+            if self._requests is None
+            else self._requests.resized(requests, now)
+        )
+        self._tokens = (
+            _bucket("tokens", tokens, now)
+            if self._tokens is None
+            else self._tokens.resized(tokens, now)
+        )
         if limits.tokens_per_day is None:
             self._day = None
         elif self._day is None:
@@ -251,22 +260,17 @@ class Allowance:
             self._day.limit = limits.tokens_per_day
 
     def lines(self) -> tuple[bytes, ...]:
-        """What a response's head says of the buckets, by the names OpenAI's clients know: the
-        limit, what is left of it, and how long until all of it is there again.
+        """What a response's head says of the buckets, by the names OpenAI's clients know.
 
         As of the last reservation, made or refused.
         """
         requests, tokens = self._requests, self._tokens
         if requests is None:
-            return () if tokens is None else (_TOKENS % tokens.numbers(),)
+            return () if tokens is None else (tokens.lines(),)
         if tokens is None:
-            return (_REQUESTS % requests.numbers(),)
-        return (_BOTH % (requests.numbers() + tokens.numbers()),)
+            return (requests.lines(),)
+        return requests.lines(), tokens.lines()
 
 
-def _bucket(capacity: int | None, now: Seconds) -> Bucket | None:
-    return None if capacity is None else Bucket(capacity, now)
-
-
-def _resized(bucket: Bucket | None, capacity: int | None, now: Seconds) -> Bucket | None:
-    return _bucket(capacity, now) if bucket is None else bucket.resized(capacity, now)
+def _bucket(what: str, capacity: int | None, now: Seconds) -> Bucket | None:
+    return None if capacity is None else Bucket(what, capacity, now)

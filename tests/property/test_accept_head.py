@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.accept.head import REQUEST_ID, read_head
+from gateway.accept.head import REQUEST_ID, read_head, reading
 
 HOP_BY_HOP = (
     b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade",
@@ -38,3 +38,22 @@ def test_there_is_always_exactly_one_good_request_id(given_ids: list[bytes]) -> 
         assert head.request_id == given_ids[0]
     else:
         assert head.request_id in (b"new", b",".join(given_ids))
+
+
+@given(st.lists(st.tuples(names, values), max_size=8), connections, st.booleans())
+def test_a_key_that_is_for_us_is_read_and_reaches_no_replica(
+    fields: list[tuple[bytes, bytes]], named: list[bytes], forwards: bool
+) -> None:
+    fields = [field for field in fields if field[0] not in (b"connection", b"authorization")]
+    key, connection = (b"authorization", b"Bearer k"), (b"connection", b", ".join(named))
+    how = reading(keys=True, forwards_keys=forwards)
+    head = read_head([connection, *fields, key], "1.1", b"new", how)
+    plain = read_head([connection, *fields], "1.1", b"new")
+    assert head.fields[b"authorization"] == b"Bearer k"
+    lines = head.forwarded.split(b"\r\n")
+    assert (b"authorization: Bearer k" in lines) is forwards
+    assert [line for line in lines if line != b"authorization: Bearer k"] == (
+        plain.forwarded.split(b"\r\n")
+    )
+    twice = read_head([key, key], "1.1", b"new", reading(keys=True, forwards_keys=False))
+    assert twice.fields[b"authorization"] == b"Bearer k,Bearer k"  # nobody's key

@@ -123,7 +123,7 @@ steps = st.lists(
 def test_a_bucket_is_as_full_as_the_sum_of_all_that_happened(
     capacity: int, steps: list[tuple[int, int, int]]
 ) -> None:
-    bucket, model = Bucket(capacity, 0.0), Model(capacity)
+    bucket, model = Bucket("tokens", capacity, 0.0), Model(capacity)
     now = 0.0
     for ticks, asked, used in steps:
         now += ticks * TICK
