@@ -19,6 +19,7 @@ import msgspec
 from gateway.accept.amend import amended
 from gateway.accept.reply import error_reply
 from gateway.errors import Bug, ClosedBeforeReply
+from gateway.tenants.tenancy import CLASS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -53,19 +54,19 @@ class Errand:
 
     __slots__ = (
         "_live", "_parts", "_task", "body", "error", "forwarded", "has_started", "notes",
-        "received_at", "replica", "request_id", "route", "source", "status",
+        "on_behalf_of", "received_at", "replica", "request_id", "route", "source", "status",
     )  # fmt: skip
 
     takes_chunks: Final = False
     paused_since: Final[Seconds | None] = None
     content_type: Final = b"application/json"
-    on_behalf_of: Final = ""  # nobody's in particular: our own
-    fields: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+    fields: Final[Mapping[bytes, bytes]] = MappingProxyType({CLASS: b"batch"})  # nobody is waiting
 
     def __init__(
         self, live: Live, route: Route, body: bytes, request_id: bytes, received_at: Seconds
     ) -> None:
         self._live = live
+        self.on_behalf_of = ""  # a tenant's name, or nobody's in particular
         self.route = route
         self.body = body
         self.request_id = request_id
@@ -150,7 +151,9 @@ class Errands:
         self._id_prefix = f"errand-{secrets.token_hex(4)}-"
         self._ids = itertools.count(1)
 
-    def new(self, route: Route, body: bytes) -> Errand:
-        """One that has not begun."""
+    def new(self, route: Route, body: bytes, on_behalf_of: str = "") -> Errand:
+        """One that has not begun; counted against the limits of the tenant it is for."""
         request_id = f"{self._id_prefix}{next(self._ids):x}".encode()
-        return Errand(self._live, route, body, request_id, self._clock())
+        made = Errand(self._live, route, body, request_id, self._clock())
+        made.on_behalf_of = on_behalf_of
+        return made

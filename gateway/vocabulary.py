@@ -77,6 +77,9 @@ class Tenant:
         return self.models is None or model in self.models
 
 
+TENANT: Final = "headrace.tenant"
+"""Where a handler of the control app finds, in its scope, the Tenant whose request it has."""
+
 ANYBODY: Final = Tenant("")
 """Whoever asks where nobody is asked who they are."""
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from gateway.accept.models import model_document, models_document
 from gateway.accept.reply import error_reply
 from gateway.errors import Bug, GatewayError, MethodNotAllowed, UnknownModel, UnknownPath
-from gateway.vocabulary import ROUTES, ModelName
+from gateway.vocabulary import ROUTES, TENANT, ModelName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from gateway.vocabulary import ModelCard, Tenant
 
-
-TENANT: Final = "headrace.tenant"
-"""Where a handler finds in its scope whose request it has."""
 
 _KEYED: Final = ("/v1/", "/debug/")
 

@@ -58,7 +58,7 @@ class Errand(Protocol):
 class Sender(Protocol):
     """Makes requests of our own."""
 
-    def new(self, route: Route, body: bytes) -> Errand: ...
+    def new(self, route: Route, body: bytes, on_behalf_of: str) -> Errand: ...
 
 
 class Fleet(Protocol):
@@ -73,6 +73,10 @@ class Owner(Protocol):
 
     @property
     def route(self) -> Route: ...
+    @property
+    def tenant(self) -> str:
+        """On whose behalf they are sent; empty for nobody's in particular."""
+
     @property
     def is_behind(self) -> bool:
         """It has more results than it has written down: no new line until it has caught up."""
@@ -211,7 +215,7 @@ class Dispatcher:
     async def _fly(self, queue: _Queue, flight: _Flight, key: int) -> None:
         try:
             body = await flight.owner.body(flight.line)
-            flight.errand = self._sender.new(flight.owner.route, body)
+            flight.errand = self._sender.new(flight.owner.route, body, flight.owner.tenant)
             answer = await flight.errand.run()
             self._landed(queue, flight, answer)
         except asyncio.CancelledError:

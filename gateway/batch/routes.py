@@ -20,6 +20,7 @@ from gateway.batch.lines import ENDPOINTS
 from gateway.batch.nouns import Batch, File
 from gateway.batch.upload import Upload
 from gateway.errors import BodyTooLarge, ClientGone, InvalidRequest
+from gateway.vocabulary import TENANT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.batch.files import Draft
     from gateway.batch.service import Batches
     from gateway.settings import BatchSettings
+    from gateway.vocabulary import Tenant
 
 _FILES_PATH: Final = "/v1/files"
 _FORM_BYTES: Final = 64 * 1024  # what a form may be beside its file
@@ -77,7 +79,14 @@ class _FileRoutes:
         is_whole = False
         try:
             await self._receive(request, upload, draft)
-            file = File(file_id, desk.wall(), draft.size, upload.filename, upload.purpose())
+            file = File(
+                file_id,
+                desk.wall(),
+                draft.size,
+                upload.filename,
+                upload.purpose(),
+                _tenant(request),
+            )
             await desk.blocking(draft.keep)
             is_whole = True
         finally:
@@ -106,7 +115,12 @@ class _FileRoutes:
         limit, desk = _limit(request, 10_000, 10_000), self._desk
         after, purpose = request.query_params.get("after"), request.query_params.get("purpose")
         found: list[File] = await desk.blocking(
-            desk.store.files, purpose, after, limit + 1, ascending=order == "asc"
+            desk.store.files,
+            purpose,
+            after,
+            limit + 1,
+            ascending=order == "asc",
+            tenant=_tenant(request),
         )
         documents = [file_document(file) for file in found[:limit]]
         return _json(page(documents, has_more=len(found) > limit))
@@ -118,7 +132,7 @@ class _FileRoutes:
     async def delete(self, request: Request) -> Response:
         """Forget it, then remove its bytes."""
         desk, file_id = self._desk, request.path_params["file_id"]
-        await desk.blocking(desk.store.remove_file, file_id)
+        await desk.blocking(desk.store.remove_file, file_id, _tenant(request))
         await desk.blocking(desk.files.remove, file_id)
         return _json({"id": file_id, "object": "file", "deleted": True})
 
@@ -142,7 +156,7 @@ class _FileRoutes:
 
     async def _file(self, request: Request) -> File:
         file: File = await self._desk.blocking(
-            self._desk.store.file, request.path_params["file_id"]
+            self._desk.store.file, request.path_params["file_id"], _tenant(request)
         )
         return file
 
@@ -171,6 +185,7 @@ class _BatchRoutes:
             metadata=asked.metadata,
             created_at=now,
             expires_at=now + seconds,
+            tenant=_tenant(request),
         )
         await desk.blocking(desk.store.add_batch, batch)
         desk.wake()
@@ -180,7 +195,7 @@ class _BatchRoutes:
         """Newest first."""
         limit, desk = _limit(request, 20, 100), self._desk
         found: list[Batch] = await desk.blocking(
-            desk.store.batches, request.query_params.get("after"), limit + 1
+            desk.store.batches, request.query_params.get("after"), limit + 1, _tenant(request)
         )
         documents = [batch_document(batch) for batch in found[:limit]]
         return _json(page(documents, has_more=len(found) > limit))
@@ -188,16 +203,23 @@ class _BatchRoutes:
     async def retrieve(self, request: Request) -> Response:
         """How far it is."""
         desk = self._desk
-        batch = await desk.blocking(desk.store.batch, request.path_params["batch_id"])
+        batch_id = request.path_params["batch_id"]
+        batch = await desk.blocking(desk.store.batch, batch_id, _tenant(request))
         return _json(batch_document(batch))
 
     async def cancel(self, request: Request) -> Response:
         """Stop it; what has been answered by then is in its files."""
         desk = self._desk
         batch_id = request.path_params["batch_id"]
-        batch = await desk.blocking(desk.store.cancel, batch_id, desk.wall())
+        batch = await desk.blocking(desk.store.cancel, batch_id, desk.wall(), _tenant(request))
         desk.wake()
         return _json(batch_document(batch))
+
+
+def _tenant(request: Request) -> str:
+    """Whose request it is, by name."""
+    tenant: Tenant = request.scope[TENANT]
+    return tenant.name
 
 
 def _creation(body: bytes) -> _Creation:

@@ -42,6 +42,7 @@ files: Final = Table(
     Column("size", BigInteger, nullable=False),
     Column("filename", Text, nullable=False),
     Column("purpose", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
 )
 
 batches: Final = Table(
@@ -68,6 +69,7 @@ batches: Final = Table(
     Column("total", Integer, nullable=False),
     Column("completed", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
+    Column("tenant", Text, nullable=False),
     Column("fence", BigInteger, nullable=False),  # goes up by one with every claim
     Column("lease_until", Double, nullable=False),
     Index("headrace_batches_by_status", "status", "created_at"),

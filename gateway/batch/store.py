@@ -7,6 +7,8 @@ one transaction: a crash is before it or after it.
 
 Leases are timed by the gateways' own clocks: a wrong clock costs repeated work, nothing else.
 All of it blocks: it is called from threads.
+
+What is asked for on behalf of a `tenant` is found among its own only; without, among everybody's.
 """
 
 from __future__ import annotations
@@ -54,27 +56,33 @@ class Store:
         with self._engine.begin() as connection:
             _put_file(connection, file)
 
-    def file(self, file_id: str) -> File:
+    def file(self, file_id: str, tenant: str | None = None) -> File:
         """Raises UnknownFile."""
         with self._reader.begin() as connection:
-            return _file(connection, file_id)
+            return _file(connection, file_id, tenant)
 
     def files(
-        self, purpose: str | None, after: str | None, limit: int, *, ascending: bool
+        self,
+        purpose: str | None,
+        after: str | None,
+        limit: int,
+        *,
+        ascending: bool,
+        tenant: str | None = None,
     ) -> list[File]:
         """Up to `limit` after the one called `after`. Raises UnknownFile if there is none."""
-        query = select(files)
+        query = _of(select(files), files, tenant)
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         with self._reader.begin() as connection:
-            cursor = None if after is None else _file(connection, after)
+            cursor = None if after is None else _file(connection, after, tenant)
             query = _page(query, files, cursor, limit, ascending=ascending)
             return [File(**row._mapping) for row in connection.execute(query)]
 
-    def remove_file(self, file_id: str) -> None:
+    def remove_file(self, file_id: str, tenant: str | None = None) -> None:
         """Forget a file. Raises UnknownFile, or FileInUse while a batch needs it."""
         with self._engine.begin() as connection:
-            _file(connection, file_id)
+            _file(connection, file_id, tenant)
             needed = select(batches.c.id).where(
                 batches.c.input_file_id == file_id, batches.c.status.in_(LIVE)
             )
@@ -85,29 +93,31 @@ class Store:
     # Batches, as clients see them
 
     def add_batch(self, batch: Batch) -> None:
-        """A new one. Raises UnknownFile if its input is not there."""
+        """A new one. Raises UnknownFile if its tenant has no such input."""
         with self._engine.begin() as connection:
-            _file(connection, batch.input_file_id)
+            _file(connection, batch.input_file_id, batch.tenant)
             fields = msgspec.structs.asdict(batch)
             fields["metadata"] = _json(batch.metadata)
             fields["problems"] = _json(batch.problems)
             connection.execute(insert(batches).values(**fields, fence=0, lease_until=0.0))
 
-    def batch(self, batch_id: str) -> Batch:
+    def batch(self, batch_id: str, tenant: str | None = None) -> Batch:
         """Raises UnknownBatch."""
         with self._reader.begin() as connection:
-            return _batch(connection, batch_id)
+            return _batch(connection, batch_id, tenant)
 
-    def batches(self, after: str | None, limit: int) -> list[Batch]:
+    def batches(self, after: str | None, limit: int, tenant: str | None = None) -> list[Batch]:
         """Up to `limit`, the newest first, after the one called `after`. Raises UnknownBatch."""
+        query = _of(select(batches), batches, tenant)
         with self._reader.begin() as connection:
-            cursor = None if after is None else _batch(connection, after)
-            query = _page(select(batches), batches, cursor, limit, ascending=False)
+            cursor = None if after is None else _batch(connection, after, tenant)
+            query = _page(query, batches, cursor, limit, ascending=False)
             return [_as_batch(row) for row in connection.execute(query)]
 
-    def cancel(self, batch_id: str, now: float) -> Batch:
+    def cancel(self, batch_id: str, now: float, tenant: str | None = None) -> Batch:
         """Ask that it be cancelled; again, and nothing changes. Raises UnknownBatch, BatchEnded."""
         with self._engine.begin() as connection:
+            _batch(connection, batch_id, tenant)
             connection.execute(
                 update(batches)
                 .where(
@@ -292,15 +302,21 @@ def _put_file(connection: Connection, file: File) -> None:
     connection.execute(insert(files).values(**msgspec.structs.asdict(file)))
 
 
-def _file(connection: Connection, file_id: str) -> File:
-    row = connection.execute(select(files).where(files.c.id == file_id)).first()
+def _of(query: Select[Any], table: Table, tenant: str | None) -> Select[Any]:
+    return query if tenant is None else query.where(table.c.tenant == tenant)
+
+
+def _file(connection: Connection, file_id: str, tenant: str | None = None) -> File:
+    query = _of(select(files), files, tenant).where(files.c.id == file_id)
+    row = connection.execute(query).first()
     if row is None:
         raise UnknownFile(f"There is no file `{file_id[:100]}`.")
     return File(**row._mapping)
 
 
-def _batch(connection: Connection, batch_id: str) -> Batch:
-    row = connection.execute(select(batches).where(batches.c.id == batch_id)).first()
+def _batch(connection: Connection, batch_id: str, tenant: str | None = None) -> Batch:
+    query = _of(select(batches), batches, tenant).where(batches.c.id == batch_id)
+    row = connection.execute(query).first()
     if row is None:
         raise UnknownBatch(f"There is no batch `{batch_id[:100]}`.")
     return _as_batch(row)

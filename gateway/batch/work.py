@@ -76,6 +76,11 @@ class Work:
         return ENDPOINTS[self.batch.endpoint]
 
     @property
+    def tenant(self) -> str:
+        """On whose behalf they are sent."""
+        return self.batch.tenant
+
+    @property
     def is_behind(self) -> bool:
         """More results than are allowed to be lost."""
         return len(self._results) + self._committing >= MOST_RESULTS
@@ -203,7 +208,14 @@ class Work:
                 await desk.blocking(draft.discard)
         now = desk.wall()
         made = {
-            kind: File(draft.file_id, now, draft.size, f"{batch.id}_{kind}.jsonl", "batch_output")
+            kind: File(
+                draft.file_id,
+                now,
+                draft.size,
+                f"{batch.id}_{kind}.jsonl",
+                "batch_output",
+                batch.tenant,
+            )
             for kind, draft in drafts.items()
         }
         end = Status.EXPIRED if left else Status.COMPLETED

@@ -43,7 +43,7 @@ class Salter:
             text = ""
         if not text:
             raise InvalidRequest("`cache_salt` must be a non-empty string.", param="cache_salt")
-        return self._salt(b"own\0" + text.encode())
+        return self._salt(text.encode())
 
     def _salt(self, what: bytes) -> bytes:
         made = base64.urlsafe_b64encode(hmac.digest(self._key, what, "sha256"))

@@ -114,6 +114,14 @@ class Caller:
         return _FREE
 
 
+def anybody(client: Client) -> Caller:
+    """Nobody in particular. Raises InvalidRequest for a class or deadline that is none."""
+    fields = client.fields
+    if CLASS not in fields and DEADLINE not in fields:
+        return _ANYBODY
+    return Caller(_lowered(_ANYBODIES, fields), None, _deadline(fields, client.received_at))
+
+
 class Strangers:
     """Everybody, where there are no keys."""
 
@@ -125,11 +133,7 @@ class Strangers:
 
     def identify(self, client: Client) -> Caller:
         """Anybody. Raises InvalidRequest for a class or deadline that is none."""
-        fields = client.fields
-        if CLASS not in fields and DEADLINE not in fields:
-            return _ANYBODY
-        tenant = _lowered(_ANYBODIES, fields)
-        return Caller(tenant, None, _deadline(fields, client.received_at))
+        return anybody(client)
 
     def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:
         """Who sends a head with these fields."""
@@ -199,7 +203,7 @@ class Tenancy:
         elif name:
             member = self._named(name)
         else:
-            return _ANYBODY
+            return anybody(client)
         tenant = member.views[0] if CLASS not in fields else _lowered(member.views, fields)
         deadline = None if DEADLINE not in fields else _deadline(fields, client.received_at)
         if member.salter is not None:

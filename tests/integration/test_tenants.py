@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 import yaml
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from gateway.tenants.keys import ID_BYTES, SECRET_BYTES, digest, new_key
 from gateway.vocabulary import Outcome
@@ -47,6 +47,7 @@ async def keyed_house(
     replicas: Sequence[Behind] | None = None,
     *,
     access_log: str = "off",
+    with_batches: bool = False,
     **tenants: Any,
 ) -> AsyncIterator[RunningHouse]:
     path = folder / "tenants.yaml"
@@ -54,6 +55,7 @@ async def keyed_house(
     settings = {
         "tenants": {"path": str(path), "reload_every_s": 0.05, **tenants},
         "account": {"access_log": access_log},
+        "batch": {"folder": str(folder / "batches")} if with_batches else {},
     }
     async with running_house(settings, replicas) as running:
         yield running
@@ -62,7 +64,12 @@ async def keyed_house(
 
 @asynccontextmanager
 async def a_client(running: RunningHouse, key: str = ACME.key) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=running.url + "/v1", api_key=key, max_retries=0) as client:
+    async with AsyncOpenAI(
+        base_url=running.url + "/v1",
+        api_key=key,
+        max_retries=0,
+        http_client=DefaultAsyncHttpxClient(trust_env=False),
+    ) as client:
         yield client
 
 
@@ -122,7 +129,13 @@ def test_limits_are_told_and_kept(tmp_path: Path) -> None:
         document = a_document({"requests_per_minute": 2, "tokens_per_minute": 6000})
         async with keyed_house(tmp_path, document) as running, a_client(running) as client:
             create = client.chat.completions.with_raw_response.create
-            first = await create(model=MODEL, messages=HELLO, max_tokens=5)
+            first = await create(
+                model=MODEL,
+                messages=HELLO,
+                max_tokens=5,
+                extra_headers={"X-Headrace-Explain": "1"},
+            )
+            assert "reason=" in first.headers["x-headrace-decision"]
             assert first.headers["x-ratelimit-limit-requests"] == "2"
             assert first.headers["x-ratelimit-remaining-requests"] == "1"
             assert int(first.headers["x-ratelimit-reset-requests"].removesuffix("ms")) <= 30_000
@@ -283,6 +296,56 @@ def test_tenants_share_no_cached_prompt_once_they_are_kept_apart(tmp_path: Path)
     async def law() -> None:
         assert await cached(isolate=False) > 100
         assert await cached(isolate=True) == 0
+
+    run(law())
+
+
+def test_files_and_batches_are_their_tenant_s_alone(tmp_path: Path) -> None:
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/chat/completions",
+         "body": {"model": MODEL, "messages": HELLO, "max_tokens": 3}}
+        for name in ("a", "b")
+    ]  # fmt: skip
+    content = "\n".join(json.dumps(line) for line in lines).encode()
+
+    async def law() -> None:
+        document = a_document({"isolate_cache": True}, {"name": "other"})
+        async with (
+            keyed_house(tmp_path, document, with_batches=True) as running,
+            a_client(running) as acme,
+            a_client(running, OTHER.key) as other,
+            a_client(running, "hr-nobody") as nobody,
+        ):
+            file = await acme.files.create(file=("in.jsonl", content), purpose="batch")
+            batch = await acme.batches.create(
+                input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+            while batch.status != "completed":
+                await asyncio.sleep(0.02)
+                batch = await acme.batches.retrieve(batch.id)
+            assert batch.output_file_id is not None
+            assert len((await acme.files.content(batch.output_file_id)).text.splitlines()) == 2
+            allowance = running.house.members["acme"].allowance
+            assert (allowance.admitted, allowance.open) == (2, 0)
+            assert allowance.settled > 6
+
+            assert [one.id async for one in other.files.list()] == []
+            assert [one.id async for one in other.batches.list()] == []
+            for attempt in (
+                other.files.retrieve(file.id),
+                other.files.content(batch.output_file_id),
+                other.files.delete(file.id),
+                other.batches.retrieve(batch.id),
+                other.batches.cancel(batch.id),
+                other.batches.create(
+                    input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+                ),
+            ):
+                with pytest.raises(openai.NotFoundError):
+                    await attempt
+            with pytest.raises(openai.AuthenticationError):
+                await nobody.files.create(file=("in.jsonl", content), purpose="batch")
+            assert len([one async for one in acme.files.list()]) == 2
 
     run(law())
 

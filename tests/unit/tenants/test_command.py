@@ -73,6 +73,12 @@ def test_what_cannot_be_used_is_left_as_it_is(
     assert "name" in err
     assert path.read_text() == "tenants: []"
     assert [each.name for each in tmp_path.iterdir()] == ["tenants.yaml"]
+    orphan = f"keys: [{{id: hr-1, tenant: gone, sha256: {'a' * 64}}}]"
+    path.write_text(orphan)
+    code, out, err = keys(capsys, "create", "--tenant", "acme", "--path", str(path))
+    assert (code, out) == (2, "")
+    assert "gone" in err
+    assert path.read_text() == orphan
     assert keys(capsys, "list", "--path", str(tmp_path / "no" / "folder"))[0] == 0
     missing = str(tmp_path / "no" / "folder")
     assert keys(capsys, "create", "--tenant", "acme", "--path", missing)[0] == 2
@@ -84,4 +90,5 @@ def test_files_of_a_mounted_secret_are_read_and_hidden_ones_are_not(tmp_path: Pa
     (tmp_path / "..data").symlink_to("..2026")
     (tmp_path / "keys").symlink_to("..data/keys")
     (tmp_path / "keys~").write_text("nonsense: 1")
+    (tmp_path / ".keys-half").write_text("nonsense: 1")
     assert read_files(tmp_path) == {"keys": b"keys: []"}

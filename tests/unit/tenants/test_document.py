@@ -82,7 +82,7 @@ def test_whatever_is_wrong_is_named(documents: list[dict[str, Any]], told: str) 
 def test_what_is_not_yaml_is_not_quoted(end: str) -> None:
     with pytest.raises(SettingsError) as refused:
         read_documents({"keys.yaml": f"salt_secret: {SECRET}{end}".encode()})
-    assert SECRET not in str(refused.value)
+    assert SECRET[:5] not in str(refused.value)
     assert str(refused.value.__cause__) == "None"
     assert "keys.yaml" in str(refused.value)
 

@@ -83,6 +83,8 @@ def test_an_errand_is_served_on_behalf_of_its_tenant(clock: ManualClock) -> None
     assert (caller.tenant.name, caller.key_id) == ("acme", None)
     assert "cache_salt" in client.amended
     assert tenancy.identify(Asking({}, on_behalf_of="")).tenant is ANYBODY
+    client = Asking({b"x-headrace-class": b"batch"}, on_behalf_of="")
+    assert tenancy.identify(client).tenant.service_class is ServiceClass.BATCH
     with pytest.raises(InvalidKey):
         tenancy.identify(Asking({}, on_behalf_of="gone"))
 
