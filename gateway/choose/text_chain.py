@@ -30,8 +30,8 @@ def _marks() -> tuple[int, ...]:
 MARKS: Final = _marks()
 """Bytes from the beginning, ascending; what is longer than the last is told apart by then."""
 
-AT_FIRST, AT_ONCE = 1, 8
-"""Marks hashed together: one, and more once it is known to somebody."""
+AT_ONCE: Final = 8
+"""Marks hashed together at the least, once the first is known to somebody."""
 
 
 class Prompt:

@@ -19,7 +19,7 @@ from typing import Final
 
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import ChainKey
-from gateway.choose.text_chain import AT_FIRST, AT_ONCE, MARKS, Prompt
+from gateway.choose.text_chain import AT_ONCE, MARKS, Prompt
 from gateway.vocabulary import Tokens
 
 LEAST_SHARE: Final = 1 / 64
@@ -145,27 +145,28 @@ class TextIndex:
         walk = Walk()
         path, get, hashes = walk.path, self._beginnings.get, prompt.hashes
         believed = pending = -1  # bits of those that were given all so far
-        while True:
-            depth = len(path)
-            if depth == len(hashes) and not prompt.more(AT_FIRST if not depth else AT_ONCE):
-                break
+        depth = 0
+        while depth < len(hashes) or prompt.more(max(AT_ONCE, depth // 2) if depth else 1):
             beginning = get(hashes[depth])
             if beginning is None:
                 break
-            if beginning.believed & believed != believed:
+            here = beginning.believed
+            if here & believed != believed:
                 if depth:
-                    walk.believed.append((believed & ~beginning.believed, depth))
-                believed &= beginning.believed
-            if beginning.pending & pending != pending:
-                if depth and pending & ~beginning.pending:
-                    walk.pending.append((pending & ~beginning.pending, depth))
-                pending &= beginning.pending
+                    walk.believed.append((believed & ~here, depth))
+                believed &= here
+            here = beginning.pending
+            if here & pending != pending:
+                if depth:
+                    walk.pending.append((pending & ~here, depth))
+                pending &= here
             path.append(beginning)
+            depth += 1
             if beginning.lesson is not None:
-                walk.learnt = depth + 1
-        if path:
-            walk.believed.append((believed, len(path)))
-            walk.pending.append((pending, len(path)))
+                walk.learnt = depth
+        if depth:
+            walk.believed.append((believed, depth))
+            walk.pending.append((pending, depth))
         return walk
 
     def send(self, given: Given, hashes: Sequence[int], tokens_per_byte: float) -> None:
