@@ -19,6 +19,7 @@ from gateway.kv_cache import BlockHash
 SHARDS: Final = 1024
 SHIFT: Final = 54  # the high bits of 64: a dict finds its slots by the low ones
 GPU: Final = "GPU"
+MOST_MEDIA: Final = 8  # names of media come from engines; what is told of further ones is ignored
 
 Shards = list[dict[BlockHash, int]]
 Changes = list[tuple[str, BlockHash, bool]]
@@ -71,6 +72,8 @@ class BlockIndex:
     ) -> None:
         """One more copy of each."""
         shards = self._medium(medium)
+        if shards is None:
+            return
         held = 0
         for block in blocks:
             shard = shards[block >> SHIFT]
@@ -93,6 +96,8 @@ class BlockIndex:
     ) -> None:
         """Each is there, in at least one copy: those that were known stay as they are."""
         shards = self._medium(medium)
+        if shards is None:
+            return
         missing = [block for block in blocks if not shards[block >> SHIFT].get(block, 0) & bit]
         self.add(bit, medium, dict.fromkeys(missing), changes)
 
@@ -177,9 +182,9 @@ class BlockIndex:
                     self._sweeping ^= bit
                     self._free.append(bit)
 
-    def _medium(self, medium: str) -> Shards:
+    def _medium(self, medium: str) -> Shards | None:
         found = self.media.get(medium)
-        if found is None:
+        if found is None and len(self.media) < MOST_MEDIA:
             found = self.media[medium] = _shards()
         return found
 

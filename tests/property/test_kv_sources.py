@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.choose.block_hash import OURS, SHA256, SHA256_CBOR, Chain, Hasher, low64
-from gateway.choose.block_index import SHARDS, BlockIndex
+from gateway.choose.block_index import MOST_MEDIA, SHARDS, BlockIndex
 from gateway.choose.kv_source import KvSource
 from gateway.kv_cache import BlocksCleared, BlocksRemoved, BlocksStored, Certainty
 
@@ -185,3 +185,13 @@ def test_our_names_depend_on_all_that_came_before_and_on_salt_and_adapter() -> N
         chains.append(chain.hashes)
     assert len({name for chain in chains for name in chain}) == len(keys) * 4
     assert low64(OURS.digest(None, tokens[:SIZE], None)) == chains[0][0]
+
+
+def test_an_engine_cannot_fill_the_index_with_names_of_media() -> None:
+    source = KvSource(index := BlockIndex())
+    for at in range(100):
+        source.apply(
+            [BlocksStored(names(SHA256, PROMPTS[0]), None, PROMPTS[0], SIZE, f"disk {at}")]
+        )
+        source.apply([BlocksRemoved([1], f"tape {at}")])
+    assert len(index.media) == MOST_MEDIA
