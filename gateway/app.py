@@ -52,6 +52,7 @@ from gateway.vocabulary import ROUTES, Route
 
 if TYPE_CHECKING:
     from gateway.batch.service import Batches
+    from gateway.choose.shadow import Shadow
     from gateway.fleet.kv_ear import Heard
     from gateway.fleet.ledger import Replica
     from gateway.settings import AccountSettings, BatchSettings, Settings, TenantsSettings
@@ -143,6 +144,11 @@ class House:
     def connections(self) -> int:
         """Client connections."""
         return len(self.door.lanes)
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """The policy beside the live one, if there is one."""
+        return self.life.chooser.shadow
 
     @property
     def upstream_busy(self) -> int:

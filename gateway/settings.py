@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from gateway.section import Section, SettingsError, problems, read_document
-from gateway.vocabulary import EventSource, ModelName, ReplicaAddress, Role
+from gateway.vocabulary import EventSource, ModelName, ReplicaAddress, ReplicaId, Role
 
 
 def _canonical(url: str) -> str:
@@ -174,6 +174,11 @@ class ChooseSettings(Section):
     """Which replica."""
 
     policy: str = Field("least-work", description="`headrace gateway --help` lists them")
+    shadow: str | None = Field(
+        None,
+        description="a second policy that is asked about every request, without effect; metrics "
+        "compare what it would have found cached and how long prompts would have waited",
+    )
     cache_tokens: int = Field(
         1_000_000,
         gt=0,
@@ -187,7 +192,21 @@ class ChooseSettings(Section):
         "in tokens per second",
     )
     request_overhead_tokens: int = Field(
-        256, ge=0, description="what one running request costs others, in prompt tokens"
+        256,
+        ge=0,
+        description="least-work: what one running request costs others, in prompt tokens; "
+        "cache-aware: how many tokens it is expected to generate",
+    )
+    attention_tokens: int = Field(
+        50_000,
+        gt=0,
+        description="cache-aware: the context at which attention costs as much as all the rest of "
+        "a layer; about 50 000 for dense models, far more where most layers see a window",
+    )
+    prefill_rates: dict[ReplicaId, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="cache-aware: prompt tokens a second, by replica (host:port), where it is not "
+        "to be learnt",
     )
     sticky_sessions: bool = Field(
         False,

@@ -60,6 +60,30 @@ class Member(Protocol):
     def allowance(self) -> Allowance: ...
 
 
+class Side(Protocol):
+    """What one of two policies has come to."""
+
+    @property
+    def hit_tokens(self) -> int: ...
+    @property
+    def predicted_s(self) -> float: ...
+    @property
+    def busiest(self) -> int: ...
+
+
+class Shadow(Protocol):
+    """A policy beside the live one."""
+
+    @property
+    def decisions(self) -> int: ...
+    @property
+    def agreements(self) -> int: ...
+    @property
+    def live(self) -> Side: ...
+    @property
+    def shadow(self) -> Side: ...
+
+
 class Gateway(Protocol):
     """What is read beside the accounts."""
 
@@ -71,6 +95,8 @@ class Gateway(Protocol):
     def connections(self) -> int: ...
     @property
     def upstream_busy(self) -> int: ...
+    @property
+    def shadow(self) -> Shadow | None: ...
     @property
     def heard(self) -> Mapping[ReplicaId, Heard]: ...
     @property
@@ -168,6 +194,7 @@ class GatewayCollector(Collector):
         yield from self._replicas()
         yield from self._kv_events()
         yield from self._tenants()
+        yield from self._shadow()
 
     def _requests(self) -> Iterator[Metric]:
         accounts = self._accounts
@@ -304,6 +331,42 @@ class GatewayCollector(Collector):
             "New files of tenants that could not be used; the old ones stayed.",
             value=self._gateway.tenant_reload_failures,
         )
+
+    def _shadow(self) -> Iterator[Metric]:
+        """Nothing where no policy is in the shadow."""
+        shadow = self._gateway.shadow
+        if shadow is None:
+            return
+        yield CounterMetricFamily(
+            "gateway_shadow_decisions",
+            "Requests that both policies had a choice for.",
+            value=shadow.decisions,
+        )
+        yield CounterMetricFamily(
+            "gateway_shadow_agreements",
+            "Of those, the ones that both would have sent to the same replica.",
+            value=shadow.agreements,
+        )
+        hits = CounterMetricFamily(
+            "gateway_shadow_hit_tokens",
+            "Prompt tokens that each policy's own placements are believed to have cached.",
+            labels=("side",),
+        )
+        predicted = CounterMetricFamily(
+            "gateway_shadow_predicted_seconds",
+            "Predicted waiting and prefill of each policy's choices.",
+            labels=("side",),
+        )
+        busiest = GaugeMetricFamily(
+            "gateway_shadow_busiest_inflight_requests",
+            "The most requests in flight at any replica, had each policy had its way.",
+            labels=("side",),
+        )
+        for name, side in (("live", shadow.live), ("shadow", shadow.shadow)):
+            hits.add_metric((name,), side.hit_tokens)
+            predicted.add_metric((name,), side.predicted_s)
+            busiest.add_metric((name,), side.busiest)
+        yield from (hits, predicted, busiest)
 
 
 def registry(accounts: Accounts, gateway: Gateway) -> CollectorRegistry:

@@ -1,12 +1,8 @@
-"""Cache-aware choosing: every replica priced in predicted seconds, the least wins.
+"""Cache-aware choosing: every replica priced in predicted seconds (`price`), the least
+wins.
 
-    cost = wait + load + (u + overhead x running) / rate + PRICE x u / mean rate
-
-`wait` is how long the replica is busy with prefill it already owes, `u` the prompt tokens it does
-not hold, `load` how long it takes to bring in what it holds outside its GPU, `rate` what it
-prefills per second, learnt. The last term is what a cold prefill costs
-everybody behind it, in seconds of the mean replica; without it a pool near its limit gives affinity
-away and must prefill more for it. What a replica holds is asked of `Holdings`.
+How fast a replica is, and until when it is busy, is learnt (`Pace`); what it holds is asked of
+`Holdings`, and counted from dispatch on, so that siblings follow their leader.
 
 Trade-offs. Costs grow with the replicas that hold a part of the prompt, not with the pool: hashing
 stops when nobody holds more of it. Where engines publish no events, other gateways' dispatches and
@@ -17,6 +13,7 @@ costs what a miss costs, until responses that tell cached tokens have taught bet
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import expm1, inf
 from types import TracebackType
 from typing import Final, Self
 
@@ -25,9 +22,11 @@ import msgspec
 from gateway.choose.chooser import Choice, Claim
 from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Hits, Holdings
-from gateway.choose.pace import Pace
+from gateway.choose.pace import PRIOR_RATE_PER_S, Pace
+from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Footprint, Price, work
 from gateway.choose.text_chain import Prompt
-from gateway.kv_cache import Tokenised
+from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Tokenised
+from gateway.settings import ChooseSettings
 from gateway.vocabulary import (
     GenerationRequest,
     Prediction,
@@ -37,37 +36,139 @@ from gateway.vocabulary import (
     Tokens,
 )
 
-PRICE: Final = 4.0
-"""How dear uncached work is to the others, in multiples of its own time. Larger prices keep more
-affinity and herd on a hot prefix; docs/benchmarks has the comparison."""
+LOOK_EVERY_S: Final = 0.25
+"""How often it is looked who is busy, and what rates have become."""
+
+MOST_POOLS: Final = 256  # one for each model that is served, as a rule
+
+
+class Target:
+    """What is known of one replica, beside what it holds."""
+
+    __slots__ = ("_price", "busy", "congestion", "footprint", "pace")
+
+    def __init__(self, pace: Pace, price: Price) -> None:
+        self.pace = pace
+        self.footprint = Footprint()
+        self.busy = 0.0  # the share of late that it has spent on prefill
+        self.congestion = price.congestion(0.0)
+        self._price = price
+
+    def __repr__(self) -> str:
+        return f"<Target {self.pace!r} {self.footprint!r}, {self.busy:.2f} busy>"
+
+    def look(self, now: Seconds, weight: float) -> None:
+        """Is it busy now? `weight` of this look among those before."""
+        self.busy += weight * ((self.pace.wait_s(now) > 0.0 or self.pace.owed > 0) - self.busy)
+        self.congestion = self._price.congestion(self.busy)
+
+
+class Pool:
+    """Some replicas that are priced together, and what changes slowly between them.
+
+    `slopes` is what a token of work costs at each, own time and others'.
+    """
+
+    __slots__ = ("mean_s", "names", "replicas", "rows", "slopes", "targets")
+
+    def __init__(self, replicas: Sequence[ReplicaView], targets: list[Target]) -> None:
+        self.replicas = replicas
+        self.names = [one.id for one in replicas]
+        self.targets = targets
+        self.refresh()
+
+    def __repr__(self) -> str:
+        return f"<Pool of {len(self.targets)} replicas>"
+
+    def refresh(self) -> None:
+        """Rates have been learnt, or others have become busy.
+
+        The mean is one over the mean rate, not the mean of one over rates: one slow replica must
+        not make uncached work look dear to a pool that would hardly feel it.
+        """
+        rates = [each.pace.rate_per_s for each in self.targets]
+        self.mean_s = len(rates) / sum(rates)
+        self.slopes = [
+            1.0 / rate + each.congestion * self.mean_s
+            for rate, each in zip(rates, self.targets, strict=True)
+        ]
+        self.rows = [  # what is looked at for every request
+            (each.pace, each.footprint, slope)
+            for each, slope in zip(self.targets, self.slopes, strict=True)
+        ]
 
 
 class CacheAware:
-    """A scorer with a memory: it is told of every dispatch, first byte and end."""
+    """A scorer with a memory: it is told of every dispatch, first byte and end.
 
-    __slots__ = ("_overhead_tokens", "_paces", "_prompt", "holdings")
+    A `BlockListener`, too.
+    """
 
-    def __init__(self, overhead_tokens: Tokens, holdings: Holdings) -> None:
-        """`overhead_tokens`: what one running request slows others by, in prefilled tokens."""
-        self.holdings = holdings
-        self._overhead_tokens = overhead_tokens
-        self._paces: dict[ReplicaId, Pace] = {}
+    __slots__ = (
+        "_looked_at",
+        "_pools",
+        "_price",
+        "_prompt",
+        "_reuse",
+        "_settings",
+        "_targets",
+        "holdings",
+    )
+
+    def __init__(self, settings: ChooseSettings, price: Price | None = None) -> None:
+        self.holdings = Holdings(settings.cache_tokens, settings.load_tokens_per_s)
+        self._settings = settings
+        self._price = Price() if price is None else price
+        self._targets: dict[ReplicaId, Target] = {}
         self._prompt: Prompt | None = None  # the last one: it is priced, and then dispatched
+        self._pools: dict[int, Pool] = {}  # by identity of a tuple of replicas
+        self._looked_at: Seconds = -inf
+        self._reuse = 0.5  # how much of prompts is found cached
 
     def __repr__(self) -> str:
-        return f"<CacheAware {self._paces!r} {self.holdings!r}>"
+        return f"<CacheAware {self._targets!r} {self.holdings!r}>"
 
-    def pace(self, replica: ReplicaId) -> Pace:
-        """Of a replica; a new one is believed to be of ordinary pace."""
-        found = self._paces.get(replica)
+    def target(self, replica: ReplicaId) -> Target:
+        """What is known of a replica; a new one is believed to be as fast as the others."""
+        found = self._targets.get(replica)
         if found is None:
-            found = self._paces[replica] = Pace()
+            found = self._targets[replica] = Target(self._new_pace(replica), self._price)
         return found
+
+    def _new_pace(self, replica: ReplicaId) -> Pace:
+        pinned = self._settings.prefill_rates.get(replica)
+        if pinned is not None:
+            return Pace(pinned, is_pinned=True)
+        learnt = [each.pace.rate_per_s for each in self._targets.values() if each.pace.has_learnt]
+        return Pace(sum(learnt) / len(learnt) if learnt else PRIOR_RATE_PER_S)
 
     def forget(self, replica: ReplicaId) -> None:
         """It has left, or started anew."""
-        self._paces.pop(replica, None)
+        self._targets.pop(replica, None)
+        self._pools.clear()
         self.holdings.forget(replica)
+
+    # What engines say. A `BlockListener`
+
+    def described(self, replica: ReplicaId, facts: EngineFacts) -> None:
+        """More GPUs for one engine make it likely to be faster."""
+        self.holdings.described(replica, facts)
+        if facts.tensor_parallel is not None:
+            self.target(replica).pace.prior(PRIOR_RATE_PER_S * facts.tensor_parallel)
+
+    def apply(self, replica: ReplicaId, events: Sequence[BlockEvent]) -> None:
+        """See `Holdings`."""
+        self.holdings.apply(replica, events)
+
+    def retold(self, replica: ReplicaId) -> None:
+        """See `Holdings`."""
+        self.holdings.retold(replica)
+
+    def certainty(self, replica: ReplicaId, certainty: Certainty) -> None:
+        """See `Holdings`."""
+        self.holdings.certainty(replica, certainty)
+
+    # What is over, and what is learnt
 
     def tidy(self, now: Seconds) -> None:
         """To be called some times a second."""
@@ -86,34 +187,69 @@ class CacheAware:
         self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
     ) -> Priced:
         """In seconds; never negative. O(replicas + marks of the prompt that any of them holds)."""
-        names = [one.id for one in replicas]
-        paces = [self.pace(each) for each in names]
-        hits = self.holdings.hits(self._prompt_of(request), names)
-        # One over the mean rate, not the mean of one over rates: one slow replica must not make
-        # uncached work look dear to a pool that would hardly feel it.
-        mean_s = len(paces) / sum([pace.rate_per_s for pace in paces])
-        overhead = self._overhead_tokens
-        costs: list[float] = []
-        for at, replica in enumerate(replicas):
-            uncached, pace = hits.uncached(at), paces[at]
-            own_s = (uncached + overhead * replica.inflight_requests) / pace.rate_per_s
-            costs.append(pace.wait_s(now) + hits.load_s[at] + own_s + PRICE * uncached * mean_s)
-        return Priced(costs, replicas, paces, hits, self.holdings, now)
+        self._look(now)
+        pool = self._pool(replicas)
+        hits = self.holdings.hits(self._prompt_of(request), pool.names)
+        attention = self._settings.attention_tokens
+        cold = work(hits.prompt_tokens, hits.prompt_tokens, attention)  # where nothing is held
+        used_s = self._price.footprint * self._reuse * pool.mean_s
+        costs = [
+            (wait if (wait := pace.free_at - now) > 0.0 else 0.0)
+            + cold * slope
+            + used_s * footprint.tokens
+            for pace, footprint, slope in pool.rows
+        ]
+        if any(hits.tokens):
+            for at, held in enumerate(hits.tokens):
+                if held:
+                    saved = cold - work(hits.prompt_tokens, hits.uncached(at), attention)
+                    costs[at] += hits.load_s[at] - saved * pool.slopes[at]
+        return Priced(costs, pool, hits, self.holdings, now, attention)
+
+    def _pool(self, replicas: Sequence[ReplicaView]) -> Pool:
+        """A tuple of replicas is the same as long as it is the same object; a list may change."""
+        found = self._pools.get(id(replicas))
+        if found is not None and found.replicas is replicas:
+            return found
+        found = Pool(replicas, [self.target(one.id) for one in replicas])
+        if isinstance(replicas, tuple):
+            if len(self._pools) >= MOST_POOLS:
+                self._pools.clear()
+            self._pools[id(replicas)] = found
+        return found
+
+    def _look(self, now: Seconds) -> None:
+        passed_s = now - self._looked_at
+        if passed_s < LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        weight = -expm1(-passed_s / BUSY_S)
+        for target in self._targets.values():
+            target.look(now, weight)
+        for pool in self._pools.values():
+            pool.refresh()
 
     def dispatched(
         self, request: GenerationRequest, choice: Choice[ReplicaView], now: Seconds
     ) -> Claim:
         """It goes there: from now on the replica owes its prefill, and holds its prompt."""
         name = choice.replica.id
-        pace, prompt = self.pace(name), self._prompt_of(request)
-        uncached = self.holdings.hits(prompt, (name,)).uncached(0)
+        target, prompt = self.target(name), self._prompt_of(request)
+        hits = self.holdings.hits(prompt, (name,))
+        uncached = hits.uncached(0)
+        cold = work(hits.prompt_tokens, uncached, self._settings.attention_tokens)
+        found = hits.tokens[0] / max(hits.prompt_tokens, 1)
+        self._reuse += REUSE_WEIGHT * (found - self._reuse)
         dispatch = self.holdings.dispatched(prompt, name, now)
+        beginning = prompt.hashes[0] if prompt.hashes else 0
+        own = uncached + self._settings.request_overhead_tokens
+        use = Use(target.footprint, beginning, hits.tokens[0], uncached, own)
         self._prompt = None  # it is a view of the request's body
         if not request.stream:
-            pace.begin_unseen(uncached, now)
-            return Owed(pace, 0, dispatch, uncached)
-        pace.begin(uncached, now)
-        return Owed(pace, uncached, dispatch, uncached)
+            target.pace.begin_unseen(cold, now)
+            return Owed(target.pace, 0, use, dispatch)
+        target.pace.begin(cold, now)
+        return Owed(target.pace, cold, use, dispatch)
 
     def _prompt_of(self, request: GenerationRequest) -> Prompt:
         if self._prompt is None or self._prompt.request is not request:
@@ -125,41 +261,53 @@ class Priced(msgspec.Struct, frozen=True):
     """Costs in seconds, and what they were made of. A `Quote`."""
 
     costs: Sequence[float]
-    replicas: Sequence[ReplicaView]
-    paces: Sequence[Pace]
+    pool: Pool
     hits: Hits
     holdings: Holdings
     now: Seconds
+    attention_tokens: Tokens
 
     def prediction(self, index: int) -> Prediction:
         """As things were when it was priced."""
-        pace, name = self.paces[index], self.replicas[index].id
+        pace, name, hits = self.pool.targets[index].pace, self.pool.names[index], self.hits
+        cold = work(hits.prompt_tokens, hits.uncached(index), self.attention_tokens)
         return Prediction(
             name,
             self.costs[index],
-            hit_tokens=self.hits.tokens[index],
+            hit_tokens=hits.tokens[index],
             wait_s=pace.wait_s(self.now),
-            prefill_s=self.hits.uncached(index) / pace.rate_per_s,
+            prefill_s=cold / pace.rate_per_s,
             grade=self.holdings.grade(name),
         )
 
 
-class Owed:
-    """Prefill that a replica owes, and the hit it was predicted. A `Claim`.
+class Use(msgspec.Struct, frozen=True):
+    """What a running request has in use."""
 
-    `tokens` is 0 for a unary request: its first byte says nothing of its prefill.
+    footprint: Footprint
+    beginning: int
+    hit: Tokens
+    uncached: Tokens
+    own: Tokens  # the uncached, and what it will generate
+
+
+class Owed:
+    """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`.
+
+    `owed` is 0 for a unary request: its first byte says nothing of its prefill.
     """
 
-    __slots__ = ("_dispatch", "_pace", "_tokens", "uncached")
+    __slots__ = ("_dispatch", "_owed", "_pace", "_use", "uncached")
 
-    def __init__(self, pace: Pace, tokens: Tokens, dispatch: Dispatch, uncached: Tokens) -> None:
+    def __init__(self, pace: Pace, owed: Tokens, use: Use, dispatch: Dispatch) -> None:
         self._pace = pace
-        self._tokens = tokens
+        self._owed = owed
+        self._use = use
         self._dispatch = dispatch
-        self.uncached: Tokens | None = uncached
+        self.uncached: Tokens | None = use.uncached
 
     def __repr__(self) -> str:
-        return f"<Owed {self._tokens} tokens>"
+        return f"<Owed {self._owed}, {self._use!r}>"
 
     @property
     def dispatch(self) -> Dispatch | None:
@@ -172,13 +320,15 @@ class Owed:
         return self._dispatch.wants_report
 
     def __enter__(self) -> Self:
+        use = self._use
+        use.footprint.begin(use.beginning, use.hit, use.own)
         return self
 
     def first_byte(self, now: Seconds) -> None:
         """Its prompt has been read. Only the first call counts."""
-        tokens, self._tokens = self._tokens, 0
-        if tokens:
-            self._pace.prefilled(tokens, now)
+        owed, self._owed = self._owed, 0
+        if owed:
+            self._pace.prefilled(owed, now)
         self._dispatch.first_byte(now)
 
     def answered(
@@ -193,7 +343,9 @@ class Owed:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        tokens, self._tokens = self._tokens, 0
-        if tokens:
-            self._pace.dropped(tokens)
+        owed, self._owed = self._owed, 0
+        if owed:
+            self._pace.dropped(owed)
+        use = self._use
+        use.footprint.end(use.beginning, use.hit, use.own)
         self._dispatch.ended()

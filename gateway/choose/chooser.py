@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -26,14 +26,19 @@ from gateway.vocabulary import (
     Tokens,
 )
 
+if TYPE_CHECKING:
+    from gateway.choose.shadow import Shadow
+
 R = TypeVar("R", bound=ReplicaView)
 R_co = TypeVar("R_co", bound=ReplicaView, covariant=True)
 
 
 class Filter(Protocol):
-    """May this replica serve this request?"""
+    """Which of these may serve this request?"""
 
-    def keeps(self, request: GenerationRequest, replica: ReplicaView) -> bool: ...
+    def sift(self, request: GenerationRequest, replicas: Sequence[R]) -> Sequence[R]:
+        """Some of them, in their order. If it is all, then `replicas` itself: who remembers
+        something of a tuple of replicas knows it again."""
 
 
 class Quote(Protocol):
@@ -167,6 +172,8 @@ class Chooser:
     """Wants to hear what the caches hold."""
     sticky: Sticky | None = None
     """Keeps sessions where they are, whatever it costs."""
+    shadow: Shadow | None = None
+    """Another policy, asked without effect."""
 
     def choose(
         self, request: GenerationRequest, replicas: Sequence[R], now: Seconds = 0.0
@@ -192,7 +199,7 @@ class Chooser:
 
     def _able(self, request: GenerationRequest, replicas: Sequence[R]) -> Sequence[R]:
         for each in self.filters:
-            replicas = [one for one in replicas if each.keeps(request, one)] or replicas
+            replicas = each.sift(request, replicas) or replicas
         return replicas
 
     def dispatched(
@@ -201,12 +208,19 @@ class Chooser:
         """It goes there. The claim is to be entered, told of the first byte, and left."""
         if self.sticky is not None:
             self.sticky.sent(request.session, choice.replica.id)
-        return NO_CLAIM if self.memory is None else self.memory.dispatched(request, choice, now)
+        claim: Claim = NO_CLAIM
+        if self.memory is not None:
+            claim = self.memory.dispatched(request, choice, now)
+        if self.shadow is not None:
+            claim = self.shadow.dispatched(request, choice, claim, now)
+        return claim
 
     def forget(self, replica: ReplicaId) -> None:
         """A replica has left."""
         if self.memory is not None:
             self.memory.forget(replica)
+        if self.shadow is not None:
+            self.shadow.forget(replica)
 
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. To be iterated to its end, off the critical path: it
@@ -221,3 +235,5 @@ class Chooser:
         """Forget what is over; to be called some times a second, takes about a millisecond."""
         if self.memory is not None:
             self.memory.tidy(now)
+        if self.shadow is not None:
+            self.shadow.tidy(now)

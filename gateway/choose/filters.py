@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from gateway.vocabulary import GenerationRequest, ReplicaView, Role
+
+if TYPE_CHECKING:
+    from gateway.choose.chooser import R
 
 _PREFILL: Final = Role.PREFILL  # an enum member is looked up faster by a name of our own
 
@@ -12,8 +16,19 @@ _PREFILL: Final = Role.PREFILL  # an enum member is looked up faster by a name o
 class Decodes:
     """Keeps replicas that can carry a request to its end: all but those that only prefill."""
 
-    __slots__ = ()
+    __slots__ = ("_all_of",)
 
-    def keeps(self, request: GenerationRequest, replica: ReplicaView) -> bool:
-        """Depends on the replica's role alone."""
-        return replica.role is not _PREFILL
+    def __init__(self) -> None:
+        self._all_of: Sequence[ReplicaView] = ()  # a tuple of which all were kept
+
+    def sift(self, request: GenerationRequest, replicas: Sequence[R]) -> Sequence[R]:
+        """Depends on the replicas' roles alone, which cannot change within a tuple: the roster
+        makes a new one then. So a tuple is looked through once. All is what was given, itself."""
+        if replicas is self._all_of:
+            return replicas
+        kept = [one for one in replicas if one.role is not _PREFILL]
+        if len(kept) < len(replicas):
+            return kept
+        if isinstance(replicas, tuple):
+            self._all_of = replicas
+        return replicas

@@ -1,9 +1,13 @@
 """How fast does a replica prefill, and until when is it busy with what it has been given?
 
-Rates are learnt from busy spans: a span begins when prompt tokens are owed and ends when none are;
-the tokens finished over its length need no taking apart into single requests, and hold for any GPU,
-degree of parallelism or slice. A span costs a + tokens / rate seconds; both are fitted by least
-squares over spans that fade, starting from a prior worth a few of them.
+Prompts are counted in work (`price.work`): tokens as they would cost without context.
+
+Rates are learnt from busy spans: a span begins when work is owed and ends when none is; the work
+finished over its length needs no taking apart into single requests, and holds for any GPU, degree
+of parallelism or slice, with whatever decoding goes on beside. A span costs a + work / rate
+seconds; both are fitted by least squares over spans that fade, starting from a prior worth a few of
+them. Under load a span may never end, so one that has lasted a while is cut at a first byte: what
+was finished since the last cut then belongs to the time since.
 
 The clock `free_at` says when the prefill that is owed will be done. It moves on with every prompt
 dispatched, drains with time, and is set right by every first byte seen (research: a queue that is
@@ -12,6 +16,9 @@ only emptied at first bytes counts a prompt in full until its very end).
 Unary responses show their first byte only when all is generated: their prompts are owed until the
 instant their prefill is predicted to be done, and a span that holds one teaches nothing; nor does
 one in which a prompt was dropped.
+
+A replica that is new to us begins at a prior: what the pool has learnt, or what it says of itself
+makes likely. A pinned rate is believed for ever.
 
 Invariants. Nothing owed means a clock in the past, or within one prediction of it. The rate stays
 within its bounds. What is owed is never negative, and zero when nothing is in flight.
@@ -24,11 +31,12 @@ from typing import Final
 
 from gateway.vocabulary import Seconds, Tokens
 
-PRIOR_RATE_PER_S: Final = 8_000.0  # prompt tokens; a mid-size model on one data-centre GPU
+PRIOR_RATE_PER_S: Final = 8_000.0  # a mid-size model on one data-centre GPU
 PRIOR_SPAN_S: Final = 0.02
 PRIOR_TOKENS: Final = 2_000.0
 PRIOR_WEIGHT: Final = 2.0  # in spans
 FADE: Final = 0.97  # per span: some thirty of them count
+CUT_S: Final = 2.0  # a span that has lasted so long is cut at the next first byte
 LEAST_RATE_PER_S: Final = 50.0
 MOST_RATE_PER_S: Final = 1_000_000.0
 
@@ -37,36 +45,48 @@ class Pace:
     """The clock and the learnt rate of one replica. O(1) per event, spread over its prompts."""
 
     __slots__ = (
-        "_done", "_is_clear", "_n", "_since", "_sx", "_sxx", "_sxy", "_sy", "_unseen", "free_at",
-        "owed", "rate_per_s",
+        "_done", "_is_clear", "_is_pinned", "_n", "_since", "_sx", "_sxx", "_sxy", "_sy", "_unseen",
+        "free_at", "has_learnt", "owed", "rate_per_s",
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.rate_per_s = PRIOR_RATE_PER_S
+    def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
+        """Work a second: what is likely before anything is known, or pinned, what is known."""
         self.free_at: Seconds = 0.0
         self.owed: Tokens = 0  # of streams whose first byte has not come
+        self.has_learnt = False
+        self._is_pinned = is_pinned
         self._unseen: deque[tuple[Seconds, Tokens]] = (
             deque()
-        )  # of unary prompts: due when, how many
+        )  # of unary prompts: due when, how much
         self._since: Seconds = 0.0  # when this span began
         self._done: Tokens = 0  # finished in this span
         self._is_clear = True  # the span shows all that was done in it
-        # The prior: one span of no tokens and one of twice PRIOR_TOKENS, so that it has a slope.
+        self.rate_per_s = 0.0
+        self._begin_at(rate_per_s)
+
+    def _begin_at(self, rate_per_s: float) -> None:
+        """The prior: one span of no work and one of twice PRIOR_TOKENS, so that it has a slope."""
+        self.rate_per_s = min(MOST_RATE_PER_S, max(LEAST_RATE_PER_S, rate_per_s))
         self._n = PRIOR_WEIGHT
         self._sx = PRIOR_WEIGHT * PRIOR_TOKENS
         self._sxx = PRIOR_WEIGHT * 2.0 * PRIOR_TOKENS**2
-        self._sy = PRIOR_WEIGHT * (PRIOR_SPAN_S + PRIOR_TOKENS / PRIOR_RATE_PER_S)
-        self._sxy = PRIOR_SPAN_S * self._sx + self._sxx / PRIOR_RATE_PER_S
+        self._sy = PRIOR_WEIGHT * (PRIOR_SPAN_S + PRIOR_TOKENS / self.rate_per_s)
+        self._sxy = PRIOR_SPAN_S * self._sx + self._sxx / self.rate_per_s
+
+    def prior(self, rate_per_s: float) -> None:
+        """Something has become known of it; what was seen of it, or is pinned, is known better."""
+        if not self.has_learnt and not self._is_pinned:
+            self._begin_at(rate_per_s)
 
     def __repr__(self) -> str:
-        return f"<Pace {self.rate_per_s:.0f} tokens/s, {self.owed} owed>"
+        return f"<Pace {self.rate_per_s:.0f} a second, {self.owed} owed>"
 
     def wait_s(self, now: Seconds) -> Seconds:
         """How long until the prefill that is owed will be done."""
         return max(self.free_at - now, 0.0)
 
     def begin(self, tokens: Tokens, now: Seconds) -> None:
-        """A stream is dispatched; `tokens` of its prompt are uncached."""
+        """A stream is dispatched; its prompt is so much work."""
         if not self.owed:
             self._since = now
             self._done = 0
@@ -84,9 +104,12 @@ class Pace:
         """The first byte of such a stream has come."""
         self.owed = max(self.owed - tokens, 0)
         self._done += tokens
-        if not self.owed and self._is_clear:
-            self._learn(self._done, now - self._since)
-        self.free_at = now + (self.owed + self._unseen_tokens(now)) / self.rate_per_s
+        unseen = self._unseen_tokens(now)
+        if not self.owed or now - self._since >= CUT_S:
+            if self._is_clear:
+                self._learn(self._done, now - self._since)
+            self._since, self._done, self._is_clear = now, 0, not unseen
+        self.free_at = now + (self.owed + unseen) / self.rate_per_s
 
     def dropped(self, tokens: Tokens) -> None:
         """Such a stream ended without a first byte."""
@@ -103,8 +126,9 @@ class Pace:
         return sum([tokens for _, tokens in self._unseen])
 
     def _learn(self, tokens: Tokens, span_s: Seconds) -> None:
-        if tokens <= 0 or span_s <= 0.0:
+        if tokens <= 0 or span_s <= 0.0 or self._is_pinned:
             return
+        self.has_learnt = True
         self._n = FADE * self._n + 1.0
         self._sx = FADE * self._sx + tokens
         self._sy = FADE * self._sy + span_s

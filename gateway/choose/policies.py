@@ -11,9 +11,9 @@ from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Chooser
 from gateway.choose.filters import Decodes
 from gateway.choose.hashing import ConsistentHash
-from gateway.choose.holdings import Holdings
 from gateway.choose.pickers import Cheapest, InTurn, TwoChoices
 from gateway.choose.scorers import ExpectedWork, Indifferent, RequestsInFlight
+from gateway.choose.shadow import Shadow
 from gateway.choose.sticky import Sticky
 from gateway.section import SettingsError
 from gateway.settings import ChooseSettings
@@ -50,9 +50,8 @@ def _random(settings: ChooseSettings, rng: Random) -> Chooser:
 
 
 def _cache_aware(settings: ChooseSettings, rng: Random) -> Chooser:
-    holdings = Holdings(settings.cache_tokens, settings.load_tokens_per_s)
-    scorer = CacheAware(settings.request_overhead_tokens, holdings)
-    return Chooser((Decodes(),), scorer, Cheapest(rng), memory=scorer, listener=holdings)
+    scorer = CacheAware(settings)
+    return Chooser((Decodes(),), scorer, Cheapest(rng), memory=scorer, listener=scorer)
 
 
 POLICIES: Final[Mapping[str, Factory]] = MappingProxyType(
@@ -69,12 +68,20 @@ POLICIES: Final[Mapping[str, Factory]] = MappingProxyType(
 
 
 def policy(settings: ChooseSettings, rng: Random) -> Chooser:
-    """The chooser `settings.policy` names. Raises SettingsError listing the names there are."""
-    factory = POLICIES.get(settings.policy)
+    """The chooser that `settings` ask for. Raises SettingsError listing the names there are."""
+    chooser = _named("policy", settings.policy, settings, rng)
+    if settings.shadow is not None:
+        other = _named("shadow", settings.shadow, settings, rng)
+        chooser = replace(chooser, shadow=Shadow(other, settings))
+    return chooser
+
+
+def _named(knob: str, name: str, settings: ChooseSettings, rng: Random) -> Chooser:
+    factory = POLICIES.get(name)
     if factory is None:
         names = ", ".join(sorted(POLICIES))
-        raise SettingsError(f"choose.policy: no policy {settings.policy!r}; there are {names}")
+        raise SettingsError(f"choose.{knob}: no policy {name!r}; there are {names}")
     chooser = factory(settings, rng)
-    if not settings.sticky_sessions:
-        return chooser
-    return replace(chooser, sticky=Sticky(settings.bound))
+    if settings.sticky_sessions:
+        chooser = replace(chooser, sticky=Sticky(settings.bound))
+    return chooser

@@ -19,7 +19,7 @@ from typing import Final
 
 import tests.bench.peers.__main__ as peers
 from tests.bench.machine import describe
-from tests.bench.routing.adapters import GATEWAY
+from tests.bench.routing.adapters import ABLATIONS, GATEWAY, OURS
 from tests.bench.routing.comparators import COMPARATORS
 from tests.bench.routing.figures import Figure, figures, ideal_hit_ratio
 from tests.bench.routing.report import Record, WorkloadRecord, table, write
@@ -28,6 +28,7 @@ from tests.bench.routing.world import RouterFactory, World
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 POLICIES: Final[Mapping[str, RouterFactory]] = {**GATEWAY, **COMPARATORS}
+EVERYTHING: Final[Mapping[str, RouterFactory]] = {**POLICIES, **ABLATIONS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,11 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--http" in words:
         return peers.main([word for word in words if word != "--http"])
     args = _parser().parse_args(words)
+    args.requests = args.requests or (1000 if args.quick else 4000)
+    args.seeds = args.seeds or (1 if args.quick else 3)
     began_s = time.monotonic()
     names = args.workloads or [
         name for name, each in WORKLOADS.items() if each.quick or not args.quick
     ]
-    policies = {name: POLICIES[name] for name in args.policies or POLICIES}
+    policies = {name: EVERYTHING[name] for name in args.policies or POLICIES}
+    if args.ablation:
+        policies = {OURS + "cache-aware": POLICIES[OURS + "cache-aware"], **ABLATIONS}
     records, skipped = [], dict[str, str]()
     for name in names:
         try:
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_up = {
             "command": " ".join(["python -m tests.bench.routing", *words]),
             "took_s": took_s,
-            "requests": args.requests or (1000 if args.quick else 4000),
+            "requests": args.requests,
             "seeds": args.seeds,
         }
         record = Record(time.strftime("%Y-%m-%d"), describe(ROOT), set_up, records, skipped)
@@ -78,12 +83,15 @@ def _parser() -> argparse.ArgumentParser:
         "--workloads", type=_Names(WORKLOADS), help=f"apart by commas: {', '.join(WORKLOADS)}"
     )
     parser.add_argument(
-        "--policies", type=_Names(POLICIES), help=f"apart by commas: {', '.join(POLICIES)}"
+        "--policies", type=_Names(EVERYTHING), help=f"apart by commas: {', '.join(POLICIES)}"
+    )
+    parser.add_argument(
+        "--ablation", action="store_true", help="our price alone, with its terms changed"
     )
     parser.add_argument(
         "--requests", type=int, help="of each workload (default: 4000; quick: 1000)"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, help="how many (default: 3; quick: 1)")
     parser.add_argument(
         "--traces",
         type=Path,
@@ -109,8 +117,7 @@ class _Names:
 
 
 def _sources(args: argparse.Namespace) -> list[Source]:
-    requests = args.requests or (1000 if args.quick else 4000)
-    return [Source(requests, seed, args.traces) for seed in range(1, args.seeds + 1)]
+    return [Source(args.requests, seed, args.traces) for seed in range(1, args.seeds + 1)]
 
 
 def _measure(

@@ -14,8 +14,12 @@ from hashlib import shake_128
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Chooser, Claim
+from gateway.choose.filters import Decodes
+from gateway.choose.pickers import Cheapest
 from gateway.choose.policies import POLICIES, policy
+from gateway.choose.price import Price
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import (
     ROUTES,
@@ -143,7 +147,37 @@ def _sized(name: str, specs: Sequence[ReplicaSpec], _caches: Caches, rng: Random
     return GatewayRouter(policy(settings, rng), specs)
 
 
+def _priced(
+    price: Price,
+    attention_tokens: int,
+    _specs: Sequence[ReplicaSpec],
+    _caches: Caches,
+    rng: Random,
+) -> GatewayRouter:
+    settings = ChooseSettings(policy="cache-aware", attention_tokens=attention_tokens)
+    scorer = CacheAware(settings, price)
+    return GatewayRouter(Chooser((Decodes(),), scorer, Cheapest(rng), memory=scorer), _specs)
+
+
 GATEWAY: Final[Mapping[str, RouterFactory]] = MappingProxyType(
     {OURS + name: partial(_as_set, name) for name in POLICIES}
     | {OURS + "cache-aware-sized": partial(_sized, "cache-aware")}
 )
+
+ATTENTION: Final = 50_000
+NO_ATTENTION: Final = 10**9
+ABLATIONS: Final[Mapping[str, RouterFactory]] = MappingProxyType(
+    {
+        f"{OURS}cache-aware: {name}": partial(_priced, price, attention_tokens)
+        for name, price, attention_tokens in (
+            ("no attention", Price(), NO_ATTENTION),
+            ("no footprint", Price(footprint=0.0), ATTENTION),
+            ("no congestion", Price(0.0, 0.0), ATTENTION),
+            ("congestion 4 always", Price(4.0, 4.0), ATTENTION),
+            ("congestion from 4", Price(4.0, 30.0), ATTENTION),
+            ("congestion from 1", Price(1.0, 16.0), ATTENTION),
+            ("footprint twice", Price(footprint=0.4), ATTENTION),
+        )
+    }
+)
+"""The price with a term changed: what is it worth?"""

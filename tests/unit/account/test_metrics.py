@@ -28,10 +28,27 @@ from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 
 LABELS = {
-    "certainty", "class", "model", "outcome", "reason", "replica", "result", "route", "state",
-    "tenant",
+    "certainty", "class", "model", "outcome", "reason", "replica", "result", "route", "side",
+    "state", "tenant",
 }  # fmt: skip
 NAME = re.compile(r"gateway(_[a-z]+)+")
+
+
+class Sums:
+    """What a policy has come to."""
+
+    hit_tokens = 700
+    predicted_s = 1.5
+    busiest = 3
+
+
+class Beside:
+    """A policy in the shadow of another."""
+
+    decisions = 10
+    agreements = 7
+    live = Sums()
+    shadow = Sums()
 
 
 class Shown:
@@ -42,6 +59,7 @@ class Shown:
     upstream_busy = 2
     tenant_reload_failures = 1
     waiting: ClassVar[dict[str, int]] = {"interactive": 1, "default": 0, "batch": 7}
+    shadow: Beside | None = Beside()
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = replicas
@@ -135,6 +153,19 @@ def value(collector: GatewayCollector, name: str, **labels: str) -> float:
     ]
     assert len(found) == 1, (name, labels, found)
     return found[0]
+
+
+def test_a_policy_in_the_shadow_is_shown_beside_the_live_one(accounts: Accounts) -> None:
+    shown = Shown([])
+    collector = GatewayCollector(accounts, shown)
+    assert value(collector, "gateway_shadow_decisions_total") == 10
+    assert value(collector, "gateway_shadow_agreements_total") == 7
+    for side in ("live", "shadow"):
+        assert value(collector, "gateway_shadow_hit_tokens_total", side=side) == 700
+        assert value(collector, "gateway_shadow_predicted_seconds_total", side=side) == 1.5
+        assert value(collector, "gateway_shadow_busiest_inflight_requests", side=side) == 3
+    shown.shadow = None
+    assert not any("shadow" in family.name for family in collector.collect())
 
 
 def test_the_sums_are_the_accounts(collector: GatewayCollector) -> None:

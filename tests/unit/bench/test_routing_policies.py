@@ -9,7 +9,7 @@ from tests.bench.routing.adapters import GATEWAY, block_bytes, prompt_of
 from tests.bench.routing.cache import Arrival
 from tests.bench.routing.comparators import COMPARATORS, BoundedHash, Counting
 from tests.bench.routing.engine import ReplicaSpec
-from tests.bench.routing.world import Router
+from tests.bench.routing.world import Router, World
 
 SPECS = (ReplicaSpec(1000.0, 100),) * 3
 L = 1000
@@ -189,3 +189,26 @@ def test_the_prompt_and_the_clock_reach_the_gateway_s_policy() -> None:
         an_arrival(n, tokens=4096, blocks=tuple(range(8 * n, 8 * n + 8))) for n in range(20, 26)
     ]
     assert home not in {router.choose(each, 451.0) for each in strangers}
+
+
+def test_a_hot_prefix_is_copied_when_who_holds_it_is_behind_and_no_sooner() -> None:
+    """One prefix of 4096 tokens in every request; each brings 512 of its own: 32 ms of prefill."""
+    specs = (ReplicaSpec(16_000.0, 2_000),) * 4
+    prefix = tuple(range(8))
+
+    def run(first: int, requests: int, every_s: float) -> list[Arrival]:
+        return [
+            Arrival(first + n, first + n * every_s, 4608, 2, (*prefix, 1000 + first + n))
+            for n in range(requests)
+        ]
+
+    world = World(specs)
+    quiet, busy = run(0, 50, 0.2), run(50, 1500, 0.02)
+    router = GATEWAY["headrace/cache-aware"](specs, world, Random(3))
+    served = world.run([*quiet, *busy], router).served
+    at = [{each.replica for each in served if each.arrival in part} for part in (quiet, busy)]
+    assert len(at[0]) == 1, "one replica keeps up with five a second"
+    assert 2 <= len(at[1]) <= 4, "and not with fifty"
+    misses = sum(each.hit_tokens == 0 for each in served)
+    assert misses == len(at[0] | at[1]), "each copy is made once"
+    assert max(each.ttft_s for each in served if each.arrival.number > 800) < 1.0

@@ -6,14 +6,15 @@ from random import Random
 
 import pytest
 
-from gateway.choose.cache_aware import PRICE, CacheAware
+from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Choice
-from gateway.choose.holdings import Holdings
 from gateway.choose.pace import PRIOR_RATE_PER_S, Pace
 from gateway.choose.policies import policy
+from gateway.choose.price import Price, work
 from gateway.fleet.ledger import Replica
+from gateway.kv_cache import EngineFacts
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, ModelName
+from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId
 from tests.builders import a_replica, a_route
 
 
@@ -81,8 +82,46 @@ def test_what_was_dropped_is_owed_no_more_and_teaches_nothing() -> None:
     assert pace.wait_s(50.0) == 0.0
 
 
-def a_scorer() -> CacheAware:
-    return CacheAware(0, Holdings(100_000, 100_000.0))
+def test_a_rate_is_learnt_under_a_load_that_never_ends() -> None:
+    pace, now = Pace(), 0.0
+    pace.begin(16_000, now)
+    for _ in range(60):
+        pace.begin(16_000, now)  # there is always one more
+        now += 1.0
+        pace.prefilled(16_000, now)
+    assert pace.owed == 16_000
+    assert pace.rate_per_s == pytest.approx(16_000, rel=0.1)
+
+
+def test_a_prior_is_believed_until_something_is_seen_and_a_pin_for_ever() -> None:
+    pace = Pace(1_000.0)
+    pace.prior(4_000.0)
+    assert pace.rate_per_s == 4_000.0
+    pinned = Pace(5_000.0, is_pinned=True)
+    pinned.prior(1.0)
+    for each in (pace, pinned):
+        each.begin(20_000, 0.0)
+        each.prefilled(20_000, 1.0)
+        each.prior(1.0)
+    assert pace.rate_per_s > 4_000.0
+    assert pinned.rate_per_s == 5_000.0
+
+
+def a_scorer(**settings: object) -> CacheAware:
+    return CacheAware(ChooseSettings.model_validate({"cache_tokens": 100_000, **settings}))
+
+
+def test_what_is_known_of_a_new_replica_before_it_has_done_anything() -> None:
+    scorer = a_scorer(prefill_rates={"p:8000": 30_000})
+    scorer.described(ReplicaId("t:8000"), EngineFacts(tensor_parallel=4))
+    rates = [scorer.target(ReplicaId(f"{name}:8000")).pace.rate_per_s for name in "ptn"]
+    assert rates == [30_000, 4 * PRIOR_RATE_PER_S, PRIOR_RATE_PER_S]
+    for pace in (scorer.target(ReplicaId(f"{name}:8000")).pace for name in "tn"):
+        for at in range(100):
+            pace.begin(20_000, float(at))
+            pace.prefilled(20_000, at + 1.0)
+    late = scorer.target(ReplicaId("late:8000")).pace.rate_per_s
+    assert late == pytest.approx(20_000, rel=0.15), "as fast as the others"
 
 
 def only(replica: Replica) -> Choice[Replica]:
@@ -113,18 +152,71 @@ def test_siblings_follow_their_leader_before_it_has_been_answered() -> None:
     assert chooser.choose(asking(prompt), fleet, 0.0).replica is leader.replica
 
 
+def test_attention_makes_the_end_of_a_long_prompt_dear() -> None:
+    assert work(1_000, 1_000, 50_000) == 1_010
+    assert work(50_000, 50_000, 50_000) == 75_000
+    assert work(50_000, 1_000, 50_000) == 1_990
+
+
+def test_congestion_is_what_work_costs_those_behind_it_within_bounds() -> None:
+    assert Price().congestion(0.0) == Price().congestion(0.5) == Price().least_congestion
+    assert Price().congestion(0.8) == pytest.approx(4.0)
+    assert Price().congestion(0.99) == Price().congestion(1.0) == Price().most_congestion
+
+
 def test_a_warm_replica_is_left_when_it_is_too_busy() -> None:
     scorer = a_scorer()
     warm, cold = a_replica("w"), a_replica("c")
     prompt = b"p" * 8_192  # 2048 tokens, 16 blocks
     with scorer.dispatched(asking(prompt), only(warm), 0.0) as claim:
         claim.first_byte(0.3)
-    gain_s = (1.0 + PRICE) * 2_032 / PRIOR_RATE_PER_S  # whole blocks, short of the last token
-    scorer.pace(warm.id).rate_per_s = PRIOR_RATE_PER_S
+    # What it saves: whole blocks, short of the last token.
+    saved = work(2_048, 2_048, 50_000) - work(2_048, 16, 50_000)
+    gain_s = (1.0 + Price().least_congestion) * saved / PRIOR_RATE_PER_S
+    scorer.target(warm.id).pace.rate_per_s = PRIOR_RATE_PER_S
     for waiting_s, wins in ((gain_s - 0.05, warm), (gain_s + 0.05, cold)):
-        scorer.pace(warm.id).free_at = 10.0 + waiting_s
+        scorer.target(warm.id).pace.free_at = 10.0 + waiting_s
         costs = scorer.quote(asking(prompt), [warm, cold], 10.0).costs
         assert (warm, cold)[costs.index(min(costs))] is wins
+
+
+def a_cost_of_tokens_in_use(scorer: CacheAware, prompt: bytes) -> float:
+    """In tokens of prefill, of three requests that run at one of two idle replicas."""
+    a, b = a_replica("a"), a_replica("b")
+    claims = [scorer.dispatched(asking(prompt + b"%d" % n * 4), only(a), 0.0) for n in range(3)]
+    for claim in claims:
+        claim.__enter__().first_byte(0.0)
+    rates = [scorer.target(each.id).pace.rate_per_s for each in (a, b)]
+    costs = scorer.quote(asking(b"z" * 40), [a, b], 1_000.0).costs
+    for claim in claims:
+        claim.__exit__(None, None, None)
+    assert scorer.target(a.id).footprint.tokens == 0
+    assert rates[0] == rates[1]
+    return (costs[0] - costs[1]) * rates[0]
+
+
+def test_tokens_in_use_cost_as_much_as_is_come_back_for() -> None:
+    scorer = a_scorer(prefill_rates={"a:8000": 8_000, "b:8000": 8_000})
+    first = a_cost_of_tokens_in_use(scorer, b"x" * 4_000)
+    # The second and third share what the first brought: 1000 tokens, and each its own 1 and 256.
+    assert first == pytest.approx(Price().footprint * 0.5 * (1_000 + 1_000 + 3 * 257), rel=0.05)
+    for number in range(1_500):  # strangers: nobody comes back
+        scorer.dispatched(asking(b"%06d" % number * 100), only(a_replica("a")), 0.0)
+    assert 0.0 <= a_cost_of_tokens_in_use(scorer, b"y" * 4_000) < first / 20
+
+
+def test_a_pool_is_known_again_and_forgotten_with_who_leaves() -> None:
+    scorer = a_scorer()
+    fleet = tuple(a_replica(name) for name in "ab")
+    first = scorer.quote(asking(b"x" * 400), fleet, 0.0)
+    assert scorer.quote(asking(b"x" * 400), fleet, 0.1).pool is first.pool
+    assert scorer.quote(asking(b"x" * 400), list(fleet), 0.1).pool is not first.pool
+    scorer.target(fleet[0].id).pace.begin(80_000, 0.1)
+    costs = scorer.quote(asking(b"x" * 400), fleet, 0.1).costs
+    assert costs[0] - costs[1] == pytest.approx(80_000 / PRIOR_RATE_PER_S)
+    scorer.forget(fleet[0].id)
+    costs = scorer.quote(asking(b"x" * 400), fleet, 0.1).costs
+    assert costs[0] == costs[1]
 
 
 def test_nothing_is_remembered_of_a_replica_that_left() -> None:
@@ -141,5 +233,5 @@ def test_a_claim_that_is_left_early_leaves_nothing_owed() -> None:
     scorer = a_scorer()
     replica = a_replica("a")
     with scorer.dispatched(asking(b"x" * 512), only(replica), 0.0):
-        assert scorer.pace(replica.id).owed == 128
-    assert scorer.pace(replica.id).owed == 0
+        assert scorer.target(replica.id).pace.owed == 128
+    assert scorer.target(replica.id).pace.owed == 0

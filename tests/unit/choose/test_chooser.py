@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 
-from gateway.choose.chooser import Chooser
+from gateway.choose.chooser import Chooser, R
 from gateway.choose.filters import Decodes
 from gateway.choose.pickers import Cheapest, InTurn
 from gateway.choose.policies import POLICIES, policy
 from gateway.choose.scorers import ExpectedWork, Indifferent
 from gateway.section import SettingsError
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, ReplicaView, Role
+from gateway.vocabulary import GenerationRequest, Role
 from tests.builders import a_replica, a_request
 
 
 class KeepsNone:
     """A filter that nothing passes."""
 
-    def keeps(self, request: GenerationRequest, replica: ReplicaView) -> bool:
-        return False
+    def sift(self, request: GenerationRequest, replicas: Sequence[R]) -> Sequence[R]:
+        return []
 
 
 def test_work_is_prompt_tokens_owed_plus_its_own_plus_what_running_requests_cost() -> None:

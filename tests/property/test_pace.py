@@ -1,0 +1,93 @@
+"""Clock, rate and tokens in use of one replica, whatever happens in whatever order."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.choose.pace import LEAST_RATE_PER_S, MOST_RATE_PER_S, Pace
+from gateway.choose.price import Footprint, Price, work
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["begin", "unseen", "first", "drop"]),
+        st.integers(1, 200_000),
+        st.floats(0.0, 30.0),
+    ),
+    max_size=60,
+)
+
+
+@given(EVENTS, st.booleans(), st.floats(1e-3, 1e9))
+def test_a_pace_is_never_negative_and_rests_when_nothing_is_owed(
+    events: list[tuple[str, int, float]], is_pinned: bool, rate_per_s: float
+) -> None:
+    pace, now = Pace(rate_per_s, is_pinned=is_pinned), 0.0
+    began, open_ = pace.rate_per_s, list[int]()
+    for what, tokens, passed_s in events:
+        now += passed_s
+        if what == "begin":
+            pace.begin(tokens, now)
+            open_.append(tokens)
+        elif what == "unseen":
+            pace.begin_unseen(tokens, now)
+        elif open_ and what == "first":
+            pace.prefilled(open_.pop(0), now)
+        elif open_:
+            pace.dropped(open_.pop())
+        assert pace.owed == sum(open_)
+        assert pace.wait_s(now) >= 0.0
+        assert LEAST_RATE_PER_S <= pace.rate_per_s <= MOST_RATE_PER_S
+        assert not is_pinned or pace.rate_per_s == began
+    for tokens in open_:
+        pace.prefilled(tokens, now)
+    assert pace.owed == 0
+    # What is left are unary prompts: their clock runs out by itself.
+    assert pace.wait_s(now + 60 * 200_000 / LEAST_RATE_PER_S) == 0.0
+
+
+@given(st.floats(100.0, 500_000.0), st.floats(100.0, 500_000.0), st.integers(500, 2_500))
+def test_whatever_was_believed_a_steady_rate_is_learnt(
+    prior: float, rate_per_s: float, least: int
+) -> None:
+    pace, now = Pace(prior), 0.0
+    for tokens in [least, 8 * least, 2 * least, 4 * least] * 60:
+        pace.begin(tokens, now)
+        now += tokens / rate_per_s
+        pace.prefilled(tokens, now)
+        now += 0.1
+    assert pace.rate_per_s == pytest.approx(rate_per_s, rel=0.1)
+
+
+KEYS = st.tuples(st.integers(0, 2), st.sampled_from([0, 512, 2048]), st.integers(1, 900))
+
+
+@given(st.lists(st.tuples(st.booleans(), KEYS), max_size=60))
+def test_what_is_shared_in_use_counts_once(events: list[tuple[bool, tuple[int, int, int]]]) -> None:
+    footprint, running = Footprint(), list[tuple[int, int, int]]()
+    for begins, key in events:
+        if begins or not running:
+            footprint.begin(*key)
+            running.append(key)
+        else:
+            footprint.end(*running.pop(len(running) // 2))
+        shared = Counter((beginning, hit) for beginning, hit, _ in running)
+        assert footprint.tokens == sum(hit for _, hit in shared) + sum(own for *_, own in running)
+
+
+@given(st.integers(1, 200_000), st.integers(1, 200_000), st.integers(1, 10**6))
+def test_more_uncached_is_more_work_and_context_never_makes_less(
+    one: int, other: int, attention: int
+) -> None:
+    prompt = max(one, other)
+    less, more = work(prompt, min(one, other), attention), work(prompt, prompt, attention)
+    assert 0 < less <= more
+    assert less >= min(one, other)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_busier_the_dearer(one: float, other: float) -> None:
+    assert (Price().congestion(one) <= Price().congestion(other)) or one > other
