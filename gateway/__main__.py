@@ -18,6 +18,7 @@ import yaml
 
 from gateway import __version__
 from gateway.choose.policies import POLICIES
+from gateway.doctor.command import DoctorCommand
 from gateway.section import SettingsError
 from gateway.settings import Settings
 from gateway.tenants.command import KeysCommand
@@ -101,6 +102,7 @@ OWN: dict[str, Command] = {
     "gateway": GatewayCommand(),
     "check-settings": CheckSettingsCommand(),
     "keys": KeysCommand(),
+    "doctor": DoctorCommand(),
 }
 
 

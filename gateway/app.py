@@ -15,10 +15,8 @@ import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import uvicorn
 
 from gateway.accept.control import control_app
@@ -40,26 +38,31 @@ from gateway.fleet.probe import Prober
 from gateway.fleet.roster import Roster
 from gateway.fleet.snapshot import fleet_document
 from gateway.hold.gate import Gate
+from gateway.lessons import Lessons
 from gateway.life import Life
 from gateway.news import CacheNews, FleetNews
-from gateway.parse.parser import Parser
+from gateway.parse.parser import Parser, Shown
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
 from gateway.server import Server
 from gateway.tenants.tenancy import Strangers, Tenancy
 from gateway.tenants.watch import TenantsWatch
-from gateway.vocabulary import ROUTES, Route
+from gateway.tokens.service import Tokens
+from gateway.vocabulary import ROUTES
 
 if TYPE_CHECKING:
     from gateway.batch.service import Batches
+    from gateway.choose.holdings import CacheState
     from gateway.choose.shadow import Shadow
     from gateway.fleet.kv_ear import Heard
     from gateway.fleet.ledger import Replica
+    from gateway.kv_cache import EngineFacts
     from gateway.settings import AccountSettings, BatchSettings, Settings, TenantsSettings
     from gateway.tenants.tenancy import Member
     from gateway.vocabulary import ModelCard, ModelName, ReplicaId, Tenant
 
 FLUSH_EVERY_S: Final = 0.2
+TIDY_EVERY_S: Final = 0.2
 DRAIN_LOOK_EVERY_S: Final = 0.02
 CUT_SHORT_S: Final = 1.0
 GC_THRESHOLD: Final = 20_000  # objects made and not yet freed before the youngest are looked at
@@ -80,12 +83,20 @@ class House:
         self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic)
         rng = random.Random()  # breaks ties; guards nothing
         self.tenants, self._tenants_watch = _tenants(settings.tenants)
+        self._tls = (
+            ssl.create_default_context(cafile=settings.relay.replica_ca)
+            if settings.relay.replica_ca
+            else None
+        )
+        chooser = policy(settings.choose, rng)
+        self.tokens = Tokens(settings.tokens, self._card, self._tls)
+        self.lessons = Lessons(chooser, self.tokens, self._observe)
         self.life = Life(
             tenants=self.tenants,
             parser=Parser(),
             admission=self.admission,
             fleet=self.roster,
-            chooser=policy(settings.choose, rng),
+            chooser=chooser,
             gate=self.gate,
             relay=self.relay,
             retries=Retries(
@@ -94,6 +105,7 @@ class House:
                 settings.relay.retry_budget_min_per_s,
             ),
             accounts=self.accounts,
+            lessons=self.lessons,
             clock=monotonic,
         )
         heads = reading(
@@ -101,11 +113,6 @@ class House:
             forwards_keys=settings.tenants.forward_authorization,
         )
         self.door = Door(settings.accept, self.life.live, monotonic, heads)
-        self._tls = (
-            ssl.create_default_context(cafile=settings.relay.replica_ca)
-            if settings.relay.replica_ca
-            else None
-        )
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
         self.kv_events = self._listening()
         self.roster.subscribe(FleetNews(self.relay, self.accounts, self.life.chooser, self.gate))
@@ -165,6 +172,13 @@ class House:
         """How many wait for their turn, by class."""
         return self.gate.crowd.waiting()
 
+    def caches(self) -> Mapping[ReplicaId, CacheState]:
+        """What is believed of replicas' caches, by a policy that thinks of them."""
+        holdings = self.life.chooser.holdings
+        if holdings is None:
+            return {}
+        return {replica.id: holdings.cache(replica.id) for replica in self.roster.replicas}
+
     def models(self) -> Mapping[ModelName, ModelCard]:
         """What can be asked for now."""
         return self.roster.known_models()
@@ -220,6 +234,16 @@ class House:
     def _is_served(self, model: ModelName) -> bool:
         return model in self.roster.known_models()
 
+    def _card(self, model: ModelName) -> ModelCard | None:
+        return self.roster.known_models().get(model)
+
+    def _observe(self, replica: Replica, facts: EngineFacts) -> None:
+        """A response has said more of an engine."""
+        if self.kv_events is not None:
+            self.kv_events.observe_facts(replica, facts)
+        else:
+            self.roster.observe_facts(replica, facts)
+
     # Serving
 
     def server(self) -> Server:
@@ -264,6 +288,8 @@ class House:
                 ("hold", self.gate.watch()),
                 ("probe", self._prober.run()),
                 ("flush", self._flush()),
+                ("tidy", self._tidy()),
+                ("lessons", self.lessons.run()),
                 *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
                 *(
                     (repr(each), each.run())
@@ -286,6 +312,7 @@ class House:
         await self._cut_short()
         if self.batches is not None:
             self.batches.close()
+        self.tokens.close()
         self.relay.close()
         self.log.close()
 
@@ -293,6 +320,16 @@ class House:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
             self.log.flush()
+
+    async def _tidy(self) -> None:
+        """What the policy remembers is put in order, and what it doubts is asked for again."""
+        chooser = self.life.chooser
+        while True:
+            await asyncio.sleep(TIDY_EVERY_S)
+            chooser.tidy(monotonic())
+            for replica in chooser.repairs():
+                if self.kv_events is not None:
+                    self.kv_events.replay(replica)
 
     async def drain(self) -> None:
         """Take nothing new; let what runs finish, for as long as the grace lasts; cut the rest."""
@@ -315,13 +352,6 @@ class House:
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """A body that is shown to us, not asked of us. A `parse.parser.Message`."""
-
-    route: Route
-    body: bytes
-    content_type: bytes = b"application/json"
-    fields: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 def _tenants(settings: TenantsSettings) -> tuple[Tenancy | Strangers, TenantsWatch | None]:

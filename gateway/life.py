@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from gateway.account.entry import Entry
     from gateway.account.usage import Usage
     from gateway.admit.admission import Admission
-    from gateway.choose.chooser import Choice, Chooser
+    from gateway.choose.chooser import Choice, Chooser, Claim
     from gateway.clock import Clock
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
     from gateway.hold.gate import Gate
     from gateway.hold.turn import Turn
+    from gateway.lessons import Lessons
     from gateway.parse.parser import Parser
     from gateway.relay.attempt import Reply
     from gateway.relay.relay import Relay
@@ -97,6 +98,7 @@ class Life:
     relay: Relay
     retries: Retries
     accounts: Accounts
+    lessons: Lessons
     clock: Clock
 
     async def live(self, exchange: Exchange) -> None:
@@ -180,9 +182,11 @@ class Life:
             with (
                 await self.gate.turn(request, replica.id, uncached, exchange) as turn,
                 replica.lease(request.prompt_tokens) as lease,
-                self.chooser.dispatched(request, choice, self.clock()) as turn.claim,
+                self.chooser.dispatched(request, choice, self.clock()) as claim,
             ):
+                turn.claim = claim
                 entry.dispatched(replica.id, lease, self.clock(), turn)
+                self._teach(request, claim, replica, exchange)
                 await self._relay(replica, turn, exchange, entry, leave_on)
             return
         with (
@@ -192,7 +196,16 @@ class Life:
         ):
             turn.claim = claim
             entry.dispatched(replica.id, lease, self.clock(), turn)
+            self._teach(request, claim, replica, exchange)
             await self._relay(replica, turn, exchange, entry, leave_on)
+
+    def _teach(
+        self, request: GenerationRequest, claim: Claim, replica: Replica, exchange: Exchange
+    ) -> None:
+        """What the policy learns from a dispatch is read beside it; some engines can tell more."""
+        self.lessons.dispatched(request, claim, replica)
+        if claim.wants_report and replica.facts.version is not None:  # it is vLLM
+            exchange.amend("vllm_xargs", "kv_cache_report_mode", value=b'"full"')
 
     async def _relay(
         self,
@@ -225,7 +238,8 @@ class Life:
 
     def _answered(self, replica: Replica, reply: Reply, entry: Entry) -> Usage:
         """A response was relayed whole: what does it say of the replica, and of prompts?"""
-        usage = read_usage(reply.tail())
+        tail = reply.tail()
+        usage = read_usage(tail)
         error = ReplicaFailed() if reply.status >= 500 else None
         entry.answered(reply.status, usage, error)
         if error is not None:
@@ -236,4 +250,5 @@ class Life:
             self.fleet.sign(replica, Sign.SUCCESS, self.clock())
         if usage.prompt_tokens is not None and entry.request is not None:
             self.parser.learn(entry.request, usage.prompt_tokens)
+        self.lessons.answered(replica, tail)
         return usage

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gateway.account.cache_metrics import CacheCollector
 from gateway.kv_cache import Certainty
 from gateway.vocabulary import Health, ReplicaId, ReplicaView
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from gateway.account.accounts import Accounts
+    from gateway.account.cache_metrics import CacheState
     from gateway.account.meters import Histogram, ModelMeters
 
 
@@ -107,6 +109,8 @@ class Gateway(Protocol):
     def tenant_reload_failures(self) -> int: ...
     @property
     def waiting(self) -> Mapping[str, int]: ...
+
+    def caches(self) -> Mapping[ReplicaId, CacheState]: ...
 
 
 _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelMeters], Histogram]], ...]] = (
@@ -373,6 +377,7 @@ def registry(accounts: Accounts, gateway: Gateway) -> CollectorRegistry:
     """A registry of our own: ours, the process's and the interpreter's families."""
     made = CollectorRegistry(auto_describe=False)
     made.register(GatewayCollector(accounts, gateway))
+    made.register(CacheCollector(gateway.caches))
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
     return made

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
 import msgspec
 
 from gateway.choose.dispatch import Dispatch
+from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
 from gateway.kv_cache import BlockListener, Tokenised
 from gateway.vocabulary import (
@@ -170,6 +171,8 @@ class Chooser:
     memory: Memory | None = None
     listener: BlockListener | None = None
     """Wants to hear what the caches hold."""
+    holdings: Holdings | None = None
+    """What it has come to believe of them."""
     sticky: Sticky | None = None
     """Keeps sessions where they are, whatever it costs."""
     shadow: Shadow | None = None

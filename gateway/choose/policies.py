@@ -51,7 +51,14 @@ def _random(settings: ChooseSettings, rng: Random) -> Chooser:
 
 def _cache_aware(settings: ChooseSettings, rng: Random) -> Chooser:
     scorer = CacheAware(settings)
-    return Chooser((Decodes(),), scorer, Cheapest(rng), memory=scorer, listener=scorer)
+    return Chooser(
+        (Decodes(),),
+        scorer,
+        Cheapest(rng),
+        memory=scorer,
+        listener=scorer,
+        holdings=scorer.holdings,
+    )
 
 
 POLICIES: Final[Mapping[str, Factory]] = MappingProxyType(

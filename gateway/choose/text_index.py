@@ -219,10 +219,13 @@ class TextIndex:
             self._drop(given, next(iter(given.recent)))
 
     def teach(self, hashes: Sequence[int], lesson: Lesson, tokens: Sequence[Tokens]) -> None:
-        """The first of these beginnings are so many tokens each, and their blocks are known."""
+        """The first of these beginnings are so many tokens each, and their blocks are known.
+
+        Where it is none, that is not known.
+        """
         for key, count in zip(hashes, tokens, strict=False):
             beginning = self._beginnings.get(key)
-            if beginning is not None:
+            if beginning is not None and count:
                 beginning.lesson = lesson
                 beginning.tokens = count
 

@@ -141,8 +141,8 @@ def _events(seen: Evidence) -> Finding:
     if not published.batches:
         return bad(
             "KV events",
-            f"announced at {where}, but none came: is the port open from here, and does the "
-            "endpoint name a host that can be reached?",
+            f"announced at {where}, but none came. Is the port open from here? vLLM listens only "
+            'where "endpoint" has a wildcard, as in "tcp://*:5557"; it connects to a host it names',
         )
     return good("KV events", f"{published.batches} batches came from {where}")
 

@@ -32,8 +32,6 @@ class Published:
     """Names of the blocks stored, 64 bits each, in order."""
     has_groups: bool = False
     """More than one group of layers keeps blocks of its own."""
-    lag_s: Seconds | None = None
-    """The clock here, less the time written in the first batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
 
 from gateway.parse.estimate import Estimator
 from gateway.parse.multipart import parse_multipart
 from gateway.parse.openai import parse_json
-from gateway.vocabulary import BodyKind
+from gateway.vocabulary import BodyKind, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from gateway.vocabulary import GenerationRequest, Route, Tokens
+    from gateway.vocabulary import GenerationRequest, Tokens
 
 
 _MULTIPART: Final = BodyKind.MULTIPART  # found faster by a name of our own
@@ -31,6 +33,15 @@ class Message(Protocol):
 
     @property
     def body(self) -> bytes: ...
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A body that is shown to us, not asked of us. A `Message`."""
+
+    route: Route
+    body: bytes
+    content_type: bytes = b"application/json"
+    fields: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class Parser:

@@ -123,7 +123,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     command = [sys.executable, "-m", "serving.up", "--embeddings", "--port", str(port)]
     with output.open("w") as sink:
         up = subprocess.Popen(
-            [*command, "--kv-cache-mib", "256"], stdout=sink, stderr=subprocess.STDOUT
+            [*command, "--kv-cache-mib", "256", "--engine-arg=--block-size=32"],
+            stdout=sink,
+            stderr=subprocess.STDOUT,
         )
     stack = Stack(f"http://127.0.0.1:{port}", output)
     try:

@@ -14,9 +14,6 @@ import pytest
 import zmq
 
 from gateway.app import House
-from gateway.choose.chooser import Chooser
-from gateway.choose.pickers import InTurn
-from gateway.choose.scorers import Indifferent
 from gateway.clock import monotonic
 from gateway.fleet.health import Sign
 from gateway.fleet.kv_events import KvEvents
@@ -28,7 +25,7 @@ from gateway.vocabulary import EventSource, Health, ReplicaAddress, ReplicaId
 from serving.sim.block_hash import wire_hash
 from serving.sim.server import KvEventSettings, Sim, SimSettings, running_sim
 from tests.hearing import Hearing
-from tests.house import run, until
+from tests.house import run, running_house, until
 from tests.lossy_events import LossyWire
 
 QUICK = Patience(silence_s=0.3, retry_after_s=0.5, verify_after_s=0.4)
@@ -329,27 +326,20 @@ def test_noise_on_the_wire_is_no_news_and_what_cannot_be_read_is_owned_up_to() -
     run(test())
 
 
-def test_a_house_listens_when_its_policy_wants_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_house_listens_when_its_policy_wants_to_know() -> None:
     async def test() -> None:
         async with running_sim(a_sim()) as sim:
             await work(sim, 3)
-            fleet = {"replicas": [sim.url], "probe_every_s": 0.05}
-            settings = {"accept": {"port": 0}, "fleet": fleet, "account": {"access_log": "off"}}
-            assert House(Settings.model_validate(settings)).kv_events is None
-            hearing = Hearing()
-            chooser = Chooser((), Indifferent(), InTurn(), listener=hearing)
-            monkeypatch.setattr("gateway.app.policy", lambda *_: chooser)
-            off = {**settings, "fleet": {**fleet, "kv_events": {"listen": "off"}}}
-            assert House(Settings.model_validate(off)).kv_events is None
-            house = House(Settings.model_validate(settings))
-            server = house.server()
-            server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-            serving = asyncio.create_task(house.serve(server))
-            replica = ReplicaId(sim.url.removeprefix("http://"))
-            await until(lambda: hearing.certain(replica) is Certainty.EXACT)
-            assert hearing.holds(replica) == truth(sim)
-            assert house.heard[replica].certainty is Certainty.EXACT
-            server.stop()
-            await serving
+            aware = {"choose": {"policy": "cache-aware"}}
+            for unheard in (
+                {"choose": {"policy": "least-work"}},
+                {**aware, "fleet": {"kv_events": {"listen": "off"}}},
+            ):
+                assert House(Settings.model_validate(unheard)).kv_events is None
+            async with running_house(aware, replicas=[sim.url]) as running:
+                replica = ReplicaId(sim.url.removeprefix("http://"))
+                heard = running.house.heard
+                await until(lambda: heard[replica].certainty is Certainty.EXACT)
+                assert running.house.caches()[replica].blocks == len(truth(sim))
 
     run(test())

@@ -15,8 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.account.access_log import NoLog
 from gateway.account.accounts import Accounts
+from gateway.account.cache_metrics import CacheCollector
 from gateway.account.metrics import GatewayCollector, registry
 from gateway.account.usage import Usage
+from gateway.choose.audit import Audit
+from gateway.choose.dispatch import Grade
+from gateway.choose.holdings import CacheState
 from gateway.errors import StreamBroken
 from gateway.fleet.kv_ear import Heard
 from gateway.fleet.ledger import Replica
@@ -28,8 +32,8 @@ from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 
 LABELS = {
-    "certainty", "class", "model", "outcome", "reason", "replica", "result", "route", "side",
-    "state", "tenant",
+    "certainty", "class", "grade", "model", "outcome", "prediction", "reason", "replica", "result",
+    "route", "side", "state", "tenant", "verdict",
 }  # fmt: skip
 NAME = re.compile(r"gateway(_[a-z]+)+")
 
@@ -68,6 +72,13 @@ class Shown:
         self.members = {"acme": Member(Tenant("acme"), Allowance(Limits(), 0.0), None)}
         self.members["acme"].allowance.refusals["rate_limit_exceeded"] += 1
 
+    def caches(self) -> Mapping[ReplicaId, CacheState]:
+        audit = Audit()
+        audit.predicted.add(64, 32)
+        audit.settled.add(32, 32)
+        state = CacheState(blocks=7, believed_tokens=100, grade=Grade.EXACT, audit=audit)
+        return {replica.id: state for replica in self.replicas}
+
 
 @pytest.fixture
 def accounts(clock: ManualClock) -> Accounts:
@@ -99,7 +110,7 @@ def families(collector: GatewayCollector) -> list[Metric]:
 
 
 def test_every_family_is_named_by_the_rules_of_the_house(collector: GatewayCollector) -> None:
-    found = families(collector)
+    found = families(collector) + list(CacheCollector(Shown([a_replica()]).caches).collect())
     assert len({family.name for family in found}) == len(found)
     for family in found:
         assert NAME.fullmatch(family.name), family.name
@@ -142,6 +153,17 @@ def test_a_scrape_parses_in_both_formats_and_says_the_same(accounts: Accounts) -
 
     assert samples(plain) == samples(strict)
     assert len(samples(plain)) > 100
+
+
+def test_what_was_predicted_is_told_beside_what_was_found(accounts: Accounts) -> None:
+    text = generate_latest(registry(accounts, Shown([a_replica()]))).decode()
+    name = a_replica().id
+    audits = 'gateway_cache_audits_total{prediction="%s",replica="%s",verdict="%s"} %s'
+    assert audits % ("chosen", name, "over", "1.0") in text
+    assert audits % ("events", name, "exact", "1.0") in text
+    errors = 'gateway_cache_audit_error_tokens_total{prediction="chosen",replica="%s"} 32.0'
+    assert errors % name in text
+    assert f'gateway_cache_grade{{grade="exact",replica="{name}"}} 1.0' in text
 
 
 def value(collector: GatewayCollector, name: str, **labels: str) -> float:

@@ -1,0 +1,191 @@
+"""What the gateway believes the caches of real engines hold, against what they say they found."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import httpx
+import yaml
+
+from tests.e2e.conftest import Process, Stack, free_port, until
+from tests.e2e.conversations import Conversation, HitRate, ask, talk
+from tests.lossy_events import LossyWire
+
+AUDITS = "gateway_cache_audits_total"
+CERTAINTY = "gateway_kv_certainty"
+START_S = 30.0
+TURNS = 4
+CONVERSATIONS = 8
+LEAST_EXACT = 0.98
+HIT_RATE_POINTS = 0.02
+FIRST = 3
+"""Answers that may go unaudited: an engine's block size is not known before its first event, and
+nobody has read a prompt before the first is read."""
+
+Note = Callable[[str, object], None]
+
+
+@contextmanager
+def gateway(
+    stack: Stack, folder: Path, events: dict[str, dict[str, str]] | None = None
+) -> Iterator[Process]:
+    """One more gateway before the stack's chat replicas, cache-aware and listening to events."""
+    replicas = []
+    for replica in stack.chat_replicas:
+        known = (events or {}).get(replica.url)
+        replicas.append({"url": replica.url, **({"kv_events": known} if known else {})})
+    port = free_port()
+    settings = folder / "settings.yaml"
+    document = {
+        "accept": {"port": port},
+        "choose": {"policy": "cache-aware"},
+        "fleet": {"replicas": replicas},
+        "account": {"access_log": "off"},
+    }
+    settings.write_text(yaml.safe_dump(document))
+    log = folder / "gateway.log"
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "gateway", "--settings", str(settings)],
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    here = Process(f"http://127.0.0.1:{port}", process.pid)
+    try:
+        until("the gateway answers", lambda: _answers(here), START_S, every_s=0.1)
+        until("all caches are known exactly", lambda: exact(here) == 2, START_S, every_s=0.1)
+        yield here
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _answers(gateway: Process) -> bool:
+    try:
+        return httpx.get(f"{gateway.url}/readyz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def exact(gateway: Process) -> float:
+    """How many replicas' caches are known exactly."""
+    return gateway.metric(CERTAINTY, certainty="exact")
+
+
+def client(gateway: Process) -> httpx.Client:
+    return httpx.Client(base_url=gateway.url, trust_env=False, timeout=60.0)
+
+
+def audited(gateway: Process, expected: int) -> tuple[float, float]:
+    """(right, all) of the audits so far, once there are as many as answers were given."""
+    until(
+        "every answer is audited",
+        lambda: gateway.metric(AUDITS, prediction="events") >= expected,
+        5.0,
+    )
+    right = gateway.metric(AUDITS, prediction="events", verdict="exact")
+    return right, gateway.metric(AUDITS, prediction="events")
+
+
+def test_conversations_hit_as_often_as_on_one_replica_and_as_predicted(
+    stack: Stack, tmp_path: Path, record_property: Note
+) -> None:
+    conversations = [Conversation(Random(f"hits {number}")) for number in range(CONVERSATIONS)]
+    for each in conversations:
+        each.open()
+    with gateway(stack, tmp_path) as here, client(here) as http:
+        rate = HitRate(stack.chat_replicas)
+        answers = talk(http, conversations, TURNS)
+        achieved = rate.so_far()
+        right, audits = audited(here, len(answers) - FIRST)
+    alone = stack.chat_replicas[0]
+    rate = HitRate([alone])
+    with client(alone) as http:
+        for turn in range(TURNS):
+            for each in conversations:
+                ask(http, each.sent[turn], cache_salt="nobody else's")
+    ideal = rate.so_far()
+    foreseen = sum(each.predicted == each.cached_tokens for each in answers) / len(answers)
+    record_property("hit_rate", achieved)
+    record_property("hit_rate_of_one_replica", ideal)
+    record_property("audits_exact", right / audits)
+    record_property("foreseen_when_choosing", foreseen)
+    print(
+        f"hit rate {achieved:.3f}, of one replica {ideal:.3f}; predicted as it was: "
+        f"{right:.0f} of {audits:.0f}, already when choosing: {foreseen:.1%}"
+    )
+    assert ideal > 0.5
+    assert achieved >= ideal - HIT_RATE_POINTS
+    assert audits >= len(answers) - FIRST
+    assert right / audits >= LEAST_EXACT
+
+
+def test_predictions_hold_after_a_replica_was_killed_and_came_back(
+    stack: Stack, tmp_path: Path, record_property: Note
+) -> None:
+    conversations = [Conversation(Random(f"restart {number}")) for number in range(CONVERSATIONS)]
+    for each in conversations:
+        each.open()
+    with gateway(stack, tmp_path) as here, client(here) as http:
+        before = len(talk(http, conversations, 2))
+        victim = stack.chat_replicas[1]
+        os.killpg(victim.pid, signal.SIGKILL)
+        until(
+            "the replica is back",
+            lambda: stack.processes()["replica-2"].pid != victim.pid,
+            240.0,
+            every_s=0.5,
+        )
+        until("its cache is known exactly", lambda: exact(here) == 2, 30.0, every_s=0.1)
+        right_before, audits_before = audited(here, before - FIRST)
+        answers = talk(http, conversations, 3)
+        right, audits = audited(here, before + len(answers) - FIRST)
+    share = (right - right_before) / (audits - audits_before)
+    record_property("audits_exact", share)
+    print(f"after a restart: {share:.1%} of {audits - audits_before:.0f} as predicted")
+    assert share >= LEAST_EXACT
+
+
+def test_predictions_hold_after_events_were_lost(
+    stack: Stack, tmp_path: Path, record_property: Note
+) -> None:
+    rng = Random("gap")
+    conversations = [Conversation(Random(f"gap {number}")) for number in range(CONVERSATIONS)]
+    for each in conversations:
+        each.open()
+    victim = stack.chat_replicas[0]
+    sources = httpx.get(f"{victim.url}/kv_event_sources", trust_env=False).json()
+    (source,) = sources.values()
+    with LossyWire(source["endpoint"]) as wire:
+        events = {
+            "endpoint": wire.endpoint,
+            "replay_endpoint": source["replay_endpoint"],
+            "topic": source["topic"],
+        }
+        with gateway(stack, tmp_path, {victim.url: events}) as here, client(here) as http:
+            before = len(talk(http, conversations, 2))
+            unseen = Conversation(rng)
+            unseen.open()
+            with wire.losing(), client(victim) as direct:
+                unseen.turn(direct)
+                until("events were lost", lambda: wire.lost > 0, 5.0)
+            right_before, audits_before = audited(here, before - FIRST)
+            answers = talk(http, [unseen, *conversations], 3)
+            right, audits = audited(here, before + len(answers) - FIRST)
+            gaps = here.metric("gateway_kv_event_gaps_total")
+    share = (right - right_before) / (audits - audits_before)
+    record_property("audits_exact", share)
+    print(f"after a gap: {share:.1%} of {audits - audits_before:.0f} as predicted")
+    assert gaps >= 1
+    assert share >= LEAST_EXACT
