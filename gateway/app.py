@@ -352,8 +352,6 @@ class House:
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
 
 
-
-
 def _tenants(settings: TenantsSettings) -> tuple[Tenancy | Strangers, TenantsWatch | None]:
     if settings.path is None:
         return Strangers(), None
