@@ -58,7 +58,7 @@ class Errand(Protocol):
 class Sender(Protocol):
     """Makes requests of our own."""
 
-    def new(self, route: Route, body: bytes, on_behalf_of: str) -> Errand: ...
+    def new(self, route: Route, body: bytes, tenant: str) -> Errand: ...
 
 
 class Fleet(Protocol):
@@ -74,9 +74,7 @@ class Owner(Protocol):
     @property
     def route(self) -> Route: ...
     @property
-    def tenant(self) -> str:
-        """On whose behalf they are sent; empty for nobody's in particular."""
-
+    def tenant(self) -> str: ...
     @property
     def is_behind(self) -> bool:
         """It has more results than it has written down: no new line until it has caught up."""
@@ -92,10 +90,10 @@ class Owner(Protocol):
 class _Flight:
     """A line in flight."""
 
-    __slots__ = ("errand", "is_displaced", "line", "owner", "task")
+    __slots__ = ("errand", "is_displaced", "line", "queue", "task")
 
-    def __init__(self, owner: Owner, line: BatchLine) -> None:
-        self.owner = owner
+    def __init__(self, queue: _Queue, line: BatchLine) -> None:
+        self.queue = queue
         self.line = line
         self.errand: Errand | None = None
         self.task: asyncio.Task[None] | None = None
@@ -103,20 +101,26 @@ class _Flight:
 
 
 class _Queue:
-    """The lines of one model that wait."""
+    """The lines of one owner for one model that wait, and the tries of those that failed."""
 
-    __slots__ = ("inflight", "pace", "pause_s", "paused_until", "waiting")
+    __slots__ = ("inflight", "model", "owner", "pause_s", "paused_until", "tries", "waiting")
 
-    def __init__(self, settings: BatchSettings) -> None:
-        self.waiting: deque[tuple[Owner, BatchLine]] = deque()
+    def __init__(self, owner: Owner, model: ModelName) -> None:
+        self.owner = owner
+        self.model = model
+        self.waiting: deque[BatchLine] = deque()
         self.inflight = 0
-        self.pace = Pace(settings.lines_per_replica, settings.lines_beside_others)
+        self.tries: Counter[int] = Counter()  # by line
         self.pause_s: Seconds = _LEAST_PAUSE_S
         self.paused_until: Seconds = 0.0
 
-    def pause(self, now: Seconds) -> None:
-        """There was no room: look again later, and later still if there is none then."""
-        self.pace.refused()
+    def may_start(self, now: Seconds) -> bool:
+        """A line of it, by what is known here."""
+        return bool(self.waiting) and now >= self.paused_until and not self.owner.is_behind
+
+    def back(self, line: BatchLine, now: Seconds) -> None:
+        """There was no room for a line: it is the next, later, and later still if need be."""
+        self.waiting.appendleft(line)
         if now >= self.paused_until:
             self.paused_until = now + self.pause_s
             self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
@@ -130,14 +134,14 @@ class Dispatcher:
         self._sender = sender
         self._fleet = fleet
         self._clock = clock
-        self._queues: dict[str, _Queue] = {}
+        self._queues: list[_Queue] = []  # the next to be served first
+        self._paces: dict[ModelName, Pace] = {}
         self._flights: dict[int, _Flight] = {}  # by a number that grows: the oldest first
         self._next = 0
-        self._attempts: Counter[tuple[int, int]] = Counter()
         self.outcomes: Counter[str] = Counter()
 
     def __repr__(self) -> str:
-        waiting = sum(len(queue.waiting) for queue in self._queues.values())
+        waiting = sum(len(queue.waiting) for queue in self._queues)
         return f"<Dispatcher {len(self._flights)} lines in flight, {waiting} waiting>"
 
     @property
@@ -147,24 +151,30 @@ class Dispatcher:
 
     def add(self, owner: Owner, lines: Sequence[BatchLine]) -> None:
         """Take in lines, in the order of work."""
+        queues: dict[str, _Queue] = {}
         for line in lines:
-            queue = self._queues.get(line.model)
+            queue = queues.get(line.model)
             if queue is None:
-                queue = self._queues[line.model] = _Queue(self._settings)
-            queue.waiting.append((owner, line))
+                model = ModelName(line.model)
+                queue = queues[model] = _Queue(owner, model)
+                self._paces.setdefault(
+                    model,
+                    Pace(self._settings.lines_per_replica, self._settings.lines_beside_others),
+                )
+            queue.waiting.append(line)
+        self._queues += queues.values()
 
     async def withdraw(self, owner: Owner) -> None:
         """Take out every line of `owner`; when this returns none is in flight."""
-        flights = [flight for flight in self._flights.values() if flight.owner is owner]
+        self._queues = [queue for queue in self._queues if queue.owner is not owner]
+        models = {queue.model for queue in self._queues}
+        self._paces = {model: pace for model, pace in self._paces.items() if model in models}
+        flights = [flight for flight in self._flights.values() if flight.queue.owner is owner]
         tasks = [flight.task for flight in flights if flight.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for model, queue in tuple(self._queues.items()):
-            queue.waiting = deque(each for each in queue.waiting if each[0] is not owner)
-            if not queue.waiting and not queue.inflight:
-                del self._queues[model]
 
     async def look(self) -> None:
         """The background loop: lets lines start, and makes them make way."""
@@ -173,25 +183,36 @@ class Dispatcher:
             await asyncio.sleep(LOOK_EVERY_S)
 
     def pump(self) -> None:
-        """Start what may start; displace what must make way."""
+        """Start what may start, of every owner in turn; displace what must make way.
+
+        O(lines in flight + replicas that serve the models asked for + lines started).
+        """
         if not self._queues:
             return
         ours: Counter[ReplicaId] = Counter()
         for flight in self._flights.values():
             if flight.errand is not None and flight.errand.replica is not None:
                 ours[flight.errand.replica] += 1
-        now = self._clock()
         caps: dict[ReplicaId, int] = {}
-        for model, queue in self._queues.items():
-            room = queue.pace.caps(self._fleet.serving(ModelName(model)), ours)
+        free: Counter[ModelName] = Counter()
+        for model, pace in self._paces.items():
+            room = pace.caps(self._fleet.serving(model), ours)
             caps |= room
-            free = queue.pace.allow(room) - queue.inflight
-            if now < queue.paused_until:
-                continue
-            while free > 0 and queue.waiting and not queue.waiting[0][0].is_behind:
-                self._start(queue, *queue.waiting.popleft())
-                free -= 1
+            free[model] = pace.allow(room)
+        for queue in self._queues:
+            free[queue.model] -= queue.inflight
+        self._start_some(free)
         self._displace(caps)
+
+    def _start_some(self, free: Counter[ModelName]) -> None:
+        now = self._clock()
+        willing = [queue for queue in self._queues if queue.may_start(now)]
+        while willing := [q for q in willing if free[q.model] > 0 and q.may_start(now)]:
+            for queue in willing:
+                if free[queue.model] > 0:
+                    free[queue.model] -= 1
+                    self._start(queue)
+        self._queues.append(self._queues.pop(0))  # another goes first, the next time
 
     def _displace(self, caps: dict[ReplicaId, int]) -> None:
         flying = [
@@ -205,50 +226,49 @@ class Dispatcher:
             if flight.task is not None:
                 flight.task.cancel()
 
-    def _start(self, queue: _Queue, owner: Owner, line: BatchLine) -> None:
-        flight = _Flight(owner, line)
+    def _start(self, queue: _Queue) -> None:
+        flight = _Flight(queue, queue.waiting.popleft())
         key = self._next = self._next + 1
         self._flights[key] = flight
         queue.inflight += 1
-        flight.task = asyncio.create_task(self._fly(queue, flight, key), name="batch line")
+        flight.task = asyncio.create_task(self._fly(flight, key), name="batch line")
 
-    async def _fly(self, queue: _Queue, flight: _Flight, key: int) -> None:
+    async def _fly(self, flight: _Flight, key: int) -> None:
+        queue, owner = flight.queue, flight.queue.owner
         try:
-            body = await flight.owner.body(flight.line)
-            flight.errand = self._sender.new(flight.owner.route, body, flight.owner.tenant)
-            answer = await flight.errand.run()
-            self._landed(queue, flight, answer)
+            body = await owner.body(flight.line)
+            flight.errand = self._sender.new(owner.route, body, owner.tenant)
+            self._landed(flight, await flight.errand.run())
         except asyncio.CancelledError:
             if flight.is_displaced:
                 self.outcomes["displaced"] += 1
-                queue.pause(self._clock())
-                queue.waiting.appendleft((flight.owner, flight.line))
+                self._again(flight)
             raise
         except (OSError, ValueError) as error:  # what cannot be read cannot be sent
-            flight.owner.broke(error)
+            owner.broke(error)
         finally:
             queue.inflight -= 1
             del self._flights[key]
 
-    def _landed(self, queue: _Queue, flight: _Flight, answer: Answer) -> None:
+    def _landed(self, flight: _Flight, answer: Answer) -> None:
         """An answer came: it is the line's, or the line has to try again."""
-        place = (id(flight.owner), flight.line.number)
+        queue, number = flight.queue, flight.line.number
         if answer.status in _NO_ROOM or isinstance(answer.error, UnknownModel):
             self.outcomes["no_room"] += 1
-        elif answer.status >= 500:
-            self._attempts[place] += 1
-            if self._attempts[place] < self._settings.max_attempts:
+            is_ours = answer.error is not None and answer.status == 429  # its tenant's limits
+            return self._again(flight, is_full=not is_ours)
+        if answer.status >= 500:
+            queue.tries[number] += 1
+            if queue.tries[number] < self._settings.max_attempts:
                 self.outcomes["tried_again"] += 1
-            else:
-                return self._answered(flight, answer)
-        else:
-            queue.pace.answered()
-            queue.pause_s = _LEAST_PAUSE_S
-            return self._answered(flight, answer)
-        queue.pause(self._clock())
-        queue.waiting.appendleft((flight.owner, flight.line))
-
-    def _answered(self, flight: _Flight, answer: Answer) -> None:
-        self._attempts.pop((id(flight.owner), flight.line.number), None)
+                return self._again(flight)
+        queue.pause_s = _LEAST_PAUSE_S
+        if (pace := self._paces.get(queue.model)) is not None:
+            pace.answered()
         self.outcomes["completed" if answer.status < 400 else "failed"] += 1
-        flight.owner.answered(flight.line, answer)
+        queue.owner.answered(flight.line, answer)
+
+    def _again(self, flight: _Flight, *, is_full: bool = True) -> None:
+        if is_full and (pace := self._paces.get(flight.queue.model)) is not None:
+            pace.refused()
+        flight.queue.back(flight.line, self._clock())

@@ -7,15 +7,19 @@ All of it blocks: it is called from threads.
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import tempfile
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_READ_BYTES: Final = 1024 * 1024
 
 
 class Files:
@@ -44,16 +48,19 @@ class Files:
 
     def open(self, file_id: str) -> IO[bytes]:
         """Read a file from its beginning; the caller closes it. Raises FileNotFoundError."""
-        handle: IO[bytes] = self._fs.open(self._path(file_id), "rb")
-        return handle
+        handle: Any = self._fs.open(self._path(file_id), "rb")
+        if self.is_local:
+            local: IO[bytes] = handle
+            return local
+        return io.BufferedReader(handle, _READ_BYTES)  # fsspec's own `readline` knows no limit
 
     def at_hand(self, file_id: str) -> int:
         """A descriptor of the file, or of a nameless copy on this machine, for reading anywhere in
         it; the caller closes it. Raises FileNotFoundError."""
         if self.is_local:
             return os.open(self._path(file_id), os.O_RDONLY)
-        with tempfile.TemporaryFile() as copy:
-            self._fs.get_file(self._path(file_id), copy)
+        with tempfile.TemporaryFile() as copy, self.open(file_id) as handle:
+            shutil.copyfileobj(handle, copy, _READ_BYTES)
             copy.flush()
             return os.dup(copy.fileno())
 
@@ -99,3 +106,4 @@ class Draft:
             self._files.remove(self.file_id)
         else:
             self._handle.discard()  # an upload that is not completed leaves nothing
+            self._handle.closed = True  # or it would be completed when it is collected

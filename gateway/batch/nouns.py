@@ -33,15 +33,14 @@ LIVE: Final = (Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file that is kept; instants are seconds since the epoch. `tenant` is whose it is, by name;
-    empty where there are no keys."""
+    """A file that is kept; instants are seconds since the epoch."""
 
     id: str
     created_at: float
     size: int  # bytes
     filename: str
     purpose: str
-    tenant: str = ""
+    tenant: str = ""  # whose it is; nobody else sees it
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -54,8 +53,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A batch. Instants are seconds since the epoch, None where they have not come. `tenant` is on
-    whose behalf it is worked on, and who may see it."""
+    """A batch. Instants are seconds since the epoch, None where they have not come."""
 
     id: str
     endpoint: str
@@ -78,7 +76,7 @@ class Batch(msgspec.Struct, frozen=True):
     total: int = 0  # lines
     completed: int = 0
     failed: int = 0
-    tenant: str = ""
+    tenant: str = ""  # whose it is; nobody else sees it
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from gateway.batch.documents import batch_document, file_document, page, window_s
 from gateway.batch.lines import ENDPOINTS
 from gateway.batch.nouns import Batch, File
+from gateway.batch.store import Page
 from gateway.batch.upload import Upload
 from gateway.errors import BodyTooLarge, ClientGone, InvalidRequest
 from gateway.vocabulary import TENANT
@@ -113,15 +114,9 @@ class _FileRoutes:
         if order not in ("asc", "desc"):
             raise InvalidRequest("`order` is asc or desc.", param="order")
         limit, desk = _limit(request, 10_000, 10_000), self._desk
-        after, purpose = request.query_params.get("after"), request.query_params.get("purpose")
-        found: list[File] = await desk.blocking(
-            desk.store.files,
-            purpose,
-            after,
-            limit + 1,
-            ascending=order == "asc",
-            tenant=_tenant(request),
-        )
+        wanted = Page(request.query_params.get("after"), limit + 1, order == "asc")
+        purpose = request.query_params.get("purpose")
+        found: list[File] = await desk.blocking(desk.store.files, _tenant(request), purpose, wanted)
         documents = [file_document(file) for file in found[:limit]]
         return _json(page(documents, has_more=len(found) > limit))
 
@@ -132,7 +127,7 @@ class _FileRoutes:
     async def delete(self, request: Request) -> Response:
         """Forget it, then remove its bytes."""
         desk, file_id = self._desk, request.path_params["file_id"]
-        await desk.blocking(desk.store.remove_file, file_id, _tenant(request))
+        await desk.blocking(desk.store.remove_file, _tenant(request), file_id)
         await desk.blocking(desk.files.remove, file_id)
         return _json({"id": file_id, "object": "file", "deleted": True})
 
@@ -156,7 +151,7 @@ class _FileRoutes:
 
     async def _file(self, request: Request) -> File:
         file: File = await self._desk.blocking(
-            self._desk.store.file, request.path_params["file_id"], _tenant(request)
+            self._desk.store.file, _tenant(request), request.path_params["file_id"]
         )
         return file
 
@@ -194,9 +189,8 @@ class _BatchRoutes:
     async def list(self, request: Request) -> Response:
         """Newest first."""
         limit, desk = _limit(request, 20, 100), self._desk
-        found: list[Batch] = await desk.blocking(
-            desk.store.batches, request.query_params.get("after"), limit + 1, _tenant(request)
-        )
+        wanted = Page(request.query_params.get("after"), limit + 1)
+        found: list[Batch] = await desk.blocking(desk.store.batches, _tenant(request), wanted)
         documents = [batch_document(batch) for batch in found[:limit]]
         return _json(page(documents, has_more=len(found) > limit))
 
@@ -204,20 +198,20 @@ class _BatchRoutes:
         """How far it is."""
         desk = self._desk
         batch_id = request.path_params["batch_id"]
-        batch = await desk.blocking(desk.store.batch, batch_id, _tenant(request))
+        batch = await desk.blocking(desk.store.batch, _tenant(request), batch_id)
         return _json(batch_document(batch))
 
     async def cancel(self, request: Request) -> Response:
         """Stop it; what has been answered by then is in its files."""
         desk = self._desk
         batch_id = request.path_params["batch_id"]
-        batch = await desk.blocking(desk.store.cancel, batch_id, desk.wall(), _tenant(request))
+        batch = await desk.blocking(desk.store.cancel, _tenant(request), batch_id, desk.wall())
         desk.wake()
         return _json(batch_document(batch))
 
 
 def _tenant(request: Request) -> str:
-    """Whose request it is, by name."""
+    """Whose request it is; the control app has asked for a key, if keys are asked for."""
     tenant: Tenant = request.scope[TENANT]
     return tenant.name
 

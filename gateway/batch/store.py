@@ -7,8 +7,6 @@ one transaction: a crash is before it or after it.
 
 Leases are timed by the gateways' own clocks: a wrong clock costs repeated work, nothing else.
 All of it blocks: it is called from threads.
-
-What is asked for on behalf of a `tenant` is found among its own only; without, among everybody's.
 """
 
 from __future__ import annotations
@@ -34,6 +32,14 @@ class Fenced(Exception):
     """The batch is somebody else's by now: nothing was written."""
 
 
+class Page(msgspec.Struct, frozen=True):
+    """Which part of a list: up to `limit` after the one called `after`, by age."""
+
+    after: str | None
+    limit: int
+    ascending: bool = False
+
+
 class Store:
     """One database."""
 
@@ -56,33 +62,25 @@ class Store:
         with self._engine.begin() as connection:
             _put_file(connection, file)
 
-    def file(self, file_id: str, tenant: str | None = None) -> File:
-        """Raises UnknownFile."""
+    def file(self, tenant: str, file_id: str) -> File:
+        """Raises UnknownFile, for another tenant's too."""
         with self._reader.begin() as connection:
-            return _file(connection, file_id, tenant)
+            return _file(connection, tenant, file_id)
 
-    def files(
-        self,
-        purpose: str | None,
-        after: str | None,
-        limit: int,
-        *,
-        ascending: bool,
-        tenant: str | None = None,
-    ) -> list[File]:
-        """Up to `limit` after the one called `after`. Raises UnknownFile if there is none."""
-        query = _of(select(files), files, tenant)
+    def files(self, tenant: str, purpose: str | None, page: Page) -> list[File]:
+        """Some of a tenant's. Raises UnknownFile if there is none called `page.after`."""
+        query = select(files).where(files.c.tenant == tenant)
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         with self._reader.begin() as connection:
-            cursor = None if after is None else _file(connection, after, tenant)
-            query = _page(query, files, cursor, limit, ascending=ascending)
+            cursor = None if page.after is None else _file(connection, tenant, page.after)
+            query = _paged(query, files, cursor, page)
             return [File(**row._mapping) for row in connection.execute(query)]
 
-    def remove_file(self, file_id: str, tenant: str | None = None) -> None:
+    def remove_file(self, tenant: str, file_id: str) -> None:
         """Forget a file. Raises UnknownFile, or FileInUse while a batch needs it."""
         with self._engine.begin() as connection:
-            _file(connection, file_id, tenant)
+            _file(connection, tenant, file_id)
             needed = select(batches.c.id).where(
                 batches.c.input_file_id == file_id, batches.c.status.in_(LIVE)
             )
@@ -93,40 +91,40 @@ class Store:
     # Batches, as clients see them
 
     def add_batch(self, batch: Batch) -> None:
-        """A new one. Raises UnknownFile if its tenant has no such input."""
+        """A new one. Raises UnknownFile if its input is not there."""
         with self._engine.begin() as connection:
-            _file(connection, batch.input_file_id, batch.tenant)
+            _file(connection, batch.tenant, batch.input_file_id)
             fields = msgspec.structs.asdict(batch)
             fields["metadata"] = _json(batch.metadata)
             fields["problems"] = _json(batch.problems)
             connection.execute(insert(batches).values(**fields, fence=0, lease_until=0.0))
 
-    def batch(self, batch_id: str, tenant: str | None = None) -> Batch:
-        """Raises UnknownBatch."""
+    def batch(self, tenant: str, batch_id: str) -> Batch:
+        """Raises UnknownBatch, for another tenant's too."""
         with self._reader.begin() as connection:
-            return _batch(connection, batch_id, tenant)
+            return _batch(connection, tenant, batch_id)
 
-    def batches(self, after: str | None, limit: int, tenant: str | None = None) -> list[Batch]:
-        """Up to `limit`, the newest first, after the one called `after`. Raises UnknownBatch."""
-        query = _of(select(batches), batches, tenant)
+    def batches(self, tenant: str, page: Page) -> list[Batch]:
+        """Some of a tenant's. Raises UnknownBatch if there is none called `page.after`."""
+        query = select(batches).where(batches.c.tenant == tenant)
         with self._reader.begin() as connection:
-            cursor = None if after is None else _batch(connection, after, tenant)
-            query = _page(query, batches, cursor, limit, ascending=False)
+            cursor = None if page.after is None else _batch(connection, tenant, page.after)
+            query = _paged(query, batches, cursor, page)
             return [_as_batch(row) for row in connection.execute(query)]
 
-    def cancel(self, batch_id: str, now: float, tenant: str | None = None) -> Batch:
+    def cancel(self, tenant: str, batch_id: str, now: float) -> Batch:
         """Ask that it be cancelled; again, and nothing changes. Raises UnknownBatch, BatchEnded."""
         with self._engine.begin() as connection:
-            _batch(connection, batch_id, tenant)
             connection.execute(
                 update(batches)
                 .where(
                     batches.c.id == batch_id,
+                    batches.c.tenant == tenant,
                     batches.c.status.in_((Status.VALIDATING, Status.IN_PROGRESS)),
                 )
                 .values(status=Status.CANCELLING, cancelling_at=now)
             )
-            batch = _batch(connection, batch_id)
+            batch = _batch(connection, tenant, batch_id)
             if batch.status is not Status.CANCELLING:
                 raise BatchEnded(f"The batch is {batch.status} and can no longer be cancelled.")
             return batch
@@ -302,20 +300,16 @@ def _put_file(connection: Connection, file: File) -> None:
     connection.execute(insert(files).values(**msgspec.structs.asdict(file)))
 
 
-def _of(query: Select[Any], table: Table, tenant: str | None) -> Select[Any]:
-    return query if tenant is None else query.where(table.c.tenant == tenant)
-
-
-def _file(connection: Connection, file_id: str, tenant: str | None = None) -> File:
-    query = _of(select(files), files, tenant).where(files.c.id == file_id)
+def _file(connection: Connection, tenant: str, file_id: str) -> File:
+    query = select(files).where(files.c.id == file_id, files.c.tenant == tenant)
     row = connection.execute(query).first()
     if row is None:
         raise UnknownFile(f"There is no file `{file_id[:100]}`.")
     return File(**row._mapping)
 
 
-def _batch(connection: Connection, batch_id: str, tenant: str | None = None) -> Batch:
-    query = _of(select(batches), batches, tenant).where(batches.c.id == batch_id)
+def _batch(connection: Connection, tenant: str, batch_id: str) -> Batch:
+    query = select(batches).where(batches.c.id == batch_id, batches.c.tenant == tenant)
     row = connection.execute(query).first()
     if row is None:
         raise UnknownBatch(f"There is no batch `{batch_id[:100]}`.")
@@ -331,15 +325,16 @@ def _as_batch(row: Row[Any]) -> Batch:
     return Batch(**fields)
 
 
-def _page(
-    query: Select[Any], table: Table, cursor: File | Batch | None, limit: int, *, ascending: bool
+def _paged(
+    query: Select[Any], table: Table, cursor: File | Batch | None, page: Page
 ) -> Select[Any]:
     """By age, then by id; from the one after `cursor` on."""
     key = (table.c.created_at, table.c.id)
     if cursor is not None:
         ours, theirs = tuple_(*key), (cursor.created_at, cursor.id)
-        query = query.where(ours > theirs if ascending else ours < theirs)
-    return query.order_by(*[each.asc() if ascending else each.desc() for each in key]).limit(limit)
+        query = query.where(ours > theirs if page.ascending else ours < theirs)
+    order = [each.asc() if page.ascending else each.desc() for each in key]
+    return query.order_by(*order).limit(page.limit)
 
 
 def _json(value: object) -> str | None:

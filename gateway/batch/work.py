@@ -77,7 +77,7 @@ class Work:
 
     @property
     def tenant(self) -> str:
-        """On whose behalf they are sent."""
+        """On whose account."""
         return self.batch.tenant
 
     @property
@@ -193,7 +193,7 @@ class Work:
         for fence in range(1, claim.fence):  # what a crash may have left
             for kind in ("output", "error"):
                 await desk.blocking(desk.files.remove, self._file_id(kind, fence))
-        batch: Batch = await self._store("batch", claim.batch.id)
+        batch: Batch = await self._store("batch", claim.batch.tenant, claim.batch.id)
         is_cancelled = batch.status is Status.CANCELLING
         drafts: dict[str, Draft] = {}
         left, is_whole = 0, False

@@ -15,9 +15,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from gateway.batch.nouns import LIVE, Batch, BatchLine, Claim, File, Problem, Result, Status
-from gateway.batch.store import Fenced, Store
+from gateway.batch.store import Fenced, Page, Store
 from gateway.errors import BatchEnded, FileInUse, UnknownBatch, UnknownFile
 from tests.databases import emptied
 
@@ -95,11 +96,11 @@ class StoreMachine(RuleBasedStateMachine):
             return
         known = self.known[data.draw(st.sampled_from(sorted(self.known)))]
         if known.status in (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING):
-            assert self.store.cancel(known.id, self.now).status is Status.CANCELLING
+            assert self.store.cancel("", known.id, self.now).status is Status.CANCELLING
             known.status = Status.CANCELLING
         else:
             with pytest.raises(BatchEnded):
-                self.store.cancel(known.id, self.now)
+                self.store.cancel("", known.id, self.now)
 
     @rule(after_s=st.sampled_from([0.0, LEASE_S / 2, LEASE_S]), validates=st.booleans())
     def a_worker_claims(self, after_s: float, validates: bool) -> None:
@@ -202,7 +203,7 @@ class StoreMachine(RuleBasedStateMachine):
                     self.store.finish(held, Status.COMPLETED, done, None, self.now)
                     known.status, known.lease_until = Status.COMPLETED, 0.0
                     assert self.store.outcomes(held, 0, 9) == []
-                    assert self.store.file(done.id) == done
+                    assert self.store.file("", done.id) == done
             case held, known, False:
                 with pytest.raises(Fenced):
                     self.store.finalize(held, self.now)
@@ -210,7 +211,7 @@ class StoreMachine(RuleBasedStateMachine):
                 with pytest.raises(Fenced):
                     self.store.finish(held, Status.COMPLETED, file, None, self.now)
                 with pytest.raises(UnknownFile):
-                    self.store.file("file-stale")
+                    self.store.file("", "file-stale")
 
     def _read_back(self, claim: Claim, known: Known) -> None:
         rows = [row for n in range(0, known.lines, 2) for row in self.store.outcomes(claim, n, 2)]
@@ -224,7 +225,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_counted_is_what_is_stored(self) -> None:
         for known in self.known.values():
-            batch = self.store.batch(known.id)
+            batch = self.store.batch("", known.id)
             good = [result.succeeded for result in known.results.values()]
             assert batch.status is known.status
             assert (batch.completed, batch.failed) == (good.count(True), good.count(False))
@@ -310,7 +311,7 @@ def test_results_written_at_once_by_two_who_think_it_is_theirs_count_once(
     for thread in threads:
         thread.join()
     assert fenced == [b"first"] * 60
-    assert store.batch("batch_1").completed == 60
+    assert store.batch("", "batch_1").completed == 60
     assert store.pending(second) == []
     store.close()
 
@@ -333,13 +334,35 @@ def test_lists_page_from_one_to_the_next_without_a_gap(store: Store) -> None:
     files = [a_stored_file(store, f"file-{n}", float(n // 3)).id for n in range(10)]
     for ascending in (True, False):
         seen: list[str] = []
-        while page := store.files(None, seen[-1] if seen else None, 3, ascending=ascending):
+        while page := store.files("", None, Page(seen[-1] if seen else None, 3, ascending)):
             seen += [file.id for file in page]
         assert seen == sorted(files, reverse=not ascending)
-    assert store.files("other", None, 3, ascending=True) == []
+    assert store.files("", "other", Page(None, 3)) == []
     for number in range(5):
         store.add_batch(a_batch(f"batch_{number}", float(number), "file-1"))
-    assert [batch.id for batch in store.batches("batch_3", 2)] == ["batch_2", "batch_1"]
+    assert [each.id for each in store.batches("", Page("batch_3", 2))] == ["batch_2", "batch_1"]
+    store.close()
+
+
+def test_a_tenant_sees_what_is_its_own_and_nothing_else(store: Store) -> None:
+    for name in ("red", "blue"):
+        store.add_file(File(f"file-{name}", 0.0, 1, "in", "batch", name))
+        store.add_batch(replace(a_batch(f"batch_{name}", file_id=f"file-{name}"), tenant=name))
+    assert [each.id for each in store.files("red", None, Page(None, 9))] == ["file-red"]
+    assert [each.id for each in store.batches("blue", Page(None, 9))] == ["batch_blue"]
+    assert store.batches("", Page(None, 9)) == []
+    for file_of in (store.file, store.remove_file):
+        with pytest.raises(UnknownFile):
+            file_of("red", "file-blue")
+    with pytest.raises(UnknownFile):
+        store.files("red", None, Page("file-blue", 9))
+    with pytest.raises(UnknownFile):
+        store.add_batch(replace(a_batch("batch_x", file_id="file-blue"), tenant="red"))
+    with pytest.raises(UnknownBatch):
+        store.batch("red", "batch_blue")
+    with pytest.raises(UnknownBatch):
+        store.cancel("red", "batch_blue", 1.0)
+    assert store.batch("blue", "batch_blue").status is Status.VALIDATING
     store.close()
 
 
@@ -349,16 +372,16 @@ def test_a_file_that_a_batch_needs_stays_until_it_has_ended(store: Store) -> Non
         store.add_batch(a_batch(file_id="file-none"))
     store.add_batch(a_batch())
     with pytest.raises(FileInUse):
-        store.remove_file("file-in")
+        store.remove_file("", "file-in")
     claim = store.claim(0.0, LEASE_S)
     assert claim is not None
     problems = [Problem("empty_file", "The file has no lines.", None, 3)]
     store.refused(claim, problems, 5.0)
-    ended = store.batch("batch_1")
+    ended = store.batch("", "batch_1")
     assert (ended.status, ended.failed_at, list(ended.problems)) == (Status.FAILED, 5.0, problems)
-    store.remove_file("file-in")
+    store.remove_file("", "file-in")
     with pytest.raises(UnknownFile):
-        store.remove_file("file-in")
+        store.remove_file("", "file-in")
     with pytest.raises(UnknownBatch):
-        store.batch("batch_none")
+        store.batch("", "batch_none")
     store.close()

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from openai import (
     AsyncOpenAI,
+    AuthenticationError,
     BadRequestError,
     ConflictError,
     DefaultAsyncHttpxClient,
@@ -23,6 +25,7 @@ from openai.types import Batch
 
 from gateway.section import SettingsError
 from gateway.settings import Settings
+from gateway.tenants.keys import ID_BYTES, SECRET_BYTES, digest, new_key
 from gateway.vocabulary import Outcome
 from tests.builders import MODEL, a_get, a_post
 from tests.house import RunningHouse, a_sim, run, running_house, until
@@ -52,10 +55,10 @@ async def running(folder: Path, **knobs: Any) -> AsyncIterator[tuple[RunningHous
         yield house, client
 
 
-def a_client(house: RunningHouse) -> AsyncOpenAI:
+def a_client(house: RunningHouse, key: str = "none") -> AsyncOpenAI:
     """The official client, which must not hide failures by trying again."""
     http = DefaultAsyncHttpxClient(trust_env=False)
-    return AsyncOpenAI(base_url=f"{house.url}/v1", api_key="none", max_retries=0, http_client=http)
+    return AsyncOpenAI(base_url=f"{house.url}/v1", api_key=key, max_retries=0, http_client=http)
 
 
 async def a_batch(client: AsyncOpenAI, content: bytes, **more: Any) -> Batch:
@@ -269,6 +272,59 @@ def test_what_is_asked_wrongly_is_told_in_openais_shape(tmp_path: Path) -> None:
                 assert (await house.ask(a_get(path))).status == 404
             assert (await house.ask(a_get("/v1/files?limit=0"))).code == "invalid_request"
             assert await asyncio.to_thread(os.listdir, tmp_path / "files") == [file.id]
+
+    run(law())
+
+
+def test_a_batch_is_its_tenants_and_goes_at_its_tenants_pace(tmp_path: Path) -> None:
+    keys = {
+        name: new_key(bytes([number]) * (ID_BYTES + SECRET_BYTES))
+        for number, name in enumerate(("red", "blue"))
+    }
+    tenants = [{"name": "red", "max_concurrent": 2}, {"name": "blue", "models": ["other"]}]
+    document = {
+        "tenants": tenants,
+        "keys": [
+            {"id": made.id, "tenant": name, "sha256": digest(made.key.encode()).hex()}
+            for name, made in keys.items()
+        ],
+    }
+    (tmp_path / "tenants.yaml").write_text(yaml.safe_dump(document))
+    settings = {
+        "batch": {"folder": str(tmp_path)},
+        "tenants": {"path": f"{tmp_path}/tenants.yaml"},
+    }
+
+    async def law() -> None:
+        async with (
+            running_house(settings, [a_sim()]) as house,
+            a_client(house, keys["red"].key) as red,
+            a_client(house, keys["blue"].key) as blue,
+            a_client(house) as stranger,
+        ):
+            lines = a_file(a_line(f"{number}", max_tokens=20) for number in range(30))
+            batch = await a_batch(red, lines)
+            with pytest.raises(AuthenticationError):
+                await stranger.batches.list()
+            assert (await blue.batches.list()).data == []
+            for asked in (
+                blue.batches.retrieve(batch.id),
+                blue.files.content(batch.input_file_id),
+                blue.files.delete(batch.input_file_id),
+                a_batch_of(blue, batch.input_file_id),
+            ):
+                with pytest.raises(NotFoundError):
+                    await asked
+            batch = await ended(red, batch)
+            assert batch.request_counts is not None
+            assert batch.request_counts.completed == 30  # its limits made them wait, not fail
+            with pytest.raises(NotFoundError):
+                await blue.files.content(batch.output_file_id or "")
+            denied = await ended(blue, await a_batch(blue, a_file([a_line("a")])))
+            (error,) = await lines_of(blue, denied.error_file_id)
+            assert error["response"]["status_code"] == 403
+            metrics = (await house.ask(a_get("/metrics"))).body.decode()
+            assert 'tenant="red"' in metrics
 
     run(law())
 

@@ -24,7 +24,7 @@ def errands(house: RunningHouse) -> Errands:
 def test_an_errand_is_answered_and_accounted_for() -> None:
     async def law() -> None:
         async with running_house() as house:
-            errand = errands(house).new(ROUTE, a_chat())
+            errand = errands(house).new(ROUTE, a_chat(), "")
             answer = await errand.run()
             assert (answer.status, answer.error) == (200, None)
             assert json.loads(answer.body)["usage"]["completion_tokens"] == 5
@@ -43,7 +43,7 @@ def test_an_errand_is_answered_and_accounted_for() -> None:
 def test_what_is_refused_is_an_answer_too(body: bytes, status: int, ours: bool) -> None:
     async def law() -> None:
         async with running_house() as house:
-            answer = await errands(house).new(ROUTE, body).run()
+            answer = await errands(house).new(ROUTE, body, "").run()
             assert (answer.status, answer.error is not None) == (status, ours)
             assert json.loads(answer.body)["error"]["message"]
 
@@ -53,7 +53,7 @@ def test_what_is_refused_is_an_answer_too(body: bytes, status: int, ours: bool) 
 def test_without_a_replica_it_is_told_so() -> None:
     async def law() -> None:
         async with running_house({}, []) as house:
-            answer = await errands(house).new(ROUTE, a_chat()).run()
+            answer = await errands(house).new(ROUTE, a_chat(), "").run()
             assert isinstance(answer.error, NoReplica)
             assert answer.status == 503
 
@@ -63,7 +63,7 @@ def test_without_a_replica_it_is_told_so() -> None:
 def test_a_stream_comes_back_unframed() -> None:
     async def law() -> None:
         async with running_house() as house:
-            answer = await errands(house).new(ROUTE, a_chat(stream=True)).run()
+            answer = await errands(house).new(ROUTE, a_chat(stream=True), "").run()
             assert answer.body.startswith(b"data: {")
             assert answer.body.endswith(b"data: [DONE]\n\n")
 
@@ -73,7 +73,7 @@ def test_a_stream_comes_back_unframed() -> None:
 def test_who_no_longer_waits_stops_the_engine() -> None:
     async def law() -> None:
         async with running_house() as house:
-            errand = errands(house).new(ROUTE, a_chat(max_tokens=30_000, ignore_eos=True))
+            errand = errands(house).new(ROUTE, a_chat(max_tokens=30_000, ignore_eos=True), "")
             task = asyncio.create_task(errand.run())
             await until(lambda: house.sims[0].engine.running)
             task.cancel()
