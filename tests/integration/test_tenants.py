@@ -5,76 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import yaml
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from gateway.tenants.keys import ID_BYTES, SECRET_BYTES, digest, new_key
+from gateway.tenants.keys import digest
 from gateway.vocabulary import Outcome
 from tests.builders import MODEL, a_chat, a_get, a_post
-from tests.house import Behind, RunningHouse, a_sim, run, running_house, until
+from tests.house import a_sim, run, running_house, until
+from tests.keyed import ACME, OTHER, SECRET, a_client, a_document, bearing, keyed_house
 from tests.scripted import Scripted, a_reply
 
-SECRET = "a-secret-of-which-salts-are-made-"
-ACME = new_key(bytes(range(ID_BYTES + SECRET_BYTES)))
-OTHER = new_key(bytes(range(1, ID_BYTES + SECRET_BYTES + 1)))
 HELLO: list[Any] = [{"role": "user", "content": "hello there, how are you"}]
-
-
-def a_document(acme: dict[str, Any] | None = None, *others: dict[str, Any]) -> str:
-    names = ["acme", *(each["name"] for each in others)]
-    document = {
-        "salt_secret": SECRET,
-        "tenants": [{"name": "acme", **(acme or {})}, *others],
-        "keys": [
-            {"id": made.id, "tenant": name, "sha256": digest(made.key.encode()).hex()}
-            for made, name in zip((ACME, OTHER), names, strict=False)
-        ],
-    }
-    return yaml.safe_dump(document)
-
-
-@asynccontextmanager
-async def keyed_house(
-    folder: Path,
-    document: str,
-    replicas: Sequence[Behind] | None = None,
-    *,
-    access_log: str = "off",
-    with_batches: bool = False,
-    **tenants: Any,
-) -> AsyncIterator[RunningHouse]:
-    path = folder / "tenants.yaml"
-    path.write_text(document)
-    settings = {
-        "tenants": {"path": str(path), "reload_every_s": 0.05, **tenants},
-        "account": {"access_log": access_log},
-        "batch": {"folder": str(folder / "batches")} if with_batches else {},
-    }
-    async with running_house(settings, replicas) as running:
-        yield running
-        await running.until_quiet()
-
-
-@asynccontextmanager
-async def a_client(running: RunningHouse, key: str = ACME.key) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=running.url + "/v1",
-        api_key=key,
-        max_retries=0,
-        http_client=DefaultAsyncHttpxClient(trust_env=False),
-    ) as client:
-        yield client
-
-
-def bearing(key: str, *more: tuple[str, str]) -> list[tuple[str, str]]:
-    return [("Authorization", f"Bearer {key}"), *more]
 
 
 def test_a_key_opens_and_nothing_else_does(tmp_path: Path) -> None:
