@@ -43,17 +43,17 @@ def amended(body: bytes, path: Sequence[str], value: Value) -> bytes:
     an escape that could hide it, occurs in the body.
     """
     name, *inner = path
-    opening = _OPENING.match(body)
-    if opening is None:
+    at = _inside(body)
+    if not at:
         return body
     span = None
     if not _surely_lacks(body, name):
         try:
-            span = _span(body, opening.end(), name)
+            span = _span(body, at, name)
         except ValueError:
             return body
     if span is None:
-        return _inserted(body, opening.end(), path, value)
+        return _inserted(body, at, path, value)
     start, end = span
     held = body[start:end]
     if not inner:
@@ -62,11 +62,19 @@ def amended(body: bytes, path: Sequence[str], value: Value) -> bytes:
         held = b"{%b}" % _member(inner, value, b"")
     else:
         held = amended(held, inner, value)
-    return b"%b%b%b" % (body[:start], held, body[end:])
+    return body[:start] + held + body[end:]
 
 
 def _made(value: Value, held: bytes | None) -> bytes:
     return value if isinstance(value, bytes) else value(held)
+
+
+def _inside(body: bytes) -> int:
+    """Where the opening brace ends; 0 if there is none."""
+    if body.startswith(b"{"):
+        return 1
+    opening = _OPENING.match(body)
+    return 0 if opening is None else opening.end()
 
 
 def _surely_lacks(body: bytes, name: str) -> bool:
@@ -77,8 +85,8 @@ def _surely_lacks(body: bytes, name: str) -> bool:
 def _inserted(body: bytes, at: int, path: Sequence[str], value: Value) -> bytes:
     """With a first member more: the end of the body may be far away, and need not be looked at."""
     space = b" " if _SPACED.match(body, at) else b""
-    comma = b"" if _EMPTY.match(body, at) else b"," + space
-    return b"%b%b%b%b" % (body[:at], _member(path, value, space), comma, body[at:])
+    comma = b"" if not space and _EMPTY.match(body, at) else b"," + space
+    return body[:at] + _member(path, value, space) + comma + body[at:]
 
 
 def _member(path: Sequence[str], value: Value, space: bytes) -> bytes:

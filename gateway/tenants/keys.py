@@ -59,7 +59,7 @@ class KeyRing(Generic[Holder]):
 
     def __init__(self, holders: Iterable[tuple[bytes, str, Holder]]) -> None:
         """Digests, ids and holders; no two digests are equal."""
-        self._holders = {hashed: (hashed, key_id, holder) for hashed, key_id, holder in holders}
+        self._holders = {hashed: (hashed, (key_id, holder)) for hashed, key_id, holder in holders}
 
     def __repr__(self) -> str:
         return f"<KeyRing of {len(self._holders)} keys>"
@@ -71,15 +71,15 @@ class KeyRing(Generic[Holder]):
         """The id of a key and who holds it; None for a key that is not on the ring. O(len(key))."""
         presented = sha256(key).digest()
         found = self._holders.get(presented)
-        if found is None or not compare_digest(found[0], presented):
-            return None
-        return found[1], found[2]
+        return found[1] if found is not None and compare_digest(found[0], presented) else None
 
 
 def presented_key(fields: Mapping[bytes, bytes]) -> bytes | None:
     """The key in a request's head: `Authorization: Bearer KEY`, or Anthropic's `X-Api-Key: KEY`."""
     authorization = fields.get(b"authorization")
-    if authorization is not None and authorization[:7].lower() == b"bearer ":
-        return authorization[7:].strip() or None
+    if authorization is not None:
+        scheme, _, key = authorization.partition(b" ")
+        if key and (scheme == b"Bearer" or scheme.lower() == b"bearer"):
+            return key.strip() or None
     x_api_key = fields.get(b"x-api-key")
     return x_api_key.strip() or None if x_api_key is not None else None

@@ -114,7 +114,7 @@ class Day:
         return self.used + amount <= self.limit
 
 
-class Reservation(msgspec.Struct):
+class Reservation(msgspec.Struct, gc=False):
     """What one request has been promised, and when."""
 
     tokens: Tokens
@@ -126,11 +126,11 @@ class Allowance:
     """What one tenant has of what it may have. Every method is O(1)."""
 
     __slots__ = (
-        "_day",
         "_requests",
         "_stay_s",
         "_tokens",
         "admitted",
+        "day",
         "limits",
         "open",
         "overdrawn",
@@ -152,15 +152,10 @@ class Allowance:
         self._stay_s = 1.0  # mean time of a request
         self._requests = _bucket("requests", limits.requests_per_minute, now)
         self._tokens = _bucket("tokens", limits.tokens_per_minute, now)
-        self._day = None if limits.tokens_per_day is None else Day(limits.tokens_per_day)
+        self.day = None if limits.tokens_per_day is None else Day(limits.tokens_per_day)
 
     def __repr__(self) -> str:
-        return f"<Allowance {self.open} open, {self._requests}, {self._tokens}, {self._day}>"
-
-    @property
-    def has_day(self) -> bool:
-        """Does it ask for the time of day?"""
-        return self._day is not None
+        return f"<Allowance {self.open} open, {self._requests}, {self._tokens}, {self.day}>"
 
     def reserve(self, tokens: Tokens, now: Seconds, wall: float) -> Reservation:
         """Let a request in that may use so many tokens.
@@ -168,7 +163,7 @@ class Allowance:
         Raises TooManyAtOnce, RateLimited or QuotaExhausted, each saying when to come back; a
         refusal takes nothing.
         """
-        requests, bucket, day = self._requests, self._tokens, self._day
+        requests, bucket, day = self._requests, self._tokens, self.day
         if bucket is not None and tokens > bucket.capacity:
             tokens = bucket.capacity
         if day is not None and tokens > day.limit:
@@ -203,7 +198,7 @@ class Allowance:
     ) -> Rejected:
         """Why it may not come in now, and when it may: what lasts longest is told."""
         limits = self.limits
-        if self._day is not None and not self._day.has(tokens, wall):
+        if self.day is not None and not self.day.has(tokens, wall):
             return QuotaExhausted(
                 f"The budget of {limits.tokens_per_day} tokens a day is used up.",
                 retry_after_s=DAY_S - wall % DAY_S,
@@ -231,10 +226,11 @@ class Allowance:
             self.overdrawn -= spare
         if self._tokens is not None and spare:
             self._tokens.give(spare, now)
-        day = self._day
+        day = self.day
         if day is not None and day.number == reservation.day:
             day.used = max(day.used - spare, 0)
-        self._stay_s += LEARNING * (now - reservation.at - self._stay_s)
+        if self.limits.max_concurrent is not None:
+            self._stay_s += LEARNING * (now - reservation.at - self._stay_s)
 
     def resize(self, limits: Limits, now: Seconds) -> None:
         """The limits are others from now on; what is in use stays in use."""
@@ -253,11 +249,11 @@ class Allowance:
             else self._tokens.resized(tokens, now)
         )
         if limits.tokens_per_day is None:
-            self._day = None
-        elif self._day is None:
-            self._day = Day(limits.tokens_per_day)
+            self.day = None
+        elif self.day is None:
+            self.day = Day(limits.tokens_per_day)
         else:
-            self._day.limit = limits.tokens_per_day
+            self.day.limit = limits.tokens_per_day
 
     def lines(self) -> tuple[bytes, ...]:
         """What a response's head says of the buckets, by the names OpenAI's clients know.

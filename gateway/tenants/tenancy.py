@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-import msgspec
+from msgspec.structs import replace as _replace
 
 from gateway.errors import ClientGone, GatewayError, InvalidKey, InvalidRequest, ModelNotAllowed
 from gateway.tenants.keys import KeyRing, presented_key
@@ -105,9 +105,10 @@ class Caller:
         """The request, as the caller's. Raises ModelNotAllowed."""
         if self.tenant is ANYBODY and self.deadline is None:
             return request
-        if not self.tenant.may_use(request.model):
+        tenant = self.tenant
+        if tenant.models is not None and request.model not in tenant.models:
             raise ModelNotAllowed(param="model")
-        return msgspec.structs.replace(request, tenant=self.tenant, deadline=self.deadline)
+        return _replace(request, tenant=tenant, deadline=self.deadline)
 
     def stay(self, request: GenerationRequest, client: Client, served: Served) -> Stay:
         """One request's time with us: used by `with`."""
@@ -262,7 +263,7 @@ class Guest(Caller):
             tokens += request.max_tokens
         elif request.route.generates:
             tokens += house.assumed_output_tokens
-        wall = house.wall() if allowance.has_day else 0.0
+        wall = 0.0 if allowance.day is None else house.wall()
         try:
             self._reservation = allowance.reserve(tokens, house.clock(), wall)
         finally:
