@@ -8,10 +8,10 @@ hold.
 
 T'(u) is the same on the mean replica of the pool, and times `congestion` it is what a cold prefill
 costs those who come behind it there: rho / (1 - rho) for a replica that is busy for a share rho of
-the time. Without it a pool near its limit gives affinity away and must prefill more for it. A
-replica that has been idle takes cold work cheaply: so a hot prefix gets one more copy when those
-who hold it are behind and somebody is not. T' is not taken at the replica's own rate: fast
-replicas would be filled too far.
+the time, within bounds. Without it a pool near its limit gives affinity away and must prefill more
+for it. A replica that has been idle takes cold work cheaply: so a hot prefix gets one more copy
+when those who hold it are behind and somebody is not. T' is not taken at the replica's own rate:
+fast replicas would be filled too far.
 
 `f` are the tokens in use there: those of running requests, what they share counted once. They push
 what others come back for out of the cache, so that a replica which is idle for a moment but full of
@@ -33,6 +33,7 @@ import msgspec
 
 from gateway.vocabulary import Tokens
 
+HALF: Final = 0.5
 BUSY_S: Final = 10.0
 """Over how long a replica's busy share is taken: later looks count more, by exp(-t / BUSY_S)."""
 
@@ -43,13 +44,15 @@ REUSE_WEIGHT: Final = 0.005
 class Price(msgspec.Struct, frozen=True):
     """The weights that were measured; others are for measuring.
 
-    `least_congestion` and `most_congestion` bound what work costs those behind it, in multiples of
-    its own time: less at the bottom spreads a burst before anybody is seen to be busy, more herds
-    on a hot prefix. `footprint` is what a token in use costs those who come back, in tokens of
-    prefill.
+    The congestions are what work costs those behind it, in multiples of its own time: on a replica
+    that has been idle, at least on one that was busy for HALF of the time or more, and at most.
+    Less at the bottom spreads bursts and grouped prompts over busy replicas, more on idle ones
+    herds on a hot prefix. `footprint` is what a token in use costs those who come back, in tokens
+    of prefill.
     """
 
-    least_congestion: float = 2.0
+    idle_congestion: float = 1.0
+    least_congestion: float = 4.0
     most_congestion: float = 16.0
     footprint: float = 0.2
 
@@ -57,7 +60,9 @@ class Price(msgspec.Struct, frozen=True):
         """How dear uncached work is to those behind it, in multiples of its own time. O(1)."""
         if busy >= 1.0:
             return self.most_congestion
-        return min(max(busy / (1.0 - busy), self.least_congestion), self.most_congestion)
+        idle, least = self.idle_congestion, self.least_congestion
+        floor = idle + (least - idle) * min(busy / HALF, 1.0)
+        return min(max(busy / (1.0 - busy), floor), self.most_congestion)
 
 
 def work(prompt_tokens: Tokens, uncached: Tokens, attention_tokens: float) -> Tokens:

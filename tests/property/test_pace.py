@@ -49,7 +49,7 @@ def test_a_pace_is_never_negative_and_rests_when_nothing_is_owed(
     assert pace.wait_s(now + 60 * 200_000 / LEAST_RATE_PER_S) == 0.0
 
 
-@given(st.floats(100.0, 500_000.0), st.floats(100.0, 500_000.0), st.integers(500, 2_500))
+@given(st.floats(2_000.0, 50_000.0), st.floats(1_000.0, 100_000.0), st.integers(500, 2_500))
 def test_whatever_was_believed_a_steady_rate_is_learnt(
     prior: float, rate_per_s: float, least: int
 ) -> None:

@@ -172,10 +172,10 @@ ABLATIONS: Final[Mapping[str, RouterFactory]] = MappingProxyType(
         for name, price, attention_tokens in (
             ("no attention", Price(), NO_ATTENTION),
             ("no footprint", Price(footprint=0.0), ATTENTION),
-            ("no congestion", Price(0.0, 0.0), ATTENTION),
-            ("congestion 4 always", Price(4.0, 4.0), ATTENTION),
-            ("congestion from 4", Price(4.0, 30.0), ATTENTION),
-            ("congestion from 1", Price(1.0, 16.0), ATTENTION),
+            ("no congestion", Price(0.0, 0.0, 0.0), ATTENTION),
+            ("congestion 4 always", Price(4.0, 4.0, 4.0), ATTENTION),
+            ("congestion from 4, idle too", Price(idle_congestion=4.0), ATTENTION),
+            ("congestion from 2", Price(2.0, 2.0), ATTENTION),
             ("footprint twice", Price(footprint=0.4), ATTENTION),
         )
     }

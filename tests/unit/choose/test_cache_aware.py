@@ -159,9 +159,12 @@ def test_attention_makes_the_end_of_a_long_prompt_dear() -> None:
 
 
 def test_congestion_is_what_work_costs_those_behind_it_within_bounds() -> None:
-    assert Price().congestion(0.0) == Price().congestion(0.5) == Price().least_congestion
-    assert Price().congestion(0.8) == pytest.approx(4.0)
-    assert Price().congestion(0.99) == Price().congestion(1.0) == Price().most_congestion
+    price = Price(idle_congestion=1.0, least_congestion=4.0, most_congestion=16.0)
+    assert [price.congestion(busy) for busy in (0.0, 0.25, 0.5, 0.8)] == pytest.approx(
+        [1.0, 2.5, 4.0, 4.0]
+    )
+    assert price.congestion(0.9) == pytest.approx(9.0)
+    assert price.congestion(0.99) == price.congestion(1.0) == 16.0
 
 
 def test_a_warm_replica_is_left_when_it_is_too_busy() -> None:
@@ -172,7 +175,7 @@ def test_a_warm_replica_is_left_when_it_is_too_busy() -> None:
         claim.first_byte(0.3)
     # What it saves: whole blocks, short of the last token.
     saved = work(2_048, 2_048, 50_000) - work(2_048, 16, 50_000)
-    gain_s = (1.0 + Price().least_congestion) * saved / PRIOR_RATE_PER_S
+    gain_s = (1.0 + Price().idle_congestion) * saved / PRIOR_RATE_PER_S
     scorer.target(warm.id).pace.rate_per_s = PRIOR_RATE_PER_S
     for waiting_s, wins in ((gain_s - 0.05, warm), (gain_s + 0.05, cold)):
         scorer.target(warm.id).pace.free_at = 10.0 + waiting_s
