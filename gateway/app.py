@@ -27,7 +27,6 @@ from gateway.account.access_log import AccessLog, NoLog
 from gateway.account.accounts import Accounts
 from gateway.account.metrics import registry
 from gateway.admit.admission import Admission
-from gateway.choose.explain import document, ranked, reason
 from gateway.choose.policies import policy
 from gateway.clock import monotonic, wall
 from gateway.errands import Errands
@@ -41,7 +40,7 @@ from gateway.hold.gate import Gate
 from gateway.lessons import Lessons
 from gateway.life import Life
 from gateway.news import CacheNews, FleetNews
-from gateway.parse.parser import Parser, Shown
+from gateway.parse.parser import Parser
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
 from gateway.server import Server
@@ -201,26 +200,15 @@ class House:
         """For /debug/fleet."""
         return fleet_document(self.roster)
 
-    def route_document(self, path: str, body: bytes) -> dict[str, Any]:
-        """For /debug/route: where a body would go, and why. Nothing is sent, nothing remembered.
+    def route_document(self, path: str, body: bytes, tenant: Tenant) -> dict[str, Any]:
+        """For /debug/route: where a body of this tenant's would go, and why.
 
         Raises a GatewayError where the body would be refused.
         """
-        life = self.life
         route = next((each for each in ROUTES if each.path == path), None)
         if route is None:
             raise UnknownPath(f"`{path[:200]}` is no inference route.", param="path")
-        request = life.parser.parse(Shown(route, body))
-        quote, replicas = life.chooser.quote(
-            request, life.fleet.candidates(request.model), monotonic()
-        )
-        table = ranked(quote, len(replicas))
-        return {
-            "model": request.model,
-            "prompt_tokens": request.prompt_tokens,
-            "reason": reason(table[0], table[1] if len(table) > 1 else None),
-            "replicas": document(table),
-        }
+        return self.life.foresee(route, body, tenant)
 
     def _listening(self) -> KvEvents | None:
         """To KV events, if the policy wants to know."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from gateway.accept.amend import amended
 from gateway.account.usage import read_usage
-from gateway.choose.explain import decision
+from gateway.choose.explain import decision, document, ranked, reason
 from gateway.errors import ClientGone, CutShort, GatewayError, ReplicaError, ReplicaFailed
 from gateway.fleet.health import Sign
 from gateway.hold.turn import ChooseAgain
-from gateway.parse.parser import Message
+from gateway.parse.parser import Message, Shown
 from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL, Client
+from gateway.tenants.tenancy import Caller
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from gateway.relay.relay import Relay
     from gateway.relay.retries import Retries
     from gateway.tenants.tenancy import Strangers, Tenancy
-    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds
+    from gateway.vocabulary import GenerationRequest, ReplicaId, Route, Seconds, Tenant
 
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision: "
@@ -129,6 +131,25 @@ class Life:
                 entry.failed(reason)
                 exchange.refuse(reason)
                 raise
+
+    def foresee(self, route: Route, body: bytes, tenant: Tenant) -> dict[str, Any]:
+        """Where a body of this tenant's would go now, and why. Nothing is sent, nothing remembered.
+
+        Raises a GatewayError where the body would be refused.
+        """
+        salt = self.tenants.salt_for(tenant, route)
+        if salt is not None:
+            body = amended(body, ("cache_salt",), salt)
+        request = Caller(tenant, None, None).asks(self.parser.parse(Shown(route, body)))
+        candidates = self.fleet.candidates(request.model)
+        quote, replicas = self.chooser.quote(request, candidates, self.clock())
+        table = ranked(quote, len(replicas))
+        return {
+            "model": request.model,
+            "prompt_tokens": request.prompt_tokens,
+            "reason": reason(table[0], table[1] if len(table) > 1 else None),
+            "replicas": document(table),
+        }
 
     async def _deliver(self, request: GenerationRequest, exchange: Exchange, entry: Entry) -> None:
         """Try replicas until one has answered, or no other may be tried."""

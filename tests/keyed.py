@@ -39,6 +39,7 @@ async def keyed_house(
     *,
     access_log: str = "off",
     with_batches: bool = False,
+    policy: str = "least-work",
     **tenants: Any,
 ) -> AsyncIterator[RunningHouse]:
     path = folder / "tenants.yaml"
@@ -46,6 +47,7 @@ async def keyed_house(
     settings = {
         "tenants": {"path": str(path), "reload_every_s": 0.05, **tenants},
         "account": {"access_log": access_log},
+        "choose": {"policy": policy},
         "batch": {"folder": str(folder / "batches")} if with_batches else {},
     }
     async with running_house(settings, replicas) as running:

@@ -43,7 +43,7 @@ class Panel(Protocol):
         """Who sends a head with these fields. Raises InvalidKey."""
 
     def fleet_document(self) -> dict[str, Any]: ...
-    def route_document(self, path: str, body: bytes) -> dict[str, Any]:
+    def route_document(self, path: str, body: bytes, tenant: Tenant) -> dict[str, Any]:
         """Raises a GatewayError where the gateway would refuse the body."""
 
 
@@ -94,7 +94,7 @@ def control_app(panel: Panel, registry: CollectorRegistry, others: Sequence[Rout
     async def route(request: Request) -> Response:
         path = request.query_params.get("path", "/v1/chat/completions")
         try:
-            return Json(panel.route_document(path, await request.body()))
+            return Json(panel.route_document(path, await request.body(), request.scope[TENANT]))
         except GatewayError as error:
             return refusal(error)
 

@@ -140,6 +140,9 @@ class Strangers:
         """Who sends a head with these fields."""
         return ANYBODY
 
+    def salt_for(self, tenant: Tenant, route: Route) -> None:
+        """Nobody is kept apart."""
+
 
 class Member:
     """A tenant with what it has: its view for every class it may ask for, its limits, its salts."""
@@ -207,13 +210,20 @@ class Tenancy:
             return anybody(client)
         tenant = member.views[0] if CLASS not in fields else _lowered(member.views, fields)
         deadline = None if DEADLINE not in fields else _deadline(fields, client.received_at)
-        if member.salter is not None:
-            _salt(client, member.salter)
+        if member.salter is not None and _touches_a_cache(client.route):
+            client.amend("cache_salt", value=member.salter.member)
         return Guest(self, member.allowance, tenant, key_id, deadline)
 
     def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:
         """Who sends a head with these fields. Raises InvalidKey."""
         return self._find(fields)[1].views[0]
+
+    def salt_for(self, tenant: Tenant, route: Route) -> Callable[[bytes | None], bytes] | None:
+        """What makes the `cache_salt` of a tenant's body out of the client's own, if anything."""
+        member = self.members.get(tenant.name)
+        if member is None or member.salter is None or not _touches_a_cache(route):
+            return None
+        return member.salter.member
 
     def _named(self, name: str) -> Member:
         member = self.members.get(name)
@@ -335,7 +345,5 @@ def _deadline(fields: Mapping[bytes, bytes], received_at: Seconds) -> Seconds | 
     return received_at + milliseconds / 1000
 
 
-def _salt(client: Client, salter: Salter) -> None:
-    route = client.route
-    if route.body is _JSON and route.path not in _UNSALTED:
-        client.amend("cache_salt", value=salter.member)
+def _touches_a_cache(route: Route) -> bool:
+    return route.body is _JSON and route.path not in _UNSALTED

@@ -150,7 +150,7 @@ class NoPanel:
         """None."""
         return {}
 
-    def route_document(self, path: str, body: bytes) -> dict[str, Any]:
+    def route_document(self, path: str, body: bytes, tenant: Tenant) -> dict[str, Any]:
         """Nowhere."""
         return {"path": path, "bytes": len(body)}
 

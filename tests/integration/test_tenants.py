@@ -294,6 +294,28 @@ def test_files_and_batches_are_their_tenant_s_alone(tmp_path: Path) -> None:
     run(law())
 
 
+def test_where_a_request_would_go_is_told_by_what_its_tenant_has_cached(tmp_path: Path) -> None:
+    async def law() -> None:
+        document = a_document(
+            {"isolate_cache": True}, {"name": "other", "isolate_cache": True, "models": [MODEL]}
+        )
+        async with keyed_house(
+            tmp_path, document, [a_sim(), a_sim()], policy="cache-aware"
+        ) as running:
+            body = a_chat("where does this go? " * 200)
+            await running.ask(a_post(body, headers=bearing(ACME.key)))
+            told = {}
+            for made in (ACME, OTHER):
+                ask = a_post(body, path="/debug/route", headers=bearing(made.key))
+                told[made.id] = (await running.ask(ask)).json()["reason"]
+            assert told[ACME.id] == "cached"
+            assert told[OTHER.id] != "cached"
+            ask = a_post(a_chat(model="theirs"), path="/debug/route", headers=bearing(OTHER.key))
+            assert (await running.ask(ask)).code == "model_not_allowed"
+
+    run(law())
+
+
 def test_no_secret_is_ever_written_down(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
