@@ -38,8 +38,7 @@ def gateway(
         known = (events or {}).get(replica.url)
         replicas.append({"url": replica.url, **({"kv_events": known} if known else {})})
     for replica in stack.chat_replicas:
-        with client(replica) as http:  # an engine's first event tells the size of its blocks
-            ask(http, [{"role": "user", "content": prose(Random(f"{folder}"), 60)}])
+        warm_up(replica)
     port = free_port()
     settings = folder / "settings.yaml"
     document = {
@@ -70,6 +69,12 @@ def gateway(
         finally:
             process.kill()
     assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def warm_up(replica: Process) -> None:
+    """An engine's first event tells the size of its blocks."""
+    with client(replica) as http:
+        ask(http, [{"role": "user", "content": prose(Random(f"warm up {replica.pid}"), 60)}])
 
 
 def everybody(name: str) -> list[Conversation]:
@@ -156,6 +161,7 @@ def test_predictions_hold_after_a_replica_was_killed_and_came_back(
             240.0,
             every_s=0.5,
         )
+        warm_up(stack.chat_replicas[1])
         until("its cache is known exactly", lambda: exact(here) == 2, 60.0, every_s=0.1)
         right_before, audits_before = audited(here, before)
         answers = talk(http, conversations, 3)
