@@ -224,6 +224,16 @@ class ChooseSettings(Section):
     )
 
 
+class MergeSettings(Section):
+    """Small calls that are only read, put together."""
+
+    enabled: bool = Field(True, description="embeddings, scores, ranks and classes share calls")
+    max_tokens: int = Field(8192, gt=0, description="in one upstream call, as estimated")
+    max_items: int = Field(
+        64, gt=0, description="in one upstream call; a longer list is split between replicas"
+    )
+
+
 class RelaySettings(Section):
     """How we talk to replicas."""
 
@@ -422,6 +432,7 @@ class Settings(Section):
     admit: AdmitSettings = Field(default_factory=AdmitSettings)
     hold: HoldSettings = Field(default_factory=HoldSettings)
     choose: ChooseSettings = Field(default_factory=ChooseSettings)
+    merge: MergeSettings = Field(default_factory=MergeSettings)
     relay: RelaySettings = Field(default_factory=RelaySettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     batch: BatchSettings = Field(default_factory=BatchSettings)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -49,7 +50,7 @@ _TOP_N: Final = "top_n"
 _NOT_MERGED: Final = frozenset({"messages", "stream", "priority", "request_id"})
 
 _BODY: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_TEXTS: Final = msgspec.json.Decoder(str | list[str] | list[int] | list[list[int]])
+_INPUT: Final = msgspec.json.Decoder(str | list[str | int | list[int]])
 _PLAIN: Final = msgspec.json.Decoder(str | list[str])
 _TEXT: Final = msgspec.json.Decoder(str)
 _COUNT: Final = msgspec.json.Decoder(int)
@@ -104,12 +105,13 @@ def _items(layout: Layout, members: dict[str, msgspec.Raw]) -> Sequence[Item]:
         common = _TEXT.decode(members[_COMMON[layout]])
         texts = _PLAIN.decode(raw)
         return [(common, each) for each in ([texts] if isinstance(texts, str) else texts)]
-    found = _TEXTS.decode(raw)
+    found = _INPUT.decode(raw)
     if isinstance(found, str):
         return [found]
-    if found and isinstance(found[0], int):
-        return [found]  # one input, as tokens
-    return list(found)
+    kinds = {type(each) for each in found}
+    if len(kinds) != 1:
+        return []  # an engine would refuse the mixture
+    return [found] if kinds == {int} else found  # one input, as tokens, or several
 
 
 def merged_body(calls: Sequence[Call]) -> bytes:
@@ -182,3 +184,32 @@ def _usage(whole: Mapping[str, Any], tokens: Tokens) -> bytes:
     """As the whole's, of so many tokens."""
     own = {"prompt_tokens": tokens, "total_tokens": tokens}
     return msgspec.json.encode({**whole, **{name: own[name] for name in own if name in whole}})
+
+
+def in_pieces(call: Call, pieces: int) -> list[Call]:
+    """The same call in that many parts, or fewer: contiguous and of nearly equal length."""
+    pieces = min(pieces, len(call.items))
+    bounds = [len(call.items) * number // pieces for number in range(pieces + 1)]
+    return [
+        msgspec.structs.replace(call, items=call.items[start:end])
+        for start, end in pairwise(bounds)
+    ]
+
+
+def put_together(pieces: Sequence[Call], bodies: Sequence[bytes]) -> bytes:
+    """The answer to a call, from those to its pieces. Raises ValueError."""
+    first = pieces[0]
+    name = _ANSWERS[first.layout]
+    entries: list[dict[str, msgspec.Raw]] = []
+    total: dict[str, Any] = {}
+    try:
+        for piece, body in zip(pieces, bodies, strict=True):
+            document = _BODY.decode(body)
+            entries += _by_index(_ENTRIES.decode(document[name]), len(piece.items))
+            for each, count in _USAGE.decode(document["usage"]).items():
+                total[each] = total[each] + count if isinstance(total.get(each), int) else count
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not an answer to a piece of a call: {error}") from error
+    document[name] = msgspec.Raw(msgspec.json.encode(_mine(first, entries)))
+    document["usage"] = msgspec.Raw(msgspec.json.encode(total))
+    return msgspec.json.encode(document)
