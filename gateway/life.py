@@ -7,6 +7,7 @@ touches no socket, clock or metric itself.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -87,6 +88,21 @@ class Exchange(Message, Client, Protocol):
     def cut(self) -> None: ...
 
 
+Deliver = Callable[["GenerationRequest", Exchange, "Entry"], Coroutine[None, None, None]]
+
+
+class Pool(Protocol):
+    """Calls that may go upstream together."""
+
+    def takes(self, request: GenerationRequest) -> bool:
+        """Is it of that kind?"""
+
+    async def deliver(
+        self, request: GenerationRequest, exchange: Exchange, entry: Entry, alone: Deliver
+    ) -> None:
+        """As `alone` would, if need be by it. Raises what it raises."""
+
+
 @dataclass(frozen=True, slots=True)
 class Life:
     """The rooms, in the order of a request's life."""
@@ -102,6 +118,8 @@ class Life:
     accounts: Accounts
     lessons: Lessons
     clock: Clock
+    pool: Pool | None = None
+    """Where calls that are only read share upstream calls, if they do."""
 
     async def live(self, exchange: Exchange) -> None:
         """Carry one accepted exchange to its end.
@@ -118,7 +136,10 @@ class Life:
                 request = caller.asks(self.parser.parse(exchange))
                 entry.parsed(request)
                 with self.admission, caller.stay(request, exchange, entry):
-                    await self._deliver(request, exchange, entry)
+                    if self.pool is None or not self.pool.takes(request):
+                        await self._deliver(request, exchange, entry)
+                    else:
+                        await self.pool.deliver(request, exchange, entry, self._deliver)
             except ClientGone as error:
                 entry.failed(error)
                 exchange.cut()  # who reads nothing would never come to the end of an explanation
@@ -150,6 +171,18 @@ class Life:
             "reason": reason(table[0], table[1] if len(table) > 1 else None),
             "replicas": document(table),
         }
+
+    async def carry(self, exchange: Exchange) -> None:
+        """Carry a call of our own, made for requests that have been admitted and are accounted for
+        themselves. Refuses it as `live` does; if it is cancelled, nobody waits for it."""
+        with self.accounts.aside(exchange.route.path, exchange.received_at) as entry:
+            try:
+                request = self.parser.parse(exchange)
+                entry.parsed(request)
+                await self._deliver(request, exchange, entry)
+            except GatewayError as error:
+                entry.failed(error)
+                exchange.refuse(error)
 
     async def _deliver(self, request: GenerationRequest, exchange: Exchange, entry: Entry) -> None:
         """Try replicas until one has answered, or no other may be tried."""

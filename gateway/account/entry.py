@@ -152,15 +152,19 @@ class Entry:
     ) -> None:
         """An attempt begins."""
         if self.dispatched_at is None:
-            self.dispatched_at = now
-            if self.request is not None:
-                self._meters = self._book.meters(self.request)
-                self._has_streamed = self.request.stream
-                self._gaps = self._meters.inter_token_s if self.request.stream else None
+            self.shared(now)
         self.attempts += 1
         self.replica = replica
         self._lease = lease
         self._claim = claim
+
+    def shared(self, now: Seconds) -> None:
+        """It is asked of a replica, by itself or in a call made for several requests."""
+        self.dispatched_at = now
+        if self.request is not None:
+            self._meters = self._book.meters(self.request)
+            self._has_streamed = self.request.stream
+            self._gaps = self._meters.inter_token_s if self.request.stream else None
 
     def first_byte(self, now: Seconds) -> None:
         """The replica has begun to answer: the prompt has been read."""

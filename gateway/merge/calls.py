@@ -47,7 +47,9 @@ _ITEMS: Final = {Layout.INPUTS: "input", Layout.PAIRS: "text_2", Layout.RANKS: "
 _COMMON: Final = {Layout.PAIRS: "text_1", Layout.RANKS: "query"}
 _ANSWERS: Final = {Layout.INPUTS: "data", Layout.PAIRS: "data", Layout.RANKS: "results"}
 _TOP_N: Final = "top_n"
-_NOT_MERGED: Final = frozenset({"messages", "stream", "priority", "request_id"})
+_NOT_MERGED: Final = frozenset(
+    {"messages", "stream", "priority", "request_id", "truncate_prompt_tokens"}
+)
 
 _BODY: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _INPUT: Final = msgspec.json.Decoder(str | list[str | int | list[int]])

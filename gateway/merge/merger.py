@@ -24,9 +24,10 @@ from typing import Final, Protocol, Self, TypeVar
 
 import msgspec
 
+from gateway.clock import Clock
 from gateway.merge.calls import Call, Item, in_pieces, merged_body, put_together, taken_apart
 from gateway.settings import MergeSettings
-from gateway.vocabulary import ModelName, Route, Tokens
+from gateway.vocabulary import ModelName, Route, Seconds, Tokens
 
 T = TypeVar("T")
 
@@ -86,8 +87,10 @@ class Own(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes
+    sent_at: Seconds
+    """When the upstream call began."""
     shared_by: int
-    """How many callers the upstream call was for."""
+    """How many callers it was for."""
 
 
 class _Waiter:
@@ -125,8 +128,10 @@ class Line:
 class Merger:
     """The lines, by what calls must have in common."""
 
-    __slots__ = ("_ask", "_counting", "_lines", "_replicas", "_settings", "_tasks", "_untrusted",
-                 "merged_calls", "upstream_calls")  # fmt: skip
+    __slots__ = (
+        "_ask", "_clock", "_counting", "_lines", "_replicas", "_settings", "_tasks", "_untrusted",
+        "merged_calls", "upstream_calls",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -134,6 +139,7 @@ class Merger:
         ask: Ask,
         counting: Counting,
         replicas: Callable[[ModelName], int],
+        clock: Clock,
     ) -> None:
         """`replicas`: how many take work for a model, at least one; so many calls of a kind are
         under way before others wait."""
@@ -141,6 +147,7 @@ class Merger:
         self._ask = ask
         self._counting = counting
         self._replicas = replicas
+        self._clock = clock
         self._lines: dict[bytes, Line] = {}
         self._untrusted: set[ModelName] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -238,6 +245,7 @@ class Merger:
     async def _answers(self, route: Route, calls: Sequence[Call]) -> Sequence[Own | None]:
         model = calls[0].model
         items = [item for call in calls for item in call.items]
+        sent_at = self._clock()
         async with asyncio.TaskGroup() as tasks:
             counting = tasks.create_task(_awaited(self._counting.count(model, items)))
             answer = await self._ask(route, merged_body(calls))
@@ -247,13 +255,13 @@ class Merger:
             return nobody  # somebody's input is bad; each alone finds out whose
         self.merged_calls += len(calls)
         if answer.status != 200:
-            return [Own(answer.status, answer.body, len(calls))] * len(calls)
+            return [Own(answer.status, answer.body, sent_at, len(calls))] * len(calls)
         try:
             bodies = taken_apart(calls, answer.body, counting.result())
         except ValueError:
             self._untrusted.add(model)
             return nobody
-        return [Own(200, body, len(calls)) for body in bodies]
+        return [Own(200, body, sent_at, len(calls)) for body in bodies]
 
     async def _in_pieces(self, route: Route, call: Call) -> Own | None:
         """A long list, asked for by all replicas at once. None: it goes alone after all."""
@@ -261,6 +269,7 @@ class Merger:
         pieces = in_pieces(call, min(wanted, self._replicas(call.model)))
         if len(pieces) < 2:
             return None
+        sent_at = self._clock()
         async with asyncio.TaskGroup() as tasks:
             asked = [
                 tasks.create_task(_awaited(self._ask(route, merged_body([piece]))))
@@ -273,7 +282,7 @@ class Merger:
             body = put_together(pieces, [answer.body for answer in answers])
         except ValueError:
             return None
-        return Own(200, body, 1)
+        return Own(200, body, sent_at, 1)
 
 
 class _Abandon:

@@ -123,7 +123,7 @@ def test_everybody_gets_their_own_whatever_the_others_send_and_whoever_leaves(
     async def main() -> None:
         upstream = Upstream(rng, fails=fails, miscounts=miscounts)
         merger = Merger(
-            MergeSettings(max_tokens=20, max_items=6), upstream, upstream, lambda _: replicas
+            MergeSettings(max_tokens=20, max_items=6), upstream, upstream, lambda _: replicas, float
         )
         tasks: list[tuple[list[str], asyncio.Task[Reply]]] = []
         for texts in everybody:
@@ -151,7 +151,7 @@ def run(everybody: list[list[str]], **settings_of: Any) -> tuple[Merger, Upstrea
 
     async def main() -> tuple[Merger, Upstream, list[Reply]]:
         upstream = Upstream(Random(1))
-        merger = Merger(MergeSettings(**settings_of), upstream, upstream, lambda _: 1)
+        merger = Merger(MergeSettings(**settings_of), upstream, upstream, lambda _: 1, float)
         replies = await asyncio.gather(*(caller(merger, upstream, each) for each in everybody))
         return merger, upstream, replies
 
@@ -179,7 +179,7 @@ def test_a_bad_input_fails_its_own_caller_alone() -> None:
 def test_an_uncountable_model_is_never_merged() -> None:
     async def main() -> None:
         upstream = Upstream(Random(1))
-        merger = Merger(MergeSettings(), upstream, upstream, lambda _: 1)
+        merger = Merger(MergeSettings(), upstream, upstream, lambda _: 1, float)
         await asyncio.gather(*(caller(merger, upstream, ["a"], "n") for _ in range(4)))
         assert len(upstream.bodies) == 4
 
@@ -189,7 +189,7 @@ def test_an_uncountable_model_is_never_merged() -> None:
 def test_what_is_counted_otherwise_is_merged_no_more() -> None:
     async def main() -> None:
         upstream = Upstream(Random(1), miscounts=True)
-        merger = Merger(MergeSettings(), upstream, upstream, lambda _: 1)
+        merger = Merger(MergeSettings(), upstream, upstream, lambda _: 1, float)
         for _ in range(2):
             replies = await asyncio.gather(*(caller(merger, upstream, ["a"]) for _ in range(4)))
             assert all(is_right(reply, ["a"], may_fail=False) for reply in replies)
@@ -201,7 +201,7 @@ def test_what_is_counted_otherwise_is_merged_no_more() -> None:
 def test_a_long_list_is_asked_of_all_replicas_at_once() -> None:
     async def main() -> None:
         upstream = Upstream(Random(1))
-        merger = Merger(MergeSettings(max_items=4), upstream, upstream, lambda _: 3)
+        merger = Merger(MergeSettings(max_items=4), upstream, upstream, lambda _: 3, float)
         texts = [f"text {number}" for number in range(32)]
         reply = await caller(merger, upstream, texts)
         assert is_right(reply, texts, may_fail=False)
@@ -219,7 +219,7 @@ def test_a_batch_that_nobody_waits_for_is_stopped() -> None:
             raise AssertionError
 
         upstream = Upstream(Random(1))
-        merger = Merger(MergeSettings(), stuck, upstream, lambda _: 1)
+        merger = Merger(MergeSettings(), stuck, upstream, lambda _: 1, float)
         with await merger.place(ROUTE, call_of("a"), 3) as place:
             assert place.answer is None
             waiters = [asyncio.create_task(merger.place(ROUTE, call_of("a"), 3)) for _ in range(3)]
@@ -243,11 +243,11 @@ def test_a_failure_upstream_is_everybodys(status: int) -> None:
             await asyncio.sleep(0)
             return Reply(status, b"{}")
 
-        merger = Merger(MergeSettings(), refuse, Upstream(Random(1)), lambda _: 1)
+        merger = Merger(MergeSettings(), refuse, Upstream(Random(1)), lambda _: 1, float)
         with await merger.place(ROUTE, call_of("a"), 3):
             waiters = [asyncio.create_task(merger.place(ROUTE, call_of("a"), 3)) for _ in range(3)]
             await asyncio.sleep(0)
         places = await asyncio.gather(*waiters)
-        assert {place.answer for place in places} == {Own(status, b"{}", 3)}
+        assert {place.answer for place in places} == {Own(status, b"{}", 0.0, 3)}
 
     asyncio.run(asyncio.wait_for(main(), LIMIT_S))

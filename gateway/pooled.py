@@ -1,0 +1,61 @@
+"""Small calls that share upstream calls: between the corridor and the room that merges them.
+
+Asked by the corridor for the routes that are only read. A call that goes alone goes on as any
+request does, byte for byte. One that shared another's call is answered with what is its own, and
+its entry says what it would have said alone; the shared call itself is accounted to nobody.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.account.usage import read_usage
+from gateway.errors import ReplicaFailed
+from gateway.merge.calls import LAYOUTS, read_call
+
+if TYPE_CHECKING:
+    from gateway.account.entry import Entry
+    from gateway.clock import Clock
+    from gateway.life import Deliver, Exchange
+    from gateway.merge.merger import Merger, Own
+    from gateway.vocabulary import GenerationRequest
+
+JSON: Final = ((b"content-type", b"application/json"),)
+
+
+class Pooled:
+    """A `life.Pool`."""
+
+    __slots__ = ("_clock", "_merger")
+
+    def __init__(self, merger: Merger, clock: Clock) -> None:
+        self._merger = merger
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Pooled {self._merger!r}>"
+
+    def takes(self, request: GenerationRequest) -> bool:
+        """Is it only read?"""
+        return request.route.path in LAYOUTS
+
+    async def deliver(
+        self, request: GenerationRequest, exchange: Exchange, entry: Entry, alone: Deliver
+    ) -> None:
+        """Answer it out of a shared call, or let it go alone."""
+        call = read_call(request.route.path, exchange.body)
+        if call is None:
+            return await alone(request, exchange, entry)
+        with await self._merger.place(request.route, call, request.prompt_tokens) as place:
+            if place.answer is None:
+                return await alone(request, exchange, entry)
+            self._answer(place.answer, exchange, entry)
+
+    def _answer(self, own: Own, exchange: Exchange, entry: Entry) -> None:
+        entry.shared(own.sent_at)
+        entry.first_byte(self._clock())
+        exchange.start(own.status, JSON, len(own.body), chunked=False)
+        exchange.write(own.body)
+        exchange.finish()
+        error = ReplicaFailed() if own.status >= 500 else None
+        entry.answered(own.status, read_usage(own.body), error)
