@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.account.usage import read_usage
 from gateway.errors import ReplicaFailed
 from gateway.merge.calls import LAYOUTS, read_call
+from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
     from gateway.account.entry import Entry
@@ -36,8 +37,10 @@ class Pooled:
         return f"<Pooled {self._merger!r}>"
 
     def takes(self, request: GenerationRequest) -> bool:
-        """Is it only read?"""
-        return request.route.path in LAYOUTS
+        """Is it only read? What is of the lowest class waits for its own turn."""
+        return (
+            request.route.path in LAYOUTS and request.tenant.service_class is not ServiceClass.BATCH
+        )
 
     async def deliver(
         self, request: GenerationRequest, exchange: Exchange, entry: Entry, alone: Deliver

@@ -166,7 +166,7 @@ class Merger:
         """Enter the result by `with`. `tokens` is the estimate for the whole call."""
         if len(call.items) > self._settings.max_items:
             return Place(None, await self._in_pieces(route, call))
-        if call.model in self._untrusted or not self._counting.can_count(call.model):
+        if call.model in self._untrusted or not self._can_count(call):
             return Place(None, None)
         line = self._lines.get(call.key)
         if line is None:
@@ -182,6 +182,11 @@ class Merger:
             self._left(line, waiter)
             raise
         return Place(line if answer is None else None, answer)
+
+    def _can_count(self, call: Call) -> bool:
+        """Tokens count themselves."""
+        is_text = isinstance(call.items[0], str | tuple)
+        return not is_text or self._counting.can_count(call.model)
 
     def _left(self, line: Line, waiter: _Waiter) -> None:
         """A caller has gone, at whatever stage."""

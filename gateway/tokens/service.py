@@ -15,7 +15,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from gateway.settings import TokensSettings
+    from gateway.tokens.counter import TokenCounter
     from gateway.tokens.reader import Reader
 
 SWITCH_S: Final[Seconds] = 0.0005
@@ -60,6 +61,7 @@ class Tokens:
         self._tls = tls
         self._thread = ThreadPoolExecutor(1, "tokens")
         self._readers: dict[Path, Reader] = {}
+        self._counters: dict[Path, TokenCounter] = {}
         self._damaged: dict[Path, str] = {}
         self._roots: dict[str, Path | None] = {}
         self._asking: set[asyncio.Task[None]] = set()
@@ -124,6 +126,19 @@ class Tokens:
             raise Unreadable(read.wrong)
         return read.tokenised
 
+    def can_count(self, model: ModelName) -> bool:
+        """Are the model's files at hand?"""
+        folder = self._folder(model)
+        return folder is not None and folder not in self._damaged
+
+    async def count(
+        self, model: ModelName, items: Sequence[str | Sequence[int] | tuple[str, str]]
+    ) -> Sequence[int]:
+        """Tokens of each item as a model that only reads takes it in; nothing where that cannot be
+        said."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._count, self._folder(model), items)
+
     def close(self) -> None:
         """Nothing more is read. What waits is forgotten, and not told of."""
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -184,6 +199,24 @@ class Tokens:
         if reader is None:  # files are looked at once: to try again would cost a second each time
             self._damaged[folder] = wrong
         return _Read(None, wrong, 0.0)
+
+    def _count(
+        self, folder: Path | None, items: Sequence[str | Sequence[int] | tuple[str, str]]
+    ) -> Sequence[int]:
+        if not any(isinstance(item, str | tuple) for item in items):
+            return [len(item) for item in items]
+        if folder is None:
+            return ()
+        try:
+            counter = self._counters.get(folder)
+            if counter is None:
+                from gateway.tokens.counter import TokenCounter  # heavy
+
+                counter = self._counters[folder] = TokenCounter(folder)
+            return counter.count(items)
+        except Exception as error:
+            self._damaged[folder] = f"{type(error).__name__}: {error}"
+            return ()
 
     def _opened(self, folder: Path) -> Reader:
         # The library would otherwise take every core for itself, the event loop's too; and the
