@@ -29,8 +29,7 @@ from gateway.account.metrics import registry
 from gateway.admit.admission import Admission
 from gateway.choose.policies import policy
 from gateway.clock import monotonic, wall
-from gateway.errands import Answer, Errands
-from gateway.errors import GatewayError, UnknownPath
+from gateway.errands import Errands
 from gateway.fleet.discover import discoveries
 from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.probe import Prober
@@ -39,7 +38,6 @@ from gateway.fleet.snapshot import fleet_document
 from gateway.hold.gate import Gate
 from gateway.lessons import Lessons
 from gateway.life import Life
-from gateway.merge.merger import Merger
 from gateway.news import CacheNews, FleetNews
 from gateway.parse.parser import Parser
 from gateway.pooled import Pooled
@@ -49,7 +47,6 @@ from gateway.server import Server
 from gateway.tenants.tenancy import Strangers, Tenancy
 from gateway.tenants.watch import TenantsWatch
 from gateway.tokens.service import Tokens
-from gateway.vocabulary import ROUTES, Route
 
 if TYPE_CHECKING:
     from gateway.batch.service import Batches
@@ -61,7 +58,6 @@ if TYPE_CHECKING:
     from gateway.settings import (
         AccountSettings,
         BatchSettings,
-        MergeSettings,
         Settings,
         TenantsSettings,
     )
@@ -98,6 +94,9 @@ class House:
         chooser = policy(settings.choose, rng)
         self.tokens = Tokens(settings.tokens, self._card, self._tls)
         self.lessons = Lessons(chooser, self.tokens, self._observe)
+        pool = None
+        if settings.merge.enabled:
+            pool = Pooled(settings.merge, self.tokens, self.roster, monotonic)
         self.life = Life(
             tenants=self.tenants,
             parser=Parser(),
@@ -114,9 +113,10 @@ class House:
             accounts=self.accounts,
             lessons=self.lessons,
             clock=monotonic,
-            pool=self._pool(settings.merge),
+            pool=pool,
         )
-        self._own_calls = Errands(self.life.carry, monotonic)
+        if pool is not None:
+            pool.errands = Errands(self.life.carry, monotonic)
         heads = reading(
             keys=self._tenants_watch is not None,
             forwards_keys=settings.tenants.forward_authorization,
@@ -129,24 +129,6 @@ class House:
         metrics = registry(self.accounts, self)
         routes = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
         self.control = control_app(self, metrics, routes)
-
-    def _pool(self, settings: MergeSettings) -> Pooled | None:
-        """Where calls that are only read share upstream calls, if they may."""
-        if not settings.enabled:
-            return None
-
-        async def ask(route: Route, body: bytes) -> Answer:
-            return await self._own_calls.new(route, body).run()
-
-        merger = Merger(settings, ask, self.tokens, self._takers, monotonic)
-        return Pooled(merger, monotonic)
-
-    def _takers(self, model: ModelName) -> int:
-        """How many replicas take work for a model now; one where there is none to be had."""
-        try:
-            return len(self.roster.candidates(model))
-        except GatewayError:
-            return 1
 
     def _batches(self, settings: BatchSettings) -> Batches | None:
         """The Batch API, if it is on; if not, what it needs is not even loaded."""

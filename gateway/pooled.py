@@ -10,16 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.account.usage import read_usage
-from gateway.errors import ReplicaFailed
+from gateway.errors import GatewayError, ReplicaFailed
 from gateway.merge.calls import LAYOUTS, read_call
+from gateway.merge.merger import Merger
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
     from gateway.account.entry import Entry
     from gateway.clock import Clock
+    from gateway.errands import Answer, Errands
+    from gateway.fleet.roster import Roster
     from gateway.life import Deliver, Exchange
-    from gateway.merge.merger import Merger, Own
-    from gateway.vocabulary import GenerationRequest
+    from gateway.merge.merger import Counting, Own
+    from gateway.settings import MergeSettings
+    from gateway.vocabulary import GenerationRequest, ModelName, Route
 
 JSON: Final = ((b"content-type", b"application/json"),)
 
@@ -27,11 +31,15 @@ JSON: Final = ((b"content-type", b"application/json"),)
 class Pooled:
     """A `life.Pool`."""
 
-    __slots__ = ("_clock", "_merger")
+    __slots__ = ("_clock", "_merger", "_roster", "errands")
 
-    def __init__(self, merger: Merger, clock: Clock) -> None:
-        self._merger = merger
+    def __init__(
+        self, settings: MergeSettings, counting: Counting, roster: Roster, clock: Clock
+    ) -> None:
+        self.errands: Errands | None = None  # set as soon as there is a life for them to live
         self._clock = clock
+        self._roster = roster
+        self._merger = Merger(settings, self._ask, counting, self._takers, clock)
 
     def __repr__(self) -> str:
         return f"<Pooled {self._merger!r}>"
@@ -62,3 +70,15 @@ class Pooled:
         exchange.finish()
         error = ReplicaFailed() if own.status >= 500 else None
         entry.answered(own.status, read_usage(own.body), error)
+
+    async def _ask(self, route: Route, body: bytes) -> Answer:
+        """Have a call of our own carried to a replica."""
+        assert self.errands is not None, "nobody asks before there is a life"
+        return await self.errands.new(route, body).run()
+
+    def _takers(self, model: ModelName) -> int:
+        """How many replicas take work for a model now; one where there is none to be had."""
+        try:
+            return len(self._roster.candidates(model))
+        except GatewayError:
+            return 1
