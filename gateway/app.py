@@ -30,6 +30,7 @@ from gateway.admit.admission import Admission
 from gateway.choose.policies import policy
 from gateway.clock import monotonic, wall
 from gateway.errands import Errands
+from gateway.errors import UnknownPath
 from gateway.fleet.discover import discoveries
 from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.probe import Prober
@@ -47,6 +48,7 @@ from gateway.server import Server
 from gateway.tenants.tenancy import Strangers, Tenancy
 from gateway.tenants.watch import TenantsWatch
 from gateway.tokens.service import Tokens
+from gateway.vocabulary import ROUTES
 
 if TYPE_CHECKING:
     from gateway.batch.service import Batches
