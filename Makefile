@@ -16,7 +16,7 @@ SECONDS ?= 60
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e bench bench-routing fuzz format clean
+.PHONY: help venv serve test check unit integration e2e bench bench-routing bench-holding fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: $(READY) ## CPU per request and per chunk, beside other gateways
 
 bench-routing: $(READY) ## routing policies beside others': in virtual time, or ARGS=--http for real gateways
 	$(BIN)/python -m tests.bench.routing $(ARGS)
+
+bench-holding: $(READY) ## what late binding and the order of the queue are worth, in virtual time
+	$(BIN)/python -m tests.bench.holding $(ARGS)
 
 fuzz: $(READY) ## parsers under random input for SECONDS=60
 	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=0

@@ -165,6 +165,9 @@ class HoldSettings(Section):
     batch_floor: float = Field(
         0.02, ge=0, le=0.5, description="share of service the batch class has in any case"
     )
+    alike_in_a_row: int = Field(
+        8, ge=1, description="how many waiting requests that begin alike may go one after another"
+    )
     comment_every_s: float = Field(
         15.0, gt=0, description="how often a stream that waits is sent an SSE comment"
     )

@@ -2,8 +2,9 @@
 
 A replica is open while
 
-    what it has to prefill and has not begun   is below one to two chunk budgets, so that its next
-                                               step is always full and nothing further is committed
+    what it has to prefill and has not begun   is within two chunk budgets with the next, or within
+                                               one without it: its next step is always full, and
+                                               nothing further is committed
     the sequences it has                       are fewer than its engine runs at once
     uncached prompt + expected output of all   fit in its KV cache together with the next
 
@@ -27,7 +28,7 @@ import msgspec
 from gateway.vocabulary import Seconds, Tokens
 
 PRIOR_RATE_PER_S: Final = 8_000.0  # prompt tokens; to predict a wait before any has been measured
-BATCH_ALLOWANCE: Final = 0.25
+BATCH_ALLOWANCE: Final = 0.125
 """The part of the commitment up to which batches are sent: others find the rest free."""
 LEAST_SPAN_S: Final = 0.2
 LEAST_TOKENS: Final = 1024
@@ -94,9 +95,25 @@ class Room:
             return False
         return bounds.sequences is None or self.sequences < bounds.sequences
 
+    def try_take(self, load: Load, now: Seconds) -> bool:
+        """Send it there if it may be sent now; False where it may not."""
+        if self.unbegun and not (self.is_open(now) and self.fits(load.uncached, load.output)):
+            return False
+        bounds = self.bounds
+        if bounds.sequences is not None and self.sequences >= bounds.sequences:
+            return False
+        if bounds.cache_tokens is not None and not self.fits(load.uncached, load.output):
+            return False
+        self.take(load, now)
+        return True
+
     def fits(self, uncached: Tokens, output: Tokens) -> bool:
-        """Is there KV cache for it? An idle replica takes anything."""
-        cache = self.bounds.cache_tokens
+        """May one like this be sent, where any may? An idle replica takes anything."""
+        commit, cache = self.bounds.commit_tokens, self.bounds.cache_tokens
+        if commit is None:
+            return True
+        if self.unbegun > commit // 2 and self.unbegun + uncached > commit:
+            return False
         return cache is None or not self.sequences or self.kv_tokens + uncached + output <= cache
 
     def take(self, load: Load, now: Seconds) -> None:
@@ -120,7 +137,11 @@ class Room:
             self.unbegun -= load.unbegun
             load.unbegun = 0
             if load.is_stream:
-                self._learn(load.uncached, now)
+                self._done += load.uncached
+                span_s = now - self._since
+                if span_s >= LEAST_SPAN_S and self._done >= LEAST_TOKENS:
+                    self._learn(self._done / span_s)
+                    self._since, self._done = now, 0
 
     def give_back(self, load: Load) -> None:
         """It has ended, however it did."""
@@ -149,12 +170,7 @@ class Room:
             self._done += load.unbegun
             load.unbegun = 0
 
-    def _learn(self, tokens: Tokens, now: Seconds) -> None:
+    def _learn(self, rate: float) -> None:
         """Tokens begun over time, in spans in which there was always something to begin."""
-        self._done += tokens
-        span_s = now - self._since
-        if span_s >= LEAST_SPAN_S and self._done >= LEAST_TOKENS:
-            rate = self._done / span_s
-            old = self.rate_per_s
-            self.rate_per_s = rate if old is None else old + LEARNING * (rate - old)
-            self._since, self._done = now, 0
+        old = self.rate_per_s
+        self.rate_per_s = rate if old is None else old + LEARNING * (rate - old)

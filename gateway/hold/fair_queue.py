@@ -3,9 +3,9 @@
     class     interactive before default before batch, strictly; a class that waits behind others
               gains credit with all they are given, and goes first when it can pay for its next
     tenant    who has had least for its weight (`gateway.hold.shares`)
-    request   up to `RUN` that begin alike one after another, while others of them wait; else the
+    request   up to `run` that begin alike one after another, while others of them wait; else the
               least due instant:
-                  with a deadline or objective   that instant, less the work it needs
+                  with a deadline or objective   that instant
                   without                        arrival + PATIENCE_S + work x AGING
                   its objective cannot be met    arrival + LATE_S + work x AGING
 
@@ -26,9 +26,6 @@ from typing import Final, Generic, TypeVar
 
 from gateway.hold.shares import Account, Shares, charge_of
 from gateway.vocabulary import Seconds, ServiceClass, Tenant, Tokens
-
-RUN: Final = 8
-"""How many that begin alike may go in a row."""
 
 AGING_S_PER_TOKEN: Final = 0.001
 PATIENCE_S: Final = 5.0
@@ -103,7 +100,7 @@ class Ticket:
         wanted = self.wanted_at
         if wanted is None:
             return self.since + PATIENCE_S + self.uncached * AGING_S_PER_TOKEN
-        return wanted - self.work_s
+        return wanted
 
     def late_due(self) -> Seconds:
         """When it is due after that."""
@@ -147,9 +144,10 @@ def _is_alive(entry: tuple[Seconds, int, Ticket]) -> bool:
 class _OfTenant(Generic[T]):
     """The tickets of one tenant, and the run of like ones it is in."""
 
-    __slots__ = ("_groups", "_line", "_run", "_run_group", "account", "tokens")
+    __slots__ = ("_groups", "_line", "_longest", "_run", "_run_group", "account", "tokens")
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, run: int) -> None:
+        self._longest = run
         self.account = account
         self.tokens: Tokens = 0
         self._line = _Line[T]()
@@ -185,7 +183,7 @@ class _OfTenant(Generic[T]):
         """Who is next. What has become late is put back to its later place on the way."""
         while True:
             ticket = None
-            if self._run_group is not None and self._run < RUN:
+            if self._run_group is not None and self._run < self._longest:
                 group = self._groups.get(self._run_group)
                 ticket = None if group is None else group.head()
             if ticket is None:
@@ -208,7 +206,7 @@ class _OfTenant(Generic[T]):
 
     def taken(self, ticket: T) -> None:
         """It goes: the run goes on, or another begins."""
-        if ticket.group != self._run_group or self._run >= RUN:
+        if ticket.group != self._run_group or self._run >= self._longest:
             self._run_group, self._run = ticket.group, 0
         self._run += 1
 
@@ -216,10 +214,11 @@ class _OfTenant(Generic[T]):
 class _Band(Generic[T]):
     """One class: its tenants by what they have had."""
 
-    __slots__ = ("_heap", "_tenants", "credit", "requests", "shares", "tokens", "weights")
+    __slots__ = ("_heap", "_run", "_tenants", "credit", "requests", "shares", "tokens", "weights")
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: Shares, run: int) -> None:
         self.shares = shares
+        self._run = run
         self.credit = 0.0  # tokens that it may be given ahead of higher classes
         self.requests = 0
         self.tokens: Tokens = 0
@@ -234,7 +233,7 @@ class _Band(Generic[T]):
         account = ticket.account = self.shares.begin(ticket.tenant)
         found = self._tenants.get(account.name)
         if found is None or found.account is not account:
-            found = self._tenants[account.name] = _OfTenant[T](account)
+            found = self._tenants[account.name] = _OfTenant[T](account, self._run)
             heapq.heappush(self._heap, (account.counter, account))
         if not found.live:
             self.weights += account.weight
@@ -285,11 +284,10 @@ class FairQueue(Generic[T]):
 
     __slots__ = ("_bands", "_floors", "_numbers", "requests")
 
-    def __init__(
-        self, shares: Sequence[Shares], floors: Sequence[float] = (0.0, 0.1, 0.02)
-    ) -> None:
-        """`floors`: the share of service that each class has while higher ones wait too."""
-        self._bands = [_Band[T](each) for each in shares]
+    def __init__(self, shares: Sequence[Shares], floors: Sequence[float], run: int) -> None:
+        """`floors`: the share of service that each class has while higher ones wait too; `run`: how
+        many that begin alike may go in a row."""
+        self._bands = [_Band[T](each, run) for each in shares]
         self._floors = floors
         self._numbers = 0
         self.requests = 0

@@ -9,6 +9,8 @@ that replica's queue, until
     the replica opens, and it is first in order      its turn
     the replica dies, drains or is cleared, or one   ChooseAgain: choose anew, keeping its age
     that could take it has nothing to do
+    a batch only: it was sent, but no byte has       the same
+    come, and others have come for its replica
     its deadline passes, it has waited for as long   an Evicted error
     as it may, or a higher class needs room
     its client leaves                                its place is free at once
@@ -65,6 +67,7 @@ class Gate:
         self._floors = (0.0, settings.default_floor, settings.batch_floor)
         self._lanes: dict[ReplicaId, Lane] = {}
         self._mean_output = PRIOR_OUTPUT_TOKENS
+        self._expected = int(self._mean_output)
 
     def __repr__(self) -> str:
         return f"<Gate {self.crowd!r} {list(self._lanes.values())!r}>"
@@ -82,7 +85,7 @@ class Gate:
         while nobody waits, else O(log waiting).
         """
         lane = self._lanes.get(replica) or self._lane(replica)
-        output = int(self._mean_output)
+        output = self._expected
         if request.max_tokens is not None and request.max_tokens < output:
             output = request.max_tokens
         turn = Turn(
@@ -90,17 +93,25 @@ class Gate:
             output, request.stream, self, lane,
         )  # fmt: skip
         now = self.clock()
-        room = lane.room
+        is_batch = request.tenant.service_class is _BATCH
         if (
             not lane.queue.requests
-            and room.is_open(now, to_batch=request.tenant.service_class is _BATCH)
-            and room.fits(turn.uncached, output)
+            and (not is_batch or lane.is_spare(now))
+            and lane.room.try_take(turn, now)
         ):
-            room.take(turn, now)
-            return turn
-        return await self._wait(Waiter(request, turn, client), now)
+            if is_batch:
+                lane.take_batch(turn, now)
+            else:
+                lane.others_at = now
+                if lane.batches:
+                    lane.displace_batches()
+        else:
+            await self._wait(Waiter(request, turn, client), now)
+        if is_batch:
+            turn.may_be_displaced()
+        return turn
 
-    async def _wait(self, waiter: Waiter, now: Seconds) -> Turn:
+    async def _wait(self, waiter: Waiter, now: Seconds) -> None:
         lane = waiter.lane
         self._make_room(waiter, now)
         self.crowd.join(waiter)
@@ -115,7 +126,6 @@ class Gate:
                 raise
         if waiter.error is not None:
             raise waiter.error
-        return waiter.turn
 
     def _abandon(self, waiter: Waiter) -> None:
         """Its client has left, or our own time is up."""
@@ -123,6 +133,7 @@ class Gate:
             self._leave(waiter)
         elif waiter.error is None:  # it had its turn in the same tick
             waiter.lane.room.give_back(waiter.turn)
+            waiter.lane.batches.discard(waiter.turn)
         self.serve(waiter.lane, self.clock())
 
     def _make_room(self, waiter: Waiter, now: Seconds) -> None:
@@ -145,10 +156,11 @@ class Gate:
         """Give turns while the replica is open."""
         room, queue = lane.room, lane.queue
         while queue.requests and room.is_open(now):
-            waiter = queue.head(now, with_batch=room.is_open(now, to_batch=True))
+            reads_at = now + room.wait_s(0)  # what is sent now is read after what has been sent
+            waiter = queue.head(reads_at, with_batch=lane.is_spare(now))
             if waiter is None:
                 break
-            if waiter.is_hopeless(now):
+            if waiter.is_hopeless(reads_at):
                 self._send_away(waiter, DeadlineMissed())
                 continue
             if not room.fits(waiter.uncached, waiter.output):
@@ -157,9 +169,16 @@ class Gate:
             self.crowd.leave(waiter)
             waiter.turn.waiter = waiter
             room.take(waiter.turn, now)
+            if waiter.tenant.service_class is _BATCH:
+                lane.take_batch(waiter.turn, now)
+            else:
+                lane.others_at = now
+                lane.displace_batches()
             waiter.wake()
         if queue.requests and lane.timer is None:
             due = room.next_due(now)
+            if due is None and lane.rests_until > now:
+                due = lane.rests_until
             if due is not None:
                 loop = asyncio.get_running_loop()
                 lane.timer = loop.call_later(max(due - now, 0.001), self._due, lane)
@@ -178,7 +197,11 @@ class Gate:
         waiter.wake()
 
     def _lane(self, replica: ReplicaId) -> Lane:
-        lane = Lane(replica, Room(self._bounds), FairQueue[Waiter](self.shares, self._floors))
+        lane = Lane(
+            replica,
+            Room(self._bounds),
+            FairQueue[Waiter](self.shares, self._floors, self._settings.alike_in_a_row),
+        )
         self._lanes[replica] = lane
         return lane
 
@@ -187,11 +210,14 @@ class Gate:
     def learn(self, output: Tokens) -> None:
         """An answer was so long."""
         self._mean_output += LEARNING * (output - self._mean_output)
+        self._expected = int(self._mean_output)
 
     def described(self, replica: ReplicaId, facts: EngineFacts) -> None:
         """What a replica's engine is."""
-        room = (self._lanes.get(replica) or self._lane(replica)).room
-        room.bounds = Bounds(room.bounds.commit_tokens, room.bounds.sequences, facts.cache_tokens)
+        lane = self._lanes.get(replica) or self._lane(replica)
+        bounds = lane.room.bounds
+        lane.room.bounds = Bounds(bounds.commit_tokens, bounds.sequences, facts.cache_tokens)
+        self.serve(lane, self.clock())
 
     def moved(self, replica: ReplicaId, *, takes_work: bool) -> None:
         """It takes work from now on, or no longer."""
@@ -246,7 +272,7 @@ class Gate:
     def _share_out(self, now: Seconds) -> None:
         """If a replica has nothing to do, some who wait for the most wanted one choose anew."""
         if any(
-            lane.takes_work and not lane.queue.requests and lane.room.is_open(now, to_batch=True)
+            lane.takes_work and not lane.queue.requests and lane.is_spare(now)
             for lane in self._lanes.values()
         ):
             longest = max(self._lanes.values(), key=lambda lane: lane.queue.requests)

@@ -5,20 +5,28 @@ Invariant. A turn that was given is given back exactly once: by leaving its `wit
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from gateway.hold.capacity import Load
+from gateway.hold.capacity import PRIOR_RATE_PER_S, Load
 from gateway.hold.fair_queue import FairQueue, Ticket
 from gateway.hold.shares import charge_of
 
 if TYPE_CHECKING:
-    import asyncio
-
     from gateway.errors import GatewayError
     from gateway.hold.capacity import Room
     from gateway.hold.gate import Gate
     from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Tokens
+
+BATCH_SEQUENCES: Final = 0.125
+"""The part of a replica's sequences that batches may have."""
+
+BATCH_DUTY: Final = 0.2
+"""The part of a replica's time that prompts of batches may take, while others come too."""
+
+QUIET_S: Final = 10.0
+"""When nobody else has come for so long, batches need not hold back."""
 
 GROUP_BYTES: Final = 2048
 """Prompts of which so many first bytes are equal begin alike."""
@@ -84,7 +92,9 @@ class Waiter(Ticket):
 class Lane:
     """One replica: what it has, and who waits for it."""
 
-    __slots__ = ("queue", "replica", "room", "takes_work", "timer")
+    __slots__ = (
+        "batches", "others_at", "queue", "replica", "rests_until", "room", "takes_work", "timer",
+    )  # fmt: skip
 
     def __init__(self, replica: ReplicaId, room: Room, queue: FairQueue[Waiter]) -> None:
         self.takes_work = True
@@ -92,15 +102,40 @@ class Lane:
         self.room = room
         self.queue = queue
         self.timer: asyncio.TimerHandle | None = None
+        self.batches: set[Turn] = set()  # turns of batches
+        self.others_at: Seconds = -QUIET_S  # when a turn was last given that was none
+        self.rests_until: Seconds = 0.0  # from batches, in case others come
 
     def __repr__(self) -> str:
         return f"<Lane {self.replica} {self.room!r} {self.queue!r}>"
+
+    def is_spare(self, now: Seconds) -> bool:
+        """May it be given a batch? Others are to find room, and sequences free."""
+        most = self.room.bounds.sequences
+        if most is not None and len(self.batches) >= most * BATCH_SEQUENCES:
+            return False
+        return now >= self.rests_until and self.room.is_open(now, to_batch=True)
+
+    def take_batch(self, turn: Turn, now: Seconds) -> None:
+        """A batch has its turn. While there are others, its prompt takes no more than its part of
+        the time: whoever comes meanwhile waits for the step that is being computed."""
+        self.batches.add(turn)
+        if now - self.others_at < QUIET_S:
+            prefill_s = turn.uncached / (self.room.rate_per_s or PRIOR_RATE_PER_S)
+            self.rests_until = now + prefill_s / BATCH_DUTY
+
+    def displace_batches(self) -> None:
+        """Others have come: stop the batches whose prompts are still to be read. What the engine
+        has read of them is in its cache, and need not be read again."""
+        for turn in self.batches:
+            if turn.unbegun:
+                turn.displace()
 
 
 class Turn(Load):
     """A request that is with its replica, or will be. Used by `with` once it has been given."""
 
-    __slots__ = ("_gate", "claim", "lane", "waiter")
+    __slots__ = ("_gate", "_task", "claim", "is_displaced", "lane", "waiter")
 
     def __init__(
         self, uncached: Tokens, output: Tokens, is_stream: bool, gate: Gate, lane: Lane
@@ -113,7 +148,19 @@ class Turn(Load):
         self.lane = lane
         self.claim: Claim | None = None  # of the policy, which is told of the first byte
         self.waiter: Waiter | None = None  # where it had to wait, and is charged for
+        self.is_displaced = False
         self._gate = gate
+        self._task: asyncio.Task[object] | None = None  # a batch's, to be stopped
+
+    def may_be_displaced(self) -> None:
+        """It is a batch's, and was given to the task that runs now."""
+        self._task = asyncio.current_task()
+
+    def displace(self) -> None:
+        """End it, unless it is ending already: its `with` ends with ChooseAgain."""
+        if self._task is not None and not self.is_displaced:
+            self.is_displaced = True
+            self._task.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -139,12 +186,16 @@ class Turn(Load):
             self.claim.answered(prompt_tokens, cached_tokens, now)
         if output is not None:
             self._gate.learn(output)
-        waiter = self.waiter
-        if waiter is not None and waiter.account is not None:
+        if self.waiter is not None:
             uncached = self.uncached
             if prompt_tokens is not None and cached_tokens is not None:
                 uncached = prompt_tokens - cached_tokens
-            had = charge_of(uncached, self.output if output is None else output)
+            self._settle(charge_of(uncached, self.output if output is None else output))
+
+    def _settle(self, had: Tokens) -> None:
+        """What was charged becomes what it had."""
+        waiter = self.waiter
+        if waiter is not None and waiter.account is not None:
             self._gate.shares[waiter.rank].charge(waiter.account, had - waiter.charge)
 
     def __exit__(
@@ -155,8 +206,16 @@ class Turn(Load):
     ) -> None:
         lane = self.lane
         lane.room.give_back(self)
+        task = self._task
+        if lane.batches:
+            lane.batches.discard(self)
         if lane.queue.requests:
             self._gate.serve(lane, self._gate.clock())
+        if self.is_displaced and task is not None:
+            self._settle(0)
+            # Another cancellation may have come on top of ours, and means what it says.
+            if not task.uncancel() and kind is asyncio.CancelledError:
+                raise ChooseAgain
 
 
 def _group(request: GenerationRequest) -> int | None:

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.hold.fair_queue import CLASSES, RUN, FairQueue, Ticket
+from gateway.hold.fair_queue import CLASSES, FairQueue, Ticket
 from gateway.hold.shares import Shares
 from gateway.vocabulary import ServiceClass, Tenant
 
@@ -18,6 +18,7 @@ TENANTS = [
     for n, (weight, hope_s) in enumerate(((1.0, None), (3.0, 2.0), (0.5, None)))
 ]
 FLOORS = (0.0, 0.25, 0.1)
+RUN = 3
 
 
 @dataclass(eq=False)
@@ -138,7 +139,7 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(queues=st.integers(1, 3))
     def start(self, queues: int) -> None:
         shares = [Shares() for _ in CLASSES]
-        self.queues = [FairQueue[Ticket](shares, FLOORS) for _ in range(queues)]
+        self.queues = [FairQueue[Ticket](shares, FLOORS, RUN) for _ in range(queues)]
         self.shares = shares
         self.model = Model(queues)
         self.now = 0.0

@@ -178,7 +178,7 @@ class World:
                 assert (
                     not lane.room.is_open(self.clock())
                     or not lane.room.fits(first.uncached, first.output)
-                    or (first.rank == 2 and not lane.room.is_open(self.clock(), to_batch=True))
+                    or (first.rank == 2 and not lane.is_spare(self.clock()))
                     or lane.timer is not None
                 ), "nobody waits for an open replica"
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from gateway.hold.fair_queue import AGING_S_PER_TOKEN, CLASSES, LATE_S, RUN, FairQueue, Ticket
+from gateway.hold.fair_queue import AGING_S_PER_TOKEN, CLASSES, LATE_S, FairQueue, Ticket
 from gateway.hold.shares import Shares
 from gateway.vocabulary import ServiceClass, Tenant
 
+RUN = 4
 INTERACTIVE = Tenant("i", ServiceClass.INTERACTIVE)
 DEFAULT = Tenant("d")
 BATCH = Tenant("b", ServiceClass.BATCH)
@@ -18,7 +19,7 @@ HOPEFUL = Tenant("h", ttft_objective_s=2.0)
 
 
 def a_queue(floors: Sequence[float] = (0.0, 0.0, 0.0)) -> FairQueue[Ticket]:
-    return FairQueue[Ticket]([Shares() for _ in CLASSES], floors)
+    return FairQueue[Ticket]([Shares() for _ in CLASSES], floors, RUN)
 
 
 def put(queue: FairQueue[Ticket], *tickets: Ticket) -> None:
@@ -84,7 +85,7 @@ def test_service_follows_weights_in_tokens_not_in_requests() -> None:
 
 def test_what_was_charged_is_set_right_when_it_is_known() -> None:
     shares = [Shares() for _ in CLASSES]
-    queue = FairQueue[Ticket](shares, (0.0, 0.0, 0.0))
+    queue = FairQueue[Ticket](shares, (0.0, 0.0, 0.0), RUN)
     short, long = Tenant("short"), Tenant("long")
     put(queue, *(Ticket(each, 0.0, 100, output=100) for each in (short, long) * 2000))
     sums: Counter[str] = Counter()
@@ -124,20 +125,19 @@ def test_the_earliest_deadline_is_first() -> None:
     assert [each.deadline for each in served(queue)] == sorted(deadlines)
 
 
-def test_a_longer_prompt_must_begin_earlier_for_the_same_deadline() -> None:
-    queue = a_queue()
-    tickets = [Ticket(DEFAULT, 0.0, tokens, deadline=9.0) for tokens in (10, 4000)]
-    for ticket in tickets:
-        ticket.work_s = ticket.uncached / 1000
-    put(queue, *tickets)
-    assert served(queue) == tickets[::-1]
-
-
 def test_an_objective_that_cannot_be_met_holds_up_none_that_can() -> None:
     queue = a_queue()
     old, new = Ticket(HOPEFUL, 0.0, 10), Ticket(HOPEFUL, 2.5, 10)
     put(queue, old, new)
     assert served(queue, now=3.0) == [new, old]
+
+
+def test_what_it_takes_to_read_a_prompt_counts_against_its_objective() -> None:
+    queue = a_queue()
+    long, short = Ticket(HOPEFUL, 0.0, 10), Ticket(HOPEFUL, 0.5, 10)
+    long.work_s = 1.5
+    put(queue, long, short)
+    assert served(queue, now=0.6) == [short, long]
 
 
 def test_even_what_is_late_has_its_turn_in_the_end() -> None:

@@ -1,0 +1,228 @@
+"""The gate, example by example: who has a turn when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from gateway.errors import Displaced, TenantQueueFull
+from gateway.hold.gate import Gate
+from gateway.hold.turn import ChooseAgain, Turn
+from gateway.settings import CrowdSettings, HoldSettings
+from gateway.vocabulary import GenerationRequest, ReplicaId, ServiceClass, Tenant
+from tests.builders import a_route
+from tests.conftest import ManualClock
+
+R1, R2 = ReplicaId("r1"), ReplicaId("r2")
+SCREEN = Tenant("screen", ServiceClass.INTERACTIVE)
+BATCH = Tenant("batch", ServiceClass.BATCH)
+SOME = Tenant("some")
+
+
+class Client:
+    """Somebody."""
+
+    received_at = 1000.0
+    body = b""
+
+    def keep_waiting(self) -> None:
+        """Nothing is said."""
+
+
+def a_request(tenant: Tenant = SOME, tokens: int = 100) -> GenerationRequest:
+    return GenerationRequest(
+        a_route(), "m", True, 4 * tokens, tokens, None, tenant=tenant  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def a_gate(clock: ManualClock, **knobs: Any) -> Gate:
+    return Gate(HoldSettings.model_validate({"commit_tokens": 1000, **knobs}), clock)
+
+
+def a_turn(
+    gate: Gate, tenant: Tenant = SOME, tokens: int = 100, replica: ReplicaId = R1
+) -> Coroutine[Any, Any, Turn]:
+    return gate.turn(a_request(tenant, tokens), replica, None, Client())
+
+
+def at_once(turn: Coroutine[Any, Any, Turn]) -> Turn:
+    """What it comes to without a single wait. Fails where it waits."""
+    with pytest.raises(StopIteration) as end:
+        turn.send(None)
+    found = end.value.value
+    assert isinstance(found, Turn)
+    return found
+
+
+async def rest() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_while_a_replica_is_open_a_turn_is_given_without_a_task_switch(clock: ManualClock) -> None:
+    gate = a_gate(clock)
+    turns = [at_once(a_turn(gate, tokens=250)) for _ in range(4)]
+    for turn in turns:
+        with turn:
+            turn.first_byte(clock())
+    assert at_once(a_turn(gate, tokens=250))
+
+
+def test_each_replica_is_judged_alone(clock: ManualClock) -> None:
+    gate = a_gate(clock)
+    at_once(a_turn(gate, tokens=5000, replica=R1))
+    assert at_once(a_turn(gate, tokens=5000, replica=R2))
+
+
+def test_a_first_byte_opens_the_replica_for_who_waits(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        first = await a_turn(gate, tokens=2000)
+        waiting = asyncio.create_task(a_turn(gate))
+        await rest()
+        assert gate.crowd.waiting() == {"interactive": 0, "default": 1, "batch": 0}
+        first.first_byte(clock())
+        await rest()
+        assert waiting.result().uncached == 100
+        assert not gate.crowd.count.requests
+
+    asyncio.run(law())
+
+
+def test_a_long_prompt_waits_until_one_chunk_budget_is_left(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        turns = [await a_turn(gate, tokens=300) for _ in range(3)]
+        long = asyncio.create_task(a_turn(gate, tokens=5000))
+        await rest()
+        assert not long.done()
+        turns[0].first_byte(clock())
+        await rest()
+        assert not long.done()
+        turns[1].first_byte(clock())
+        await rest()
+        assert long.done()
+
+    asyncio.run(law())
+
+
+async def a_life(gate: Gate, tenant: Tenant, replicas: list[ReplicaId]) -> str:
+    """Until it has been held on to for ever; takes another replica when asked to."""
+    for replica in replicas:
+        try:
+            with await a_turn(gate, tenant, replica=replica):
+                await asyncio.Event().wait()
+        except ChooseAgain:
+            continue
+    return "asked again"
+
+
+def test_a_batch_that_has_not_begun_makes_way(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        batch = asyncio.create_task(a_life(gate, BATCH, [R1]))
+        await rest()
+        assert at_once(a_turn(gate, SCREEN))
+        assert await batch == "asked again"
+        assert not batch.cancelling(), "its own life goes on"
+
+    asyncio.run(law())
+
+
+def test_a_batch_that_has_begun_stays(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        batch = await a_turn(gate, BATCH)
+        batch.first_byte(clock())
+        at_once(a_turn(gate, SCREEN))
+        await rest()
+        assert not batch.is_displaced
+
+    asyncio.run(law())
+
+
+def test_a_batch_that_makes_way_while_its_client_leaves_has_left(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        batch = asyncio.create_task(a_life(gate, BATCH, [R1, R2]))
+        await rest()
+        batch.cancel()
+        at_once(a_turn(gate, SCREEN))
+        await rest()
+        assert batch.cancelled()
+        at_once(a_turn(gate, BATCH, replica=R2))
+
+    asyncio.run(law())
+
+
+def test_batches_hold_back_only_while_others_come(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        for _ in range(5):
+            with await a_turn(gate, BATCH, 800) as turn:
+                turn.first_byte(clock())
+        with await a_turn(gate, SCREEN) as turn:
+            turn.first_byte(clock())
+        with await a_turn(gate, BATCH, 800) as turn:
+            turn.first_byte(clock())
+        waiting = asyncio.create_task(a_turn(gate, BATCH, 800))
+        await rest()
+        assert not waiting.done()
+        clock.advance(0.5)  # five times what 800 tokens take at the rate that is assumed
+        gate.check(clock())
+        await rest()
+        assert waiting.done()
+
+    asyncio.run(law())
+
+
+def test_the_full_queue_makes_room_for_a_higher_class_only(clock: ManualClock) -> None:
+    async def law() -> None:
+        few = CrowdSettings(requests=1, tokens=10_000, size_bytes=10_000)
+        gate = a_gate(clock, in_all=few)
+        at_once(a_turn(gate, tokens=5000))
+        lower = asyncio.create_task(a_turn(gate))
+        await rest()
+        higher = asyncio.create_task(a_turn(gate, SCREEN))
+        await rest()
+        with pytest.raises(Displaced):
+            await lower
+        assert not higher.done()
+        higher.cancel()
+
+    asyncio.run(law())
+
+
+def test_a_tenant_fills_its_own_part_alone(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock, per_tenant=CrowdSettings(requests=1, tokens=10**6, size_bytes=10**6))
+        at_once(a_turn(gate, tokens=5000))
+        tasks = [asyncio.create_task(a_turn(gate)), asyncio.create_task(a_turn(gate, SCREEN))]
+        await rest()
+        with pytest.raises(TenantQueueFull) as refusal:
+            await a_turn(gate)
+        assert refusal.value.retry_after_s == pytest.approx(5200 / 8000)
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(law())
+
+
+def test_who_waits_chooses_again_when_another_replica_has_nothing_to_do(
+    clock: ManualClock,
+) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        at_once(a_turn(gate, tokens=5000))
+        waiting = asyncio.create_task(a_life(gate, SOME, [R1]))
+        await rest()
+        gate.check(clock())
+        await rest()
+        assert not waiting.done(), "there is no other"
+        gate.moved(R2, takes_work=True)
+        assert await waiting == "asked again"
+
+    asyncio.run(law())
