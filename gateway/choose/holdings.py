@@ -227,8 +227,12 @@ class Holdings:
         marks = MARKS[: len(dispatch.hashes)]
         ends = [bytes_ for bytes_, _ in tokenised.edges]
         counts = [0, *[count for _, count in tokenised.edges]]
+        known_at = [bisect_right(ends, mark) for mark in marks]
         self._texts.teach(
-            dispatch.hashes, lesson, [counts[bisect_right(ends, mark)] for mark in marks]
+            dispatch.hashes,
+            lesson,
+            [counts[at] for at in known_at],
+            [mark - ends[at - 1] if at else 0 for mark, at in zip(marks, known_at, strict=True)],
         )
         mine = dispatch.record.source.key(*key_of)
         dispatch.settle(lesson.chains.get(mine) if mine else None, len(tokens))
@@ -305,8 +309,9 @@ class Ruler:
         self._per_byte = prompt.request.prompt_tokens / max(len(prompt), 1)
         self.length: Tokens = prompt.request.prompt_tokens
         if walk.learnt:
-            rest = len(prompt) - MARKS[walk.learnt - 1]
-            self.length = walk.path[walk.learnt - 1].tokens + int(rest * self._per_byte)
+            last = walk.path[walk.learnt - 1]
+            rest = len(prompt) - MARKS[walk.learnt - 1] + last.beyond
+            self.length = last.tokens + int(rest * self._per_byte)
 
     def __repr__(self) -> str:
         return f"<Ruler of {self.length} tokens>"
@@ -323,14 +328,15 @@ class Ruler:
         walk = self._walk
         beginning = walk.path[depth - 1]
         if beginning.lesson is not None:
-            return beginning.tokens
+            return beginning.tokens + int(beginning.beyond * self._per_byte)
         plain = int(MARKS[depth - 1] * self._per_byte)
         if not walk.learnt:
             return plain
         if depth < walk.learnt:
             return min(plain, walk.path[walk.learnt - 1].tokens)
-        beyond = MARKS[depth - 1] - MARKS[walk.learnt - 1]
-        return walk.path[walk.learnt - 1].tokens + int(beyond * self._per_byte)
+        last = walk.path[walk.learnt - 1]
+        beyond = MARKS[depth - 1] - MARKS[walk.learnt - 1] + last.beyond
+        return last.tokens + int(beyond * self._per_byte)
 
 
 def each_bit(bits: int) -> Iterator[int]:

@@ -43,13 +43,15 @@ class Lesson:
 class Beginning:
     """The first bytes of some prompts, up to a mark."""
 
-    __slots__ = ("believed", "lesson", "pending", "tokens")
+    __slots__ = ("believed", "beyond", "lesson", "pending", "tokens")
 
     def __init__(self) -> None:
         self.believed = 0  # bits of replicas
         self.pending = 0
         self.lesson: Lesson | None = None
-        self.tokens: Tokens = 0  # how many it is, where there is a lesson
+        # Where there is a lesson: the tokens it begins with for certain, and the bytes beyond them.
+        self.tokens: Tokens = 0
+        self.beyond = 0
 
     def __repr__(self) -> str:
         return f"<Beginning held by {self.believed:b}, on its way to {self.pending:b}>"
@@ -218,16 +220,21 @@ class TextIndex:
         while given.tokens > given.capacity and given.recent:
             self._drop(given, next(iter(given.recent)))
 
-    def teach(self, hashes: Sequence[int], lesson: Lesson, tokens: Sequence[Tokens]) -> None:
-        """The first of these beginnings are so many tokens each, and their blocks are known.
-
-        Where it is none, that is not known.
-        """
-        for key, count in zip(hashes, tokens, strict=False):
+    def teach(
+        self,
+        hashes: Sequence[int],
+        lesson: Lesson,
+        tokens: Sequence[Tokens],
+        beyond: Sequence[int],
+    ) -> None:
+        """The first of these beginnings are so many tokens each, with so many bytes beyond the
+        last of them, and their blocks are known. Where it is none, that is not known."""
+        for key, count, rest in zip(hashes, tokens, beyond, strict=False):
             beginning = self._beginnings.get(key)
             if beginning is not None and count:
                 beginning.lesson = lesson
                 beginning.tokens = count
+                beginning.beyond = rest
 
     def lesson(self, hashes: Sequence[int]) -> tuple[Lesson | None, Tokens]:
         """What is known of the longest of these beginnings that has learnt, and its tokens."""

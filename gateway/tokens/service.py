@@ -26,7 +26,7 @@ import msgspec
 
 from gateway.kv_cache import Tokenised
 from gateway.tokens.prompts import Unreadable
-from gateway.tokens.remote import NotTold, ask, question
+from gateway.tokens.remote import NotTold, Remote
 from gateway.vocabulary import GenerationRequest, ModelCard, ModelName, ReplicaAddress, Seconds
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ SWITCH_S: Final[Seconds] = 0.0005
 
 Then = Callable[[Tokenised | None], None]
 Card = Callable[[ModelName], ModelCard | None]
+
+
+def _nobody(tokenised: Tokenised) -> None:
+    """Nobody wants to be told early."""
 
 
 class Statistics(msgspec.Struct):
@@ -58,8 +62,8 @@ class Tokens:
     def __init__(self, settings: TokensSettings, card: Card, tls: SSLContext | None = None) -> None:
         self._settings = settings
         self._card = card
-        self._tls = tls
         self._thread = ThreadPoolExecutor(1, "tokens")
+        self._remote = Remote(settings.ask_timeout_s, tls, self._thread)
         self._readers: dict[Path, Reader] = {}
         self._counters: dict[Path, TokenCounter] = {}
         self._damaged: dict[Path, str] = {}
@@ -71,9 +75,14 @@ class Tokens:
         """Why the latest prompt of a model could not be read, where it could not."""
 
     def submit(
-        self, request: GenerationRequest, then: Then, replica: ReplicaAddress | None = None
+        self,
+        request: GenerationRequest,
+        then: Then,
+        replica: ReplicaAddress | None = None,
+        early: Callable[[Tokenised], None] = _nobody,
     ) -> None:
-        """Have a prompt read; `replica` may be asked where the model's files are not here."""
+        """Have a prompt read; `replica` may be asked where the model's files are not here: then
+        `early` is told the tokens first, and `then` what is known of their places."""
         size = len(request.prompt)
         if self._waiting_bytes and self._waiting_bytes + size > self._settings.queue_bytes:
             self.statistics.dropped += 1
@@ -84,7 +93,7 @@ class Tokens:
         told = partial(self._told, request.model, size, then)
         folder = self._folder(request.model)
         if folder is None and replica is not None:
-            task = loop.create_task(self._ask(request, replica, told), name="tokenize")
+            task = loop.create_task(self._ask(request, replica, told, early), name="tokenize")
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
             return
@@ -234,21 +243,17 @@ class Tokens:
         request: GenerationRequest,
         replica: ReplicaAddress,
         told: Callable[[_Read], None],
+        early: Callable[[Tokenised], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        url, adapter = f"{replica.url}/tokenize", self._adapter(request.model)
         try:
-            body = await loop.run_in_executor(self._thread, question, request)
-            tokens = await ask(
-                f"{replica.url}/tokenize", body, self._settings.ask_timeout_s, self._tls
-            )
+            tokenised = await self._remote.read(request, url, adapter, early)
         except (Unreadable, NotTold) as error:
             told(_Read(None, str(error), 0.0))
-            return
-        tokenised = Tokenised(
-            tokens, [(len(request.prompt), len(tokens))], adapter=self._adapter(request.model)
-        )
-        told(_Read(tokenised, "", loop.time() - begun))
+        else:
+            told(_Read(tokenised, "", loop.time() - begun))
 
 
 class _Read(msgspec.Struct, frozen=True):

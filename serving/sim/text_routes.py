@@ -8,7 +8,7 @@ from serving.sim.api_errors import bad_request
 from serving.sim.call import Call
 from serving.sim.requests import ChatMessage, read, tools_message
 from serving.sim.service import Service
-from serving.sim.tokens import detokenize, render_chat, tokenize
+from serving.sim.tokens import detokenize, render_chat, token_string, tokenize
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -58,7 +58,7 @@ class TextRoutes:
             "token_strs": None,
         }
         if request.return_token_strs:
-            body["token_strs"] = [detokenize([token]) for token in tokens]
+            body["token_strs"] = [token_string(token) for token in tokens]
         await call.reply(200, msgspec.json.encode(body))
 
     async def detokenize(self, call: Call) -> None:

@@ -71,6 +71,21 @@ def _bytes_of(token: int) -> bytes:
     return value.to_bytes(4, "little")[: length or BYTES_PER_TOKEN]
 
 
+def token_string(token: int) -> str:
+    """How a byte-level vocabulary writes it: a printable character for every byte. Raises
+    ValueError for no token."""
+    return token_bytes([token]).decode("latin-1").translate(_SHOWN)
+
+
+def _shown() -> dict[int, int]:
+    printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(0x100) if byte not in printed]
+    return {byte: 0x100 + index for index, byte in enumerate(others)}
+
+
+_SHOWN = _shown()
+
+
 def render_chat(
     messages: Sequence[Message], *, replies: bool = True, continues: bool = False
 ) -> str:

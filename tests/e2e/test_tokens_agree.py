@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.kv_cache import Tokenised
 from gateway.parse.openai import parse_json
 from gateway.tokens.reader import Reader
-from gateway.tokens.remote import ask, question
+from gateway.tokens.remote import Remote
 from gateway.vocabulary import GenerationRequest
 from serving.engine_args import EngineKind, EngineSettings, environment
 from serving.launch import prepare
@@ -185,6 +187,31 @@ def test_we_read_the_tokens_that_the_engine_is_given(
 @pytest.mark.parametrize("body", [*CHATS, {"prompt": TEXT}])
 def test_a_replica_that_is_asked_tells_the_same(body: dict[str, Any], renderer: Renderer) -> None:
     path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
-    request = asked(path, body)
-    told = asyncio.run(ask(f"{renderer.url}/tokenize", question(request), 60.0, None))
-    assert told == list(Reader(renderer.folder, 1_000_000).read(request, None).tokens)
+    told = read_there(asked(path, body), renderer)
+    read = Reader(renderer.folder, 1_000_000).read(asked(path, body), None)
+    assert list(told.tokens) == list(read.tokens)
+
+
+def test_a_replica_tells_where_messages_end(renderer: Renderer) -> None:
+    words = " ".join(["it was said that the sea is wide and so it was"] * 60)
+    messages = [
+        {"role": role, "content": f"{index}: {words}"}
+        for index, role in enumerate(("system", "user", "assistant", "user"))
+    ]
+    request = asked("/v1/chat/completions", {"messages": messages})
+    told = read_there(request, renderer)
+    read = Reader(renderer.folder, 1_000_000).read(request, None)
+    assert len(told.edges) >= 0.8 * len(read.edges)
+    ours = dict(read.edges)
+    common = [(count, ours[at]) for at, count in told.edges if at in ours]
+    assert len(common) >= 0.8 * len(read.edges)
+    assert all(abs(one - other) <= 16 for one, other in common)
+
+
+def read_there(request: GenerationRequest, renderer: Renderer) -> Tokenised:
+    async def read() -> Tokenised:
+        with ThreadPoolExecutor(1) as thread:
+            remote = Remote(60.0, None, thread)
+            return await remote.read(request, f"{renderer.url}/tokenize", None, lambda _: None)
+
+    return asyncio.run(read())

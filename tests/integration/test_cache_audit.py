@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
+
+import httpx
 
 from gateway.choose.dispatch import Grade
 from gateway.kv_cache import Certainty
@@ -14,6 +17,7 @@ from tests.house import RunningHouse, a_sim, run, running_house, until
 CACHE_AWARE = {"choose": {"policy": "cache-aware"}}
 TELLING = a_sim(kv_events=KvEventSettings("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"))
 TURNS = 5
+JSON = {"content-type": "application/json"}
 PAUSE_S = 0.05
 """Events are a little behind responses; nobody types that fast."""
 
@@ -37,10 +41,20 @@ async def until_heard(running: RunningHouse) -> None:
     )
 
 
+async def until_taught(running: RunningHouse) -> None:
+    """A first prompt shows how blocks are named, and how the model lays out its chats."""
+    await running.ask(a_post(a_chat("how are blocks named here? " * 10)))
+    caches = running.house.caches
+    await until(
+        lambda: any(each.grade is Grade.EXACT and each.blocks for each in caches().values())
+    )
+
+
 def test_all_that_replicas_find_was_known_from_their_events() -> None:
     async def law() -> None:
         async with running_house(CACHE_AWARE, replicas=[TELLING, TELLING]) as running:
             await until_heard(running)
+            await until_taught(running)
             for name in ("ann", "ben", "cyd"):
                 await talk(running, name, TURNS)
 
@@ -68,6 +82,36 @@ def test_without_events_what_was_sent_is_what_is_believed() -> None:
             assert sum(state.audit.predicted.exact for state in states) > 1
             assert not any(state.audit.predicted.over for state in states)
             assert not any(state.audit.settled.exact for state in states)
+
+    run(law())
+
+
+def test_beginnings_learn_their_blocks_where_only_a_replica_can_be_asked() -> None:
+    system = {"role": "system", "content": "you are of few words and " * 80}
+
+    def asked(text: str) -> bytes:
+        return a_chat(messages=[system, {"role": "user", "content": text * 40}])
+
+    async def law() -> None:
+        async with running_house(CACHE_AWARE, replicas=[TELLING, TELLING]) as running:
+            await until_heard(running)
+            await until_taught(running)
+            await running.ask(a_post(asked("well? ")))
+            for one in running.replicas:  # now it is on both, and we know of one
+                async with httpx.AsyncClient(base_url=one.address.url, headers=JSON) as somebody:
+                    answer = await somebody.post("/v1/chat/completions", content=asked("or so? "))
+                    assert answer.status_code == 200
+
+            async def rows() -> dict[str, Any]:
+                shown = await running.ask(a_post(asked("what? "), path="/debug/route"))
+                return {row["replica"]: row for row in shown.json()["replicas"]}
+
+            async with asyncio.timeout(5):  # its lesson is learnt by and by
+                while not all(row["hit_tokens"] for row in (await rows()).values()):
+                    await asyncio.sleep(PAUSE_S)
+            for row in (await rows()).values():
+                assert row["grade"] == "exact"
+                assert row["hit_tokens"] >= 480, "all of the system prompt, by the names of blocks"
 
     run(law())
 

@@ -134,7 +134,14 @@ def test_a_replica_is_asked_where_there_are_no_files() -> None:
             reply = await web.post("/tokenize", json={"model": "sim", "messages": QUESTION})
             assert told is not None
             assert list(told.tokens) == reply.json()["tokens"]
-            assert told.edges == [(len(asked("sim").prompt), len(told.tokens))]
+            whole = (len(asked("sim").prompt), len(told.tokens))
+            assert told.edges[-1] == whole
+            assert [at for at, _ in told.edges[:-1]] == [whole[0] - 1], "where the message ends"
+            early: list[Tokenised] = []
+            again: list[Tokenised | None] = []
+            tokens.submit(asked("sim"), again.append, replica, early.append)
+            await until(lambda: len(again) == 1)
+            assert (again, [each.edges for each in early]) == ([told], [[whole]])
             text = asked("sim", "/v1/completions", prompt="some words")
             assert await tokens.tokenised(text, 10.0, replica) is not None
             assert await tokens.tokenised(asked("other"), 10.0, replica) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import random
@@ -17,7 +18,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gateway.parse.openai import parse_json
+from gateway.tokens.layout import Layout, edges, learn, trials
+from gateway.tokens.prompts import ChatPrompt, TextPrompt, read_prompt
 from gateway.tokens.reader import Reader
+from gateway.tokens.token_text import READINGS, TokenText
 from gateway.vocabulary import GenerationRequest
 from tests.builders import a_route
 from tests.tokenizers_made import (
@@ -105,6 +109,12 @@ class Model:
     def tokens(self, text: str, *, special: bool) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special).ids
         return ids
+
+    def told(self, text: str, *, special: bool) -> list[TokenText]:
+        """What a replica would tell of it, in every way it may be read."""
+        ids = self.tokens(text, special=special)
+        strings = [str(self.tokenizer.id_to_token(each)) for each in ids]
+        return [reading(ids, strings) for reading in READINGS]
 
     def text(self, messages: list[Message]) -> str:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -208,3 +218,64 @@ def test_a_text_is_read_whole_and_edges_hold(model: Model, seed: int, ascii_only
         other = text[:cut] + rng.choice(CONTINUATIONS) + a_text(rng, 5)
         two = asked({"prompt": other}, "/v1/completions", ascii_only=ascii_only)
         agree(model, one, two)
+
+
+@functools.cache
+def layouts(model: Model) -> list[Layout]:
+    """What trials show of it, in every way its token strings may be read."""
+    tried = [model.told(model.text(each), special=False) for each in trials()]
+    return [learn(each) for each in zip(*tried, strict=True)]
+
+
+def told_edges(model: Model, request: GenerationRequest) -> list[tuple[int, int]]:
+    """Edges as they are found where a replica is asked."""
+    prompt = read_prompt(request)
+    if isinstance(prompt, TextPrompt):
+        text = model.told(prompt.text, special=True)[0]
+        return edges(prompt, bytes(request.prompt), text, None)
+    assert isinstance(prompt, ChatPrompt)
+    messages = json.loads(bytes(request.prompt))
+    told_by = model.told(model.text(messages), special=False)
+    for told, layout in zip(told_by, layouts(model), strict=True):
+        if layout.between:
+            return edges(prompt, bytes(request.prompt), told, layout)
+    return []
+
+
+def hold(found: list[tuple[int, int]], one: GenerationRequest, two: GenerationRequest,
+         ours: list[int], theirs: list[int]) -> None:  # fmt: skip
+    """Every edge of the one that lies in their common beginning holds in the other."""
+    pairs = zip(bytes(one.prompt), bytes(two.prompt), strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    assert found == sorted(set(found))
+    for at, n in found:
+        if at <= common:
+            assert ours[:n] == theirs[:n], (at, n)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), ascii_only=st.booleans())
+def test_edges_of_what_a_replica_tells_hold(model: Model, seed: int, ascii_only: bool) -> None:
+    rng = random.Random(seed)
+    messages = a_conversation(rng)
+    one = asked({"messages": messages}, "/v1/chat/completions", ascii_only=ascii_only)
+    ours, found = model.tokens(model.text(messages), special=False), told_edges(model, one)
+    for _ in range(6):
+        other = a_continuation(rng, messages)
+        two = asked({"messages": other}, "/v1/chat/completions", ascii_only=ascii_only)
+        hold(found, one, two, ours, model.tokens(model.text(other), special=False))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), ascii_only=st.booleans())
+def test_edges_of_a_text_that_a_replica_tells_hold(
+    model: Model, seed: int, ascii_only: bool
+) -> None:
+    rng = random.Random(seed)
+    text = a_text(rng, rng.choice((1, 20, 400, 2000, 6000)))
+    one = asked({"prompt": text}, "/v1/completions", ascii_only=ascii_only)
+    ours, found = model.tokens(text, special=True), told_edges(model, one)
+    for _ in range(4):
+        other = text[: rng.randint(0, len(text))] + rng.choice(CONTINUATIONS) + a_text(rng, 5)
+        two = asked({"prompt": other}, "/v1/completions", ascii_only=ascii_only)
+        hold(found, one, two, ours, model.tokens(other, special=True))
