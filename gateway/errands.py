@@ -22,7 +22,7 @@ from gateway.errors import Bug, ClosedBeforeReply
 from gateway.tenants.tenancy import CLASS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 
     from gateway.accept.amend import Value
     from gateway.clock import Clock
@@ -53,7 +53,7 @@ class Errand:
     """
 
     __slots__ = (
-        "_live", "_parts", "_task", "body", "error", "forwarded", "has_started", "notes",
+        "_live", "_parts", "_task", "among", "body", "error", "forwarded", "has_started", "notes",
         "on_behalf_of", "received_at", "replica", "request_id", "route", "source", "status",
     )  # fmt: skip
 
@@ -74,6 +74,7 @@ class Errand:
         self.forwarded = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id
         self.source: Source | None = None
         self.notes: Sequence[bytes] = ()
+        self.among: Container[ReplicaId] | None = None  # only these may be asked
         self.replica: ReplicaId | None = None  # where the last attempt went
         self.has_started = False
         self.status = 0

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from gateway.accept.amend import amended
 from gateway.account.usage import read_usage
 from gateway.choose.explain import decision, document, ranked, reason
-from gateway.errors import ClientGone, CutShort, GatewayError, ReplicaError, ReplicaFailed
+from gateway.errors import (
+    ClientGone,
+    CutShort,
+    GatewayError,
+    NoReplica,
+    ReplicaError,
+    ReplicaFailed,
+)
 from gateway.fleet.health import Sign
 from gateway.hold.turn import ChooseAgain
 from gateway.parse.parser import Message, Shown
@@ -23,7 +30,7 @@ from gateway.tenants.tenancy import Caller
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from gateway.accept.amend import Value
     from gateway.account.accounts import Accounts
@@ -54,7 +61,11 @@ class Exchange(Message, Client, Protocol):
     """What lives: an exchange of the express lane, or an errand of our own."""
 
     replica: ReplicaId | None
-    """Where the last attempt went."""
+    """Where the last attempt went, once it has gone."""
+
+    @property
+    def among(self) -> Container[ReplicaId] | None:
+        """The only replicas to ask; None: any."""
 
     notes: Sequence[bytes]
     """Header lines of our own for the response."""
@@ -191,6 +202,8 @@ class Life:
         attempt = 1
         while True:
             candidates = self.fleet.candidates(request.model)
+            if exchange.among is not None:
+                candidates = _only(candidates, exchange.among)
             untried = candidates
             if tried:  # whoever waited for the last one that was untried may find it gone
                 untried = [one for one in candidates if one not in tried] or candidates
@@ -230,8 +243,8 @@ class Life:
         will go before it.
         """
         replica = choice.replica
-        exchange.replica = replica.id
         if request.tenant.service_class is _BATCH:
+            exchange.replica = None  # an attempt before may have gone somewhere
             uncached = choice.uncached(request.prompt_tokens)
             with (
                 await self.gate.turn(request, replica.id, uncached, exchange) as turn,
@@ -239,6 +252,7 @@ class Life:
                 self.chooser.dispatched(request, choice, self.clock()) as claim,
             ):
                 turn.claim = claim
+                exchange.replica = replica.id
                 entry.dispatched(replica.id, lease, self.clock(), turn)
                 self._teach(request, claim, replica, exchange)
                 await self._relay(replica, turn, exchange, entry, leave_on)
@@ -249,6 +263,7 @@ class Life:
             await self.gate.turn(request, replica.id, claim.uncached, exchange) as turn,
         ):
             turn.claim = claim
+            exchange.replica = replica.id
             entry.dispatched(replica.id, lease, self.clock(), turn)
             self._teach(request, claim, replica, exchange)
             await self._relay(replica, turn, exchange, entry, leave_on)
@@ -306,3 +321,11 @@ class Life:
             self.parser.learn(entry.request, usage.prompt_tokens)
         self.lessons.answered(replica, tail)
         return usage
+
+
+def _only(candidates: Sequence[Replica], among: Container[ReplicaId]) -> Sequence[Replica]:
+    """Raises NoReplica where that leaves none."""
+    left = [replica for replica in candidates if replica.id in among]
+    if not left:
+        raise NoReplica
+    return left

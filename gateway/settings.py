@@ -366,10 +366,10 @@ class BatchSettings(Section):
     max_lines: int = Field(50_000, gt=0, description="of a batch")
     max_line_bytes: int = Field(1024 * 1024, gt=0, description="of one request in a batch")
     lines_per_replica: int = Field(
-        32, gt=0, description="in flight on a replica that serves nobody else"
+        32, gt=0, description="in flight on a replica that interactive requests leave over"
     )
     lines_beside_others: int = Field(
-        1, ge=0, description="in flight on a replica that also serves interactive requests"
+        1, ge=0, description="in flight in all, where they leave none over; 0 lets batches starve"
     )
     max_attempts: int = Field(3, ge=1, description="of a line that replicas fail on")
     running: int = Field(4, ge=1, description="batches that one gateway works on at a time")

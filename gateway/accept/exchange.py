@@ -21,7 +21,7 @@ from gateway.accept.reply import error_event, error_reply, told_event
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from gateway.accept.amend import Value
     from gateway.accept.head import Head
@@ -120,6 +120,7 @@ class Exchange:
     )
 
     message_event: Final = _Nobody()
+    among: Final[Container[ReplicaId] | None] = None  # any replica may be asked
     on_behalf_of: Final[str | None] = None  # whoever shows a key
 
     def __init__(self, line: Line, route: Route, target: bytes, head: Head, version: str) -> None:

@@ -16,7 +16,7 @@ from gateway.errors import UnknownModel
 from gateway.vocabulary import ModelName
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from gateway.batch.nouns import BatchLine
     from gateway.clock import Clock
@@ -47,9 +47,12 @@ class Answer(Protocol):
 class Errand(Protocol):
     """A request of our own."""
 
+    among: Container[ReplicaId] | None
+    """Only these replicas are to be asked."""
+
     @property
     def replica(self) -> ReplicaId | None:
-        """Where it was sent."""
+        """Where it was sent; None before."""
 
     async def run(self) -> Answer:
         """Its life. Cancelled, the engine stops working on it."""
@@ -103,20 +106,27 @@ class _Flight:
 class _Queue:
     """The lines of one owner for one model that wait, and the tries of those that failed."""
 
-    __slots__ = ("inflight", "model", "owner", "pause_s", "paused_until", "tries", "waiting")
+    __slots__ = (
+        "inflight", "model", "open_to", "owner", "pause_s", "paused_until", "tries", "waiting",
+    )  # fmt: skip
 
     def __init__(self, owner: Owner, model: ModelName) -> None:
         self.owner = owner
         self.model = model
         self.waiting: deque[BatchLine] = deque()
         self.inflight = 0
+        self.open_to: set[ReplicaId] = set()  # replicas that have room for a line
         self.tries: Counter[int] = Counter()  # by line
         self.pause_s: Seconds = _LEAST_PAUSE_S
         self.paused_until: Seconds = 0.0
 
     def may_start(self, now: Seconds) -> bool:
         """A line of it, by what is known here."""
-        return bool(self.waiting) and now >= self.paused_until and not self.owner.is_behind
+        return (
+            bool(self.waiting and self.open_to)
+            and now >= self.paused_until
+            and not self.owner.is_behind
+        )
 
     def back(self, line: BatchLine, now: Seconds) -> None:
         """There was no room for a line: it is the next, later, and later still if need be."""
@@ -131,6 +141,7 @@ class Dispatcher:
 
     def __init__(self, settings: BatchSettings, sender: Sender, fleet: Fleet, clock: Clock) -> None:
         self._settings = settings
+        self._floor = settings.lines_beside_others
         self._sender = sender
         self._fleet = fleet
         self._clock = clock
@@ -159,7 +170,7 @@ class Dispatcher:
                 queue = queues[model] = _Queue(owner, model)
                 self._paces.setdefault(
                     model,
-                    Pace(self._settings.lines_per_replica, self._settings.lines_beside_others),
+                    Pace(self._settings.lines_per_replica, self._floor),
                 )
             queue.waiting.append(line)
         self._queues += queues.values()
@@ -193,20 +204,24 @@ class Dispatcher:
         for flight in self._flights.values():
             if flight.errand is not None and flight.errand.replica is not None:
                 ours[flight.errand.replica] += 1
+        now = self._clock()
         caps: dict[ReplicaId, int] = {}
         free: Counter[ModelName] = Counter()
+        open_to: dict[ModelName, set[ReplicaId]] = {}
         for model, pace in self._paces.items():
-            room = pace.caps(self._fleet.serving(model), ours)
-            caps |= room
-            free[model] = pace.allow(room)
+            room = pace.room(self._fleet.serving(model), ours, now)
+            caps |= {replica: most for replica, most in room.items() if most <= self._floor}
+            free[model] = pace.window(room)
+            open_to[model] = {replica for replica, most in room.items() if ours[replica] < most}
         for queue in self._queues:
+            queue.open_to = open_to[queue.model]
             free[queue.model] -= queue.inflight
         self._start_some(free)
         self._displace(caps)
 
     def _start_some(self, free: Counter[ModelName]) -> None:
         now = self._clock()
-        willing = [queue for queue in self._queues if queue.may_start(now)]
+        willing = self._queues
         while willing := [q for q in willing if free[q.model] > 0 and q.may_start(now)]:
             for queue in willing:
                 if free[queue.model] > 0:
@@ -214,7 +229,7 @@ class Dispatcher:
                     self._start(queue)
         self._queues.append(self._queues.pop(0))  # another goes first, the next time
 
-    def _displace(self, caps: dict[ReplicaId, int]) -> None:
+    def _displace(self, caps: Mapping[ReplicaId, int]) -> None:
         flying = [
             (flight.errand.replica, key)
             for key, flight in self._flights.items()
@@ -238,6 +253,7 @@ class Dispatcher:
         try:
             body = await owner.body(flight.line)
             flight.errand = self._sender.new(owner.route, body, owner.tenant)
+            flight.errand.among = queue.open_to
             self._landed(flight, await flight.errand.run())
         except asyncio.CancelledError:
             if flight.is_displaced:
