@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import a_chat, a_post
 from tests.e2e.conftest import CHAT, Stack
-from tests.house import run
+from tests.house import run, until
 from tests.keyed import ACME, OTHER, a_document, bearing, keyed_house
 
 
@@ -23,8 +23,10 @@ def test_isolated_tenants_find_nothing_of_each_other_in_the_cache(
 
     async def law() -> None:
         async with keyed_house(tmp_path, document, [stack.chat_replicas[0].url]) as running:
+            await until(lambda: running.house.is_ready)
             for made in (ACME, ACME, OTHER, OTHER):
                 answer = await running.ask(a_post(body, headers=bearing(made.key)))
+                assert answer.status == 200, answer.body
                 usage = answer.json()["usage"]
                 cached.append(usage["prompt_tokens_details"]["cached_tokens"])
 
