@@ -123,7 +123,7 @@ class House:
             keys=self._tenants_watch is not None,
             forwards_keys=settings.tenants.forward_authorization,
         )
-        self.door = Door(settings.accept, self.life.live, monotonic, heads)
+        self.door = Door(settings.accept, self.life.live, monotonic, heads, self.tenants.tenant)
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
         self.kv_events = self._listening()
         self.roster.subscribe(FleetNews(self.relay, self.accounts, self.life.chooser, self.gate))

@@ -12,25 +12,31 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.accept.head import PLAIN
-from gateway.errors import Bug
+from gateway.errors import BodyTooLarge, Bug, ClientError
 from gateway.vocabulary import ROUTES, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
     from gateway.accept.exchange import Exchange
-    from gateway.accept.head import Reading
+    from gateway.accept.head import Head, Reading
     from gateway.accept.lane import Lane
     from gateway.clock import Clock
     from gateway.settings import AcceptSettings
     from gateway.vocabulary import Seconds
 
 SWEEP_EVERY_S: Final = 0.5
+SMALL_BYTES: Final = 64 * 1024
+"""Bodies up to so many are taken in before anybody asks who sends them."""
 
 _log = logging.getLogger("headrace")
+
+
+def _anybody(_: Mapping[bytes, bytes]) -> None:
+    """May come in."""
 
 
 class Door:
@@ -46,9 +52,12 @@ class Door:
         live: Callable[[Exchange], Coroutine[Any, Any, None]],
         clock: Clock,
         reading: Reading = PLAIN,
+        identify: Callable[[Mapping[bytes, bytes]], object] = _anybody,
     ) -> None:
+        """`identify` raises a ClientError for the fields of a head whose sender may not come in."""
         self.settings = settings
         self.reading = reading
+        self._identify = identify
         self.clock = clock
         self.now: Seconds = clock()
         self.lanes: set[Lane] = set()
@@ -82,6 +91,23 @@ class Door:
     def most_bytes(self, target: bytes) -> int:
         """The largest body that the ASGI app takes at a request target."""
         return self.uploads.get(target.partition(b"?")[0], self.settings.max_body_bytes)
+
+    def objection(self, head: Head, most: int) -> ClientError | None:
+        """What is wrong with a request whose body has not come, and should not, if anything.
+
+        Who sends it is asked early only where the body may be large: strangers fill no memory.
+        """
+        length = head.content_length
+        if length is not None:
+            if length > most:
+                return BodyTooLarge()
+            if length <= SMALL_BYTES:
+                return None
+        try:
+            self._identify(head.fields)
+        except ClientError as error:
+            return error
+        return None
 
     def new_id(self) -> bytes:
         """A request id, unique in this process and, by its prefix, most likely in the world."""

@@ -233,8 +233,9 @@ class Lane(HttpToolsProtocol):
             self._owes_continue = head.expects_continue
             if len(self.pipeline) > MOST_WAITING:
                 self.flow.pause_reading()
-        if head.content_length is not None and head.content_length > self._limit(exchange):
-            self._too_large(exchange)
+        objection = self._door.objection(head, self._limit(exchange))
+        if objection is not None:
+            self._refuse(exchange, objection)
         elif head.expects_continue and not must_wait:
             self.transport.write(CONTINUE)
 
@@ -244,7 +245,7 @@ class Lane(HttpToolsProtocol):
         if exchange is not None:
             exchange.take_body(body)
             if self._body_bytes > self._limit(exchange):
-                self._too_large(exchange)
+                self._refuse(exchange, BodyTooLarge())
         elif not self._is_deaf:
             if self._body_bytes > self._door.most_bytes(self.url):
                 self._malformed(BodyTooLarge())
@@ -337,8 +338,8 @@ class Lane(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
-    def _too_large(self, exchange: Exchange) -> None:
-        exchange.fault = BodyTooLarge()
+    def _refuse(self, exchange: Exchange, error: ClientError) -> None:
+        exchange.fault = error
         self._hang_up_after_reply()
         self._whole(exchange)
 

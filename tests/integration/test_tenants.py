@@ -51,6 +51,36 @@ def test_a_key_opens_and_nothing_else_does(tmp_path: Path) -> None:
     run(law())
 
 
+def test_a_stranger_s_large_body_is_not_waited_for(tmp_path: Path) -> None:
+    small, large = 1000, 1_000_000
+
+    async def law() -> None:
+        async with keyed_house(tmp_path, a_document()) as running:
+            for key, length, is_refused in (
+                ("hr-nobody", large, True),
+                ("hr-nobody", small, False),
+                (ACME.key, large, False),
+            ):
+                async with running.wire() as wire:
+                    fields = f"Host: g\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n"
+                    await wire.send(
+                        f"POST /v1/completions HTTP/1.1\r\n{fields}"
+                        f"Authorization: Bearer {key}\r\n\r\n".encode()
+                    )
+                    answer = await wire.head()
+                    assert answer.status == (401 if is_refused else 100)
+            async with running.wire() as wire:
+                await wire.send(
+                    b"POST /v1/completions HTTP/1.1\r\nHost: g\r\n"
+                    b"Transfer-Encoding: chunked\r\n\r\n"
+                )
+                answer = await wire.reply()
+                assert (answer.status, answer.code) == (401, "invalid_api_key")
+                assert answer.header("connection") == "close"
+
+    run(law())
+
+
 def test_a_tenant_sees_and_asks_for_its_models_only(tmp_path: Path) -> None:
     async def law() -> None:
         document = a_document({"models": ["mine"]})
