@@ -226,3 +226,22 @@ def test_a_deadline_is_a_whole_number_of_milliseconds(value: str) -> None:
             assert (answer.status, answer.code) == (400, "invalid_request")
 
     run(law())
+
+
+def test_a_batch_whose_prompt_is_still_to_be_read_makes_way_and_is_served_later() -> None:
+    async def law() -> None:
+        async with running_house(None, [a_sim()]) as running:
+            running.sims[0].faults.merge({"stuck": {"next": 1}})
+            batch = await running.connect()
+            of_batch = [("X-Headrace-Class", "batch")]
+            await batch.send(a_post(a_chat(stream=True), headers=of_batch))
+            await until(lambda: running.house.relay.busy == 1)
+            answer = await running.ask(A_STREAM)
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+            assert (await batch.reply()).body.endswith(b"data: [DONE]\n\n")
+            await batch.close()
+            await running.until_quiet()
+            assert running.outcomes == {Outcome.FINISHED: 2}
+            assert not running.house.accounts.retries
+
+    run(law())
