@@ -95,7 +95,8 @@ class House:
         )
         chooser = policy(settings.choose, rng)
         self.tokens = Tokens(settings.tokens, self._card, self._tls)
-        self.lessons = Lessons(chooser, self.tokens, self._observe)
+        self.lessons = Lessons(chooser, self.tokens, self._observe, settings.choose)
+        self.read_first = self.lessons.read_first_by_result
         pool = None
         if settings.merge.enabled:
             pool = Pooled(settings.merge, self.tokens, self.roster, monotonic)

@@ -7,7 +7,7 @@ bits, however long an engine's own digest is: the low bits, as engines publish t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -55,6 +55,43 @@ class Tokenised(msgspec.Struct, frozen=True):
     edges: Sequence[tuple[int, Tokens]]
     salt: str | None = None
     adapter: str | None = None
+
+
+class Reading:
+    """A prompt that is read before it is sent: what is known of its tokens by now.
+
+    Invariant: whoever waits is told once, when no more will be known.
+    """
+
+    __slots__ = ("__weakref__", "_is_over", "_waiting", "tokenised")
+
+    def __init__(self) -> None:
+        self.tokenised: Tokenised | None = None
+        """Perhaps still without the edges inside the prompt."""
+        self._is_over = False
+        self._waiting: list[Callable[[Tokenised | None], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Reading {'over' if self._is_over else 'on its way'}>"
+
+    def early(self, tokenised: Tokenised) -> None:
+        """These are its tokens; more will be known of them."""
+        self.tokenised = tokenised
+
+    def end(self, tokenised: Tokenised | None) -> None:
+        """This is all that will be known; None where it cannot be read."""
+        self.tokenised = tokenised
+        self._is_over = True
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then(tokenised)
+
+    def when_over(self, then: Callable[[Tokenised | None], None]) -> None:
+        """At once, if it is over."""
+        if self._is_over:
+            then(self.tokenised)
+        else:
+            self._waiting.append(then)
 
 
 class BlocksStored(msgspec.Struct, frozen=True):

@@ -205,6 +205,9 @@ class Life:
             if exchange.among is not None:
                 candidates = _only(candidates, exchange.among)
             untried = candidates
+            if attempt == 1 and self.lessons.first_s and self.chooser.doubts(request, candidates):
+                request = await self.lessons.read_first(request, candidates)
+                candidates = untried = self.fleet.candidates(request.model)
             if tried:  # whoever waited for the last one that was untried may find it gone
                 untried = [one for one in candidates if one not in tried] or candidates
             choice = self.chooser.choose(request, untried, self.clock())

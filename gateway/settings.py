@@ -222,6 +222,12 @@ class ChooseSettings(Section):
         description="consistent-hash and sticky_sessions: a replica with more than so many times "
         "the mean of requests in flight is overloaded",
     )
+    tokenise_first_s: float = Field(
+        0.02,
+        ge=0,
+        description="cache-aware: how long a long prompt that is new to us may wait to be read as "
+        "tokens before the choice, where a replica may hold it from elsewhere; 0: never",
+    )
     hash_prefix_bytes: int = Field(
         4096, gt=0, description="consistent-hash, without a session: so much of the prompt is key"
     )

@@ -110,6 +110,9 @@ class Gateway(Protocol):
     @property
     def waiting(self) -> Mapping[str, int]: ...
 
+    @property
+    def read_first(self) -> Mapping[str, int]: ...
+
     def caches(self) -> Mapping[ReplicaId, CacheState]: ...
 
 
@@ -239,6 +242,14 @@ class GatewayCollector(Collector):
         for reason, count in accounts.retries.items():
             retries.add_metric((reason,), count)
         yield retries
+        first = CounterMetricFamily(
+            "gateway_prompts_read_first",
+            "Prompts read as tokens before the choice: in time, too late for it, or in vain.",
+            labels=("result",),
+        )
+        for result, count in self._gateway.read_first.items():
+            first.add_metric((result,), count)
+        yield first
 
     def _models(self) -> Iterator[Metric]:
         by_model = self._accounts.by_model

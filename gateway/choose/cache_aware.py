@@ -25,7 +25,7 @@ from gateway.choose.holdings import Hits, Holdings
 from gateway.choose.pace import PRIOR_RATE_PER_S, Pace
 from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Footprint, Price, work
 from gateway.choose.text_chain import Prompt
-from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Tokenised
+from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Reading, Tokenised
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import (
     GenerationRequest,
@@ -182,6 +182,17 @@ class CacheAware:
         """The prompt of a dispatch in tokens; to be iterated to the end, others having turns."""
         if claim.dispatch is not None:
             yield from self.holdings.learn(claim.dispatch, tokenised)
+
+    def doubts(self, request: GenerationRequest, replicas: Sequence[ReplicaView]) -> bool:
+        """Is the prompt new to us, and may somebody hold it all the same?"""
+        holdings = self.holdings
+        if holdings.untold.isdisjoint([one.id for one in replicas] if holdings.untold else ()):
+            return False
+        return holdings.is_new(self._prompt_of(request))
+
+    def name(self, reading: Reading) -> Iterator[None]:
+        """See `Holdings`."""
+        return self.holdings.name(reading)
 
     def quote(
         self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds

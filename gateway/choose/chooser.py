@@ -17,7 +17,7 @@ import msgspec
 from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
-from gateway.kv_cache import BlockListener, Tokenised
+from gateway.kv_cache import BlockListener, Reading, Tokenised
 from gateway.vocabulary import (
     GenerationRequest,
     Prediction,
@@ -29,6 +29,9 @@ from gateway.vocabulary import (
 
 if TYPE_CHECKING:
     from gateway.choose.shadow import Shadow
+
+WORTH_READING: Final[Tokens] = 1024
+"""Shorter prompts are prefilled sooner than they are read and looked up."""
 
 R = TypeVar("R", bound=ReplicaView)
 R_co = TypeVar("R_co", bound=ReplicaView, covariant=True)
@@ -130,6 +133,12 @@ class Memory(Protocol):
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. Off the critical path: stops after every slice."""
 
+    def doubts(self, request: GenerationRequest, replicas: Sequence[ReplicaView]) -> bool:
+        """Could the choice be another if the prompt's tokens were known?"""
+
+    def name(self, reading: Reading) -> Iterator[None]:
+        """The names of its blocks, before the choice: stops after every slice."""
+
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events are to be told again from the beginning; each is named once."""
 
@@ -229,6 +238,20 @@ class Chooser:
         """The prompt of a dispatch in tokens. To be iterated to its end, off the critical path: it
         stops after every slice of work (under a millisecond) for others to have a turn."""
         return iter(()) if self.memory is None else self.memory.learn(claim, tokenised)
+
+    def doubts(self, request: GenerationRequest, replicas: Sequence[ReplicaView]) -> bool:
+        """Could the choice be another if the prompt's tokens were known? Then they are worth a
+        short wait. False for most, at once; never for a prompt that has been read already."""
+        if self.memory is None or request.prompt_tokens < WORTH_READING:
+            return False
+        if len(replicas) < 2 or request.reading is not None:
+            return False
+        return self.memory.doubts(request, replicas)
+
+    def name(self, reading: Reading) -> Iterator[None]:
+        """Work out the names of the blocks of a prompt that was read before the choice, which is
+        then made by them. To be iterated to its end, as `learn`."""
+        return iter(()) if self.memory is None else self.memory.name(reading)
 
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events are to be told again from the beginning; each is named once."""

@@ -15,7 +15,7 @@ from typing import Final
 from gateway.choose.audit import Audit
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import Instant, KvSource
-from gateway.choose.text_index import Given, TextIndex
+from gateway.choose.text_index import Given, Lesson, TextIndex
 from gateway.kv_cache import Certainty
 from gateway.vocabulary import Seconds, Tokens
 
@@ -72,7 +72,7 @@ class Dispatch:
 
     __slots__ = (
         "_arrived", "_found", "_instant", "_is_pending", "_predicted", "_sent", "_settled",
-        "_texts", "hashes", "record", "wants_report",
+        "_texts", "hashes", "named", "record", "wants_report",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +94,8 @@ class Dispatch:
         self._found: Tokens | None = None
         self.hashes = hashes
         self.record = record
+        self.named: Lesson | None = None
+        """The names of its blocks, where they were found out before it was sent."""
         self.wants_report = False
         """The engine is to be asked to tell what it reused."""
 

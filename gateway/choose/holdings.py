@@ -22,6 +22,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -30,13 +31,21 @@ from gateway.choose.block_hash import Chain
 from gateway.choose.block_index import GPU, BlockIndex
 from gateway.choose.dispatch import Dispatch, Grade, Record
 from gateway.choose.kv_source import ChainKey, KvSource
+from gateway.choose.ruler import Ruler, each_bit
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import Lesson, TextIndex, Walk
-from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Tokenised
+from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Reading, Tokenised
 from gateway.vocabulary import ReplicaId, Seconds, Tokens
 
 PENDING_S: Final = 2.0
 """After the first byte, events of what was stored before it have come."""
+
+UNTOLD_SHARE, UNTOLD_TOKENS = 1.5, 2048
+"""A replica that holds so many times what we sent it, and some more, has it from others; what it
+generated is not much."""
+
+NEW: Final = 0.5
+"""Prompts of which less than this share is known to us are new."""
 
 TIDY_SHARDS, TIDY_BEGINNINGS, TIDY_DISPATCHES = 8, 1_000, 20  # per call: about 1 ms
 
@@ -70,7 +79,8 @@ class Holdings:
     """Of all replicas. A `BlockListener`."""
 
     __slots__ = (
-        "_arrived", "_blocks", "_cache_tokens", "_is_taught", "_load_per_s", "_records", "_texts",
+        "_arrived", "_blocks", "_cache_tokens", "_is_taught", "_load_per_s", "_named", "_records",
+        "_texts", "untold",
     )  # fmt: skip
 
     def __init__(self, cache_tokens: Tokens, load_tokens_per_s: float) -> None:
@@ -83,6 +93,9 @@ class Holdings:
         self._texts = TextIndex()
         self._arrived: deque[tuple[Seconds, Dispatch]] = deque()  # first bytes, oldest first
         self._is_taught = False  # somebody tokenises prompts
+        self._named: WeakKeyDictionary[Reading, Lesson] = WeakKeyDictionary()
+        self.untold: frozenset[ReplicaId] = frozenset()
+        """Who holds noticeably more than we sent there, by its events; as of the last `tidy`."""
 
     def __repr__(self) -> str:
         return f"<Holdings of {len(self._records)} replicas, {self._blocks!r}, {self._texts!r}>"
@@ -126,10 +139,13 @@ class Holdings:
         tokens, load_s = [0] * len(replicas), [0.0] * len(replicas)
         walk = self._texts.walk(prompt)
         ruler = Ruler(prompt, walk)
-        if not walk.path:
+        names = self._names_of(prompt, walk)
+        if names is not None and names.is_whole:
+            ruler.length = names.tokens
+        elif not walk.path:
             return Hits(ruler.length, tokens, load_s)
         sent, pending = ruler.tokens_of(walk.believed), ruler.tokens_of(walk.pending)
-        holders = self._first_holders(walk)
+        holders = self._first_holders(names)
         get = self._records.get
         near = []  # those that may hold any of it: few of many
         for at, replica in enumerate(replicas):
@@ -138,7 +154,7 @@ class Holdings:
                 continue
             if record.sent.bit in sent or record.sent.bit in pending or record.source.bit & holders:
                 near.append((at, record))
-        held = self._look_up(walk, [record for _, record in near])
+        held = self._look_up(names, [record for _, record in near])
         for at, record in near:
             hit = sent.get(record.sent.bit, 0)
             told = held.get(record.source.bit)
@@ -152,23 +168,32 @@ class Holdings:
             tokens[at] = ruler.cut(hit, record.block_size)
         return Hits(ruler.length, tokens, load_s)
 
-    def _first_holders(self, walk: Walk) -> int:
+    def _names_of(self, prompt: Prompt, walk: Walk) -> Names | None:
+        """As far as they are known: all, where it was read before."""
+        reading = prompt.request.reading
+        named = None if reading is None else self._named.get(reading)
+        if named is not None and reading is not None and reading.tokenised is not None:
+            return Names(named, len(reading.tokenised.tokens), is_whole=True)
+        if not walk.learnt:
+            return None
+        beginning = walk.path[walk.learnt - 1]
+        assert beginning.lesson is not None
+        return Names(beginning.lesson, beginning.tokens, is_whole=False)
+
+    def _first_holders(self, names: Names | None) -> int:
         """Bits of those that hold the first block: nobody else can hold any."""
-        lesson = walk.path[walk.learnt - 1].lesson if walk.learnt else None
         bits = 0
-        for chain in lesson.chains.values() if lesson is not None else ():
+        for chain in names.lesson.chains.values() if names is not None else ():
             if len(chain):
                 bits |= self._blocks.holders(chain.hashes[0], self._blocks.media)
         return bits
 
-    def _look_up(self, walk: Walk, records: Sequence[Record]) -> dict[int, Held]:
+    def _look_up(self, names: Names | None, records: Sequence[Record]) -> dict[int, Held]:
         """By the names of its blocks, as far as they are known: bits of sources, what they hold."""
         held: dict[int, Held] = {}
-        if not walk.learnt:
+        if names is None:
             return held
-        beginning = walk.path[walk.learnt - 1]
-        lesson, known = beginning.lesson, beginning.tokens
-        assert lesson is not None
+        lesson, known = names.lesson, names.tokens
         alike: dict[ChainKey, int] = {}
         for record in records:
             if record.grade is not Grade.APPROXIMATE:
@@ -198,6 +223,8 @@ class Holdings:
         request = prompt.request
         self._texts.send(record.sent, hashes, request.prompt_tokens / max(len(prompt), 1))
         dispatch = Dispatch(self._texts, self._arrived, record, hashes, predicted)
+        if request.reading is not None:
+            dispatch.named = self._named.get(request.reading)
         if self._is_taught and record.source.is_readable:
             dispatch.watch()
             dispatch.wants_report, record.audit.misses = record.audit.misses, False
@@ -214,10 +241,8 @@ class Holdings:
         self._is_taught = True
         tokens, key_of = tokenised.tokens, (tokenised.salt, tokenised.adapter)
         known, known_tokens = self._texts.lesson(dispatch.hashes)
-        lesson = Lesson(*key_of)
-        for key in {record.source.key(*key_of) for record in self._records.values()}:
-            if key is None:
-                continue
+        lesson = Lesson(*key_of) if dispatch.named is None else dispatch.named
+        for key in self._keys(key_of) - lesson.chains.keys():
             hasher, size = key
             chain = Chain()
             if known is not None and (known.salt, known.adapter) == key_of:
@@ -236,6 +261,43 @@ class Holdings:
         )
         mine = dispatch.record.source.key(*key_of)
         dispatch.settle(lesson.chains.get(mine) if mine else None, len(tokens))
+
+    # What is found out before a prompt is sent
+
+    def is_new(self, prompt: Prompt) -> bool:
+        """Is most of it unknown to us? O(marks that are known)."""
+        known = len(self._texts.walk(prompt).path)
+        return (MARKS[known - 1] if known else 0) < NEW * len(prompt)
+
+    def name(self, reading: Reading) -> Iterator[None]:
+        """A prompt has been read before it is sent: `hits` will look it up by the names of its own
+        blocks. To be iterated to its end: stops after every slice of hashing."""
+        tokenised = reading.tokenised
+        if tokenised is None:
+            return
+        self._is_taught = True
+        key_of = (tokenised.salt, tokenised.adapter)
+        lesson = Lesson(*key_of)
+        for hasher, size in self._keys(key_of):
+            chain = Chain()
+            yield from chain.grow(hasher, key_of, tokenised.tokens, size)
+            lesson.chains[hasher, size] = chain
+        self._named[reading] = lesson
+
+    def _keys(self, key_of: tuple[str | None, str | None]) -> set[ChainKey]:
+        """The ways in which replicas name the blocks of such a prompt."""
+        keys = {record.source.key(*key_of) for record in self._records.values()}
+        return {key for key in keys if key is not None}
+
+    def _find_untold(self) -> None:
+        media = len(self._blocks.media)
+        self.untold = frozenset(
+            name
+            for name, record in self._records.items()
+            if record.source.blocks * record.block_size // media
+            > UNTOLD_SHARE * record.sent.tokens + UNTOLD_TOKENS
+            and record.grade is not Grade.APPROXIMATE
+        )
 
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events do not match what they answer: all is to be told again."""
@@ -269,6 +331,7 @@ class Holdings:
         self._expire(now, TIDY_DISPATCHES)
         self._blocks.sweep(TIDY_SHARDS)
         self._texts.sweep(TIDY_BEGINNINGS)
+        self._find_untold()
 
     def _expire(self, now: Seconds, most: int) -> None:
         arrived = self._arrived
@@ -291,60 +354,20 @@ class Holdings:
         record.sent.capacity = capacity
 
 
+class Names(msgspec.Struct, frozen=True):
+    """How the blocks of so many of a prompt's first tokens are named; `is_whole`: of all."""
+
+    lesson: Lesson
+    tokens: Tokens
+    is_whole: bool
+
+
 class Held(msgspec.Struct, frozen=True):
     """What a replica's events tell of a prompt; `is_all`: all that could be looked up."""
 
     tokens: Tokens
     on_gpu: Tokens
     is_all: bool
-
-
-class Ruler:
-    """Beginnings of a prompt measured in tokens: learnt where they are, in proportion beyond."""
-
-    __slots__ = ("_per_byte", "_walk", "length")
-
-    def __init__(self, prompt: Prompt, walk: Walk) -> None:
-        self._walk = walk
-        self._per_byte = prompt.request.prompt_tokens / max(len(prompt), 1)
-        self.length: Tokens = prompt.request.prompt_tokens
-        if walk.learnt:
-            last = walk.path[walk.learnt - 1]
-            rest = len(prompt) - MARKS[walk.learnt - 1] + last.beyond
-            self.length = last.tokens + int(rest * self._per_byte)
-
-    def __repr__(self) -> str:
-        return f"<Ruler of {self.length} tokens>"
-
-    def tokens_of(self, depths: Sequence[tuple[int, int]]) -> dict[int, Tokens]:
-        """(bits, beginnings) to tokens by bit."""
-        return {bit: self._at(depth) for bits, depth in depths for bit in each_bit(bits)}
-
-    def cut(self, tokens: Tokens, block_size: Tokens) -> Tokens:
-        """To whole blocks, and to less than the prompt: its last token is always computed."""
-        return max(min(tokens, self.length - 1), 0) // block_size * block_size
-
-    def _at(self, depth: int) -> Tokens:
-        walk = self._walk
-        beginning = walk.path[depth - 1]
-        if beginning.lesson is not None:
-            return beginning.tokens + int(beginning.beyond * self._per_byte)
-        plain = int(MARKS[depth - 1] * self._per_byte)
-        if not walk.learnt:
-            return plain
-        if depth < walk.learnt:
-            return min(plain, walk.path[walk.learnt - 1].tokens)
-        last = walk.path[walk.learnt - 1]
-        beyond = MARKS[depth - 1] - MARKS[walk.learnt - 1] + last.beyond
-        return last.tokens + int(beyond * self._per_byte)
-
-
-def each_bit(bits: int) -> Iterator[int]:
-    """The bits of a mask, one by one."""
-    while bits:
-        bit = bits & -bits
-        yield bit
-        bits ^= bit
 
 
 def _by_bit(depths: Sequence[tuple[int, int]]) -> dict[int, int]:

@@ -62,6 +62,7 @@ class Shown:
     connections = 3
     upstream_busy = 2
     tenant_reload_failures = 1
+    read_first: ClassVar[dict[str, int]] = {"in_time": 2, "late": 1, "unread": 0}
     waiting: ClassVar[dict[str, int]] = {"interactive": 1, "default": 0, "batch": 7}
     shadow: Beside | None = Beside()
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 
 from gateway.choose.cache_aware import CacheAware
-from gateway.choose.chooser import Choice
+from gateway.choose.chooser import Choice, Chooser
 from gateway.choose.pace import PRIOR_RATE_PER_S, Pace
+from gateway.choose.pickers import Cheapest
 from gateway.choose.policies import policy
 from gateway.choose.price import Price, work
 from gateway.fleet.ledger import Replica
-from gateway.kv_cache import EngineFacts
+from gateway.kv_cache import BlocksStored, Certainty, EngineFacts, Reading
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId
 from tests.builders import a_replica, a_route
@@ -238,3 +240,46 @@ def test_a_claim_that_is_left_early_leaves_nothing_owed() -> None:
     with scorer.dispatched(asking(b"x" * 512), only(replica), 0.0):
         assert scorer.target(replica.id).pace.owed == 128
     assert scorer.target(replica.id).pace.owed == 0
+
+
+LONG = b"of many words " * 512  # 1792 tokens
+
+
+def filled_by_others(*names: str) -> CacheAware:
+    """A policy that has heard of more blocks there than it has sent."""
+    scorer = CacheAware(ChooseSettings())
+    for name in names:
+        tokens = range(16 * 256)
+        blocks = BlocksStored(range(1, 257), None, tokens, 16)
+        scorer.certainty(ReplicaId(f"{name}:8000"), Certainty.EXACT)
+        scorer.apply(ReplicaId(f"{name}:8000"), [blocks])
+    scorer.tidy(0.0)
+    return scorer
+
+
+@pytest.mark.parametrize(
+    ("held_at", "prompt", "pool", "doubts"),
+    [
+        ("ab", LONG, "ab", True),
+        ("a", LONG, "ab", True),
+        ("", LONG, "ab", False),
+        ("c", LONG, "ab", False),
+        ("ab", LONG[:4000], "ab", False),
+        ("ab", LONG, "a", False),
+    ],
+)
+def test_a_choice_is_doubted_where_a_long_new_prompt_may_be_held(
+    held_at: str, prompt: bytes, pool: str, doubts: bool
+) -> None:
+    scorer = filled_by_others(*held_at)
+    chooser = Chooser((), scorer, Cheapest(Random(1)), memory=scorer)
+    replicas = [a_replica(name) for name in pool]
+    request = asking(prompt)
+    assert chooser.doubts(request, replicas) is doubts
+    read = msgspec.structs.replace(request, reading=Reading())
+    assert not chooser.doubts(read, replicas)
+    choice = chooser.choose(request, replicas)
+    chooser.dispatched(request, choice, 0.0)
+    assert not chooser.doubts(request, replicas), "it is known now"
+    plain = policy(ChooseSettings(policy="least-work"), Random(1))
+    assert not plain.doubts(request, replicas)

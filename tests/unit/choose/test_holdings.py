@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.choose.block_hash import OURS, SHA256, SHA256_CBOR, Chain, Hasher
 from gateway.choose.block_index import BlockIndex
@@ -16,6 +21,7 @@ from gateway.kv_cache import (
     BlocksStored,
     Certainty,
     EngineFacts,
+    Reading,
     Tokenised,
 )
 from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId
@@ -463,3 +469,77 @@ def test_marks_ascend_and_no_prompt_is_hashed_further_than_somebody_holds() -> N
         asked = text(prompt)
         holdings.hits(asked, (A, B))
         assert len(asked.hashes) == hashed
+
+
+# What is found out before a prompt is sent
+
+
+def read_first(holdings: Holdings, prompt: bytes) -> Prompt:
+    """The prompt, tokenised and named before it is sent."""
+    reading = Reading()
+    reading.early(tokenised(prompt))
+    for _ in holdings.name(reading):
+        pass
+    return Prompt(msgspec.structs.replace(text(prompt).request, reading=reading))
+
+
+@given(held=st.lists(st.integers(0, 32), min_size=2, max_size=2), sent=st.integers(0, 2048))
+def test_a_prompt_that_was_read_first_is_looked_up_by_its_own_names(
+    held: list[int], sent: int
+) -> None:
+    holdings = exact(A, B)
+    for replica, blocks in zip((A, B), held, strict=True):
+        if blocks:
+            holdings.apply(replica, [stored(PROMPT[: blocks * SIZE * 4])])
+    if sent:
+        holdings.dispatched(text(PROMPT[:sent]), B, 0.0).first_byte(0.0)
+        holdings.tidy(PENDING_S)
+    found = holdings.hits(read_first(holdings, PROMPT), (A, B))
+    assert found.prompt_tokens == 512
+    assert found.tokens[0] == min(held[0] * SIZE, MOST)
+    assert found.tokens[1] == min(held[1] * SIZE, MOST), "events decide, not what was sent"
+
+
+def test_names_go_with_the_request_they_were_made_for() -> None:
+    holdings = exact(A, B)
+    holdings.apply(A, [stored(PROMPT)])
+    prompt = read_first(holdings, PROMPT)
+    assert holdings.hits(prompt, (A, B)).tokens == [MOST, 0]
+    assert hits(holdings, PROMPT) == [0, 0], "others are not looked up so"
+    assert len(holdings._named) == 1
+    del prompt
+    gc.collect()
+    assert len(holdings._named) == 0
+
+
+def test_a_prompt_that_was_read_first_is_not_hashed_again_to_be_learnt() -> None:
+    holdings = exact(A, B)
+    holdings.apply(A, [stored(PROMPT)])
+    dispatch = holdings.dispatched(read_first(holdings, PROMPT), A, 0.0)
+    assert list(holdings.learn(dispatch, tokenised(PROMPT))) == []
+    assert hits(holdings, PROMPT, A, B) == [MOST, 0]
+    dispatch.answered(512, MOST, 1.0)
+    assert holdings.cache(A).audit.settled.exact == 1
+
+
+def test_a_cache_fuller_than_we_made_it_was_filled_by_others() -> None:
+    holdings = exact(A, B)
+    others = bytes(range(256)) * 40  # 2560 tokens
+    holdings.apply(A, [stored(others)])
+    holdings.dispatched(text(others), B, 0.0)
+    holdings.apply(B, [stored(others)])
+    assert holdings.untold == frozenset(), "not looked yet"
+    holdings.tidy(0.0)
+    assert holdings.untold == {A}
+    holdings.certainty(A, Certainty.SILENT)
+    holdings.tidy(0.0)
+    assert holdings.untold == frozenset()
+
+
+def test_a_prompt_is_new_while_less_than_half_of_it_is_known() -> None:
+    holdings = some_holdings()
+    assert holdings.is_new(text(PROMPT))
+    holdings.dispatched(text(PROMPT[:1000] + b"!" * 1048), A, 0.0)
+    assert holdings.is_new(text(PROMPT))
+    holdings.dispatched(text(PROMPT[:1100] + b"!" * 948), A, 0.0)
+    assert not holdings.is_new(text(PROMPT))
