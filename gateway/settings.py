@@ -176,7 +176,7 @@ class HoldSettings(Section):
 class ChooseSettings(Section):
     """Which replica."""
 
-    policy: str = Field("least-work", description="`headrace gateway --help` lists them")
+    policy: str = Field("cache-aware", description="`headrace gateway --help` lists them")
     shadow: str | None = Field(
         None,
         description="a second policy that is asked about every request, without effect; metrics "
