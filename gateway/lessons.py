@@ -80,7 +80,7 @@ class Lessons:
             return
         if request.reading is not None:
             request.reading.when_over(partial(self._read, claim))
-        else:
+        elif claim.dispatch.wants_tokens:
             self._tokens.submit(request, partial(self._read, claim), replica.address)
 
     async def read_first(

@@ -102,6 +102,11 @@ class Dispatch:
     def __repr__(self) -> str:
         return f"<Dispatch {self._predicted} tokens predicted, {self._settled} settled>"
 
+    @property
+    def wants_tokens(self) -> bool:
+        """Its replica tells of its blocks: to look them up their names are needed."""
+        return self.record.source.certainty is not Certainty.SILENT
+
     def watch(self) -> None:
         """Its hit will be settled: remember from now on how the replica's blocks change."""
         self._instant = self.record.source.watch()

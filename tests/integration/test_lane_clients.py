@@ -165,7 +165,7 @@ def test_a_client_that_leaves_before_its_request_is_whole_costs_no_replica_anyth
         async with running_house({}, [replica]) as running, running.wire() as wire:
             await wire.send(sent)
             await until(lambda: running.house.connections == 1)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)  # what was sent has been read
             leave(wire)
             await until(lambda: running.house.connections == 0)
             await running.until_quiet()
