@@ -39,7 +39,8 @@ MOST_WAITING: Final = 1000
 IN_TIME, LATE, UNREAD = "in_time", "late", "unread"
 
 GIVE_UP_AFTER, REST_S = 4, 10.0
-"""Where so many prompts in a row could not be read in time, none is waited for a while."""
+"""Where so many prompts in a row came late, none is waited for a while. Those that cannot be read
+say so at once."""
 
 _FINGERPRINT: Final = re.compile(rb'"system_fingerprint": ?"([^"\\]{1,200})"')
 
@@ -48,7 +49,7 @@ class Lessons:
     """Works for as long as `run` runs."""
 
     __slots__ = (
-        "_chooser", "_in_vain", "_observe", "_rests_until", "_tokens", "_waiting", "_wake",
+        "_chooser", "_late", "_observe", "_rests_until", "_tokens", "_waiting", "_wake",
         "first_s", "read_first_by_result",
     )  # fmt: skip
 
@@ -63,7 +64,7 @@ class Lessons:
         self.first_s: Seconds = settings.tokenise_first_s
         """So long a prompt may take to be read before it is sent; 0: none is."""
         self.read_first_by_result = {IN_TIME: 0, LATE: 0, UNREAD: 0}
-        self._in_vain = 0
+        self._late = 0  # in a row
         self._rests_until: Seconds = 0.0
         self._chooser = chooser
         self._tokens = tokens
@@ -113,9 +114,12 @@ class Lessons:
         except TimeoutError:
             pass  # it goes on without
         self.read_first_by_result[result] += 1
-        self._in_vain = 0 if result is IN_TIME else self._in_vain + 1
-        if self._in_vain >= GIVE_UP_AFTER:
-            self._in_vain, self._rests_until = 0, loop.time() + REST_S
+        if result is LATE:
+            self._late += 1
+        elif result is IN_TIME:
+            self._late = 0
+        if self._late >= GIVE_UP_AFTER:
+            self._late, self._rests_until = 0, loop.time() + REST_S
         return msgspec.structs.replace(request, reading=reading)
 
     def answered(self, replica: Replica, tail: bytes) -> None:

@@ -244,7 +244,7 @@ class Chooser:
         short wait. False for most, at once; never for a prompt that has been read already."""
         if self.memory is None or request.prompt_tokens < WORTH_READING:
             return False
-        if len(replicas) < 2 or request.reading is not None:
+        if len(replicas) < 2 or request.reading is not None or not request.route.generates:
             return False
         return self.memory.doubts(request, replicas)
 

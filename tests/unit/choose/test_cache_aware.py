@@ -276,8 +276,11 @@ def test_a_choice_is_doubted_where_a_long_new_prompt_may_be_held(
     replicas = [a_replica(name) for name in pool]
     request = asking(prompt)
     assert chooser.doubts(request, replicas) is doubts
-    read = msgspec.structs.replace(request, reading=Reading())
-    assert not chooser.doubts(read, replicas)
+    for other in (
+        msgspec.structs.replace(request, reading=Reading()),
+        msgspec.structs.replace(request, route=a_route("/v1/embeddings")),
+    ):
+        assert not chooser.doubts(other, replicas)
     choice = chooser.choose(request, replicas)
     chooser.dispatched(request, choice, 0.0)
     assert not chooser.doubts(request, replicas), "it is known now"

@@ -16,7 +16,7 @@ from gateway.tokens.token_text import TokenText, byte_level, pieces
 from gateway.vocabulary import GenerationRequest
 from serving.sim.tokens import render_chat, token_string, tokenize
 from tests.builders import a_route
-from tests.tokenizers_made import CHATML, FORGETFUL, SPECIAL, TRIMMED
+from tests.tokenizers_made import CHATML, FORGETFUL, REASONED, SPECIAL, TRIMMED
 from tests.tokenizers_made import byte_level as a_tokenizer
 
 TOKENIZER: Tokenizer = a_tokenizer()
@@ -113,8 +113,34 @@ def test_what_a_template_may_still_change_has_no_edge() -> None:
     thoughtful[2]["content"] = "<think>well</think>" + thoughtful[2]["content"]
     told, prompt = found(FORGETFUL, thoughtful)
     assert [place for place, _ in told if place > prompt.ends[1]] == [len(json_of(thoughtful))]
+    told, prompt = found(FORGETFUL, thoughtful[:3])  # nobody has asked on, and it is still there
+    assert [place for place, _ in told if place > prompt.ends[1]] == [len(json_of(thoughtful[:3]))]
     told, prompt = found(TRIMMED, CHAT[1:])
     assert [place for place, _ in told] == [len(json_of(CHAT[1:]))]
+    told, prompt = found(TRIMMED, CHAT)
+    assert prompt.ends[0] not in [place for place, _ in told], "a ! may follow, or not"
+
+
+def test_a_message_that_is_written_otherwise_when_it_is_the_last_has_its_edge_with_the_next() -> (
+    None
+):
+    wrapped = CHATML.replace(
+        "{{ message['content'] }}",
+        "{% if loop.last and message.role == 'assistant' %}<|think|>{% endif %}"
+        "{{ message['content'] }}",
+    )
+    told, prompt = found(wrapped, CHAT[:3])
+    assert prompt.ends[2] not in [place for place, _ in told]
+    told, prompt = found(wrapped, CHAT)
+    assert {prompt.ends[1], prompt.ends[3]} < {place for place, _ in told}
+    assert prompt.ends[2] not in [place for place, _ in told]
+
+
+def test_a_content_whose_header_depends_on_what_follows_has_no_edge_inside() -> None:
+    told, prompt = found(REASONED, CHAT)
+    places = [place for place, _ in told]
+    assert prompt.ends[3] in places, "without a name, messages are known when they end"
+    assert not [each for each in places if prompt.ends[2] < each < prompt.ends[3]]
 
 
 def test_a_prompt_that_is_not_laid_out_as_the_trials_has_no_edge_from_there_on() -> None:
@@ -122,7 +148,7 @@ def test_a_prompt_that_is_not_laid_out_as_the_trials_has_no_edge_from_there_on()
     layout = learn([made(rendered(CHATML, each)) for each in trials()])
     text = rendered(CHATML, CHAT)
     for was, last in (("system", 0), ("assistant", prompt.ends[1])):
-        other = text.replace(f"<|start|>{was}", "<|start|>!")
+        other = text.replace(f"<|start|>{was}", f"<|start|>{was[:-1]}!")
         told = edges(prompt, raw, made(other), layout)
         assert [place for place, _ in told if place > last] == [len(raw)]
     assert len(edges(prompt, raw, made(text), None)) == 1
