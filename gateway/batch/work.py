@@ -13,9 +13,12 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from gateway.batch.documents import answered, unanswered
 from gateway.batch.lines import ENDPOINTS, body_of
 from gateway.batch.nouns import Batch, BatchLine, Claim, File, Result, Status
+from gateway.batch.store import Fenced
 from gateway.batch.validation import Validation
 
 if TYPE_CHECKING:
@@ -90,6 +93,25 @@ class Work:
 
         Raises store.Fenced if it has become another's; SQLAlchemyError, OSError.
         """
+        keeping = asyncio.create_task(self._keep(), name=f"lease of {self.batch.id}")
+        try:
+            await self._run()
+        finally:
+            keeping.cancel()
+
+    async def _keep(self) -> None:
+        """Renew the lease while a step takes long. That it is lost is for the next write to say."""
+        desk = self._desk
+        while True:
+            await asyncio.sleep(desk.settings.lease_s / 3)
+            try:
+                await self._store("renew", self._claim, desk.wall(), desk.settings.lease_s)
+            except Fenced:
+                return
+            except SQLAlchemyError:
+                continue
+
+    async def _run(self) -> None:
         status = self.batch.status
         if status is Status.VALIDATING:
             status = await self._validate()
@@ -115,7 +137,6 @@ class Work:
             while (chunk := await desk.blocking(next, chunks, None)) is not None:
                 if self.is_stopping:
                     return Status.VALIDATING
-                await self._store("renew", claim, desk.wall(), desk.settings.lease_s)
                 status: Status = await self._store("add_lines", claim, chunk)
                 if status is not Status.VALIDATING:
                     return status
@@ -245,5 +266,4 @@ class Work:
                     drafts[kind] = await desk.blocking(desk.files.draft, file_id)
                 if some:
                     await desk.blocking(drafts[kind].write, some)
-            await self._store("renew", self._claim, desk.wall(), desk.settings.lease_s)
         return left
