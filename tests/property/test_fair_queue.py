@@ -15,7 +15,7 @@ from gateway.vocabulary import ServiceClass, Tenant
 TENANTS = [
     Tenant(f"{each.value}-{n}", each, weight, hope_s)
     for each in ServiceClass
-    for n, (weight, hope_s) in enumerate(((1.0, None), (3.0, 2.0), (0.5, None)))
+    for n, (weight, hope_s) in enumerate(((1.0, None), (3.0, 2.0)))
 ]
 FLOORS = (0.0, 0.25, 0.1)
 RUN = 3
@@ -150,7 +150,8 @@ class QueueMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(TENANTS),
         uncached=st.integers(1, 20_000),
         output=st.integers(0, 500),
-        group=st.none() | st.integers(1, 3),
+        group=st.none() | st.integers(1, 2),
+        copies=st.integers(1, 6),
         deadline_s=st.none() | st.none() | st.floats(0.1, 20.0),
         work_s=st.floats(0.0, 2.0),
     )
@@ -161,17 +162,21 @@ class QueueMachine(RuleBasedStateMachine):
         uncached: int,
         output: int,
         group: int | None,
+        copies: int,
         deadline_s: float | None,
         work_s: float,
     ) -> None:
         deadline = None if deadline_s is None else self.now + deadline_s
-        ticket = Ticket(tenant, self.now, uncached, output=output, deadline=deadline, group=group)
-        ticket.work_s = work_s
         index = data.draw(st.integers(0, len(self.queues) - 1))
-        self.queues[index].push(ticket)
-        self.model.push(self.model.queues[index], ticket)
+        for _ in range(copies):
+            ticket = Ticket(
+                tenant, self.now, uncached, output=output, deadline=deadline, group=group
+            )
+            ticket.work_s = work_s
+            self.queues[index].push(ticket)
+            self.model.push(self.model.queues[index], ticket)
 
-    @rule(seconds=st.floats(0.0, 30.0))
+    @rule(seconds=st.floats(0.0, 3.0) | st.floats(0.0, 30.0))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 

@@ -158,6 +158,26 @@ def test_a_batch_that_makes_way_while_its_client_leaves_has_left(clock: ManualCl
     asyncio.run(law())
 
 
+@pytest.mark.parametrize("tenant", [SOME, BATCH])
+def test_who_leaves_as_its_turn_is_given_leaves_it_to_the_next(
+    clock: ManualClock, tenant: Tenant
+) -> None:
+    async def law() -> None:
+        gate = a_gate(clock, max_sequences=1)
+        first = await a_turn(gate, tenant)
+        leaving, next_one = (asyncio.create_task(a_turn(gate, tenant)) for _ in range(2))
+        await rest()
+        with first:
+            first.first_byte(clock())
+        leaving.cancel()  # it has its turn, but has not run since
+        await rest()
+        assert leaving.cancelled()
+        assert not next_one.cancelled()
+        assert next_one.result().lane.batches == ({next_one.result()} if tenant is BATCH else set())
+
+    asyncio.run(law())
+
+
 def test_batches_hold_back_only_while_others_come(clock: ManualClock) -> None:
     async def law() -> None:
         gate = a_gate(clock)
