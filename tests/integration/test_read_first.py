@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.choose.policies import policy
@@ -18,8 +19,8 @@ from gateway.parse.openai import parse_json
 from gateway.settings import ChooseSettings, TokensSettings
 from gateway.tokens.service import Tokens
 from gateway.vocabulary import GenerationRequest, ReplicaAddress
-from serving.sim.server import KvEventSettings
-from tests.builders import a_chat, a_post, a_replica, a_route
+from serving.sim.server import KvEventSettings, running_sim
+from tests.builders import MODEL, a_chat, a_post, a_replica, a_route
 from tests.house import RunningHouse, a_sim, run, running_house, until
 
 TELLING = a_sim(kv_events=KvEventSettings("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"))
@@ -48,6 +49,15 @@ async def turn(running: RunningHouse, messages: Messages) -> dict[str, str]:
     return dict(part.split("=") for part in said.split("; "))
 
 
+async def sent_by_another(url: str, messages: Messages) -> None:
+    """A first turn that we do not see."""
+    async with httpx.AsyncClient(base_url=url) as web:
+        body = {"model": MODEL, "messages": messages, "max_tokens": 8}
+        reply = await web.post("/v1/chat/completions", json=body)
+    messages.append(reply.json()["choices"][0]["message"])
+    messages.append({"role": "user", "content": "and then?"})
+
+
 async def until_untold(running: RunningHouse) -> None:
     """All that replicas hold has been told, and we see that it is not from us."""
     holdings = running.house.life.chooser.holdings
@@ -64,12 +74,14 @@ async def until_untold(running: RunningHouse) -> None:
 @pytest.mark.parametrize("first_s", [5.0, 0.0])
 def test_a_gateway_finds_what_another_has_sent(first_s: float) -> None:
     async def law() -> None:
-        async with running_house(cache_aware(0.0), replicas=[TELLING, TELLING]) as one:
+        async with running_sim(TELLING) as here, running_sim(TELLING) as there:
             chats = {name: begun(name) for name in NAMES}
-            homes = {name: (await turn(one, chats[name]))["replica"] for name in NAMES}
-            assert len(set(homes.values())) == 2
-            urls = [sim.url for sim in one.sims]
-            async with running_house(cache_aware(first_s), replicas=urls) as other:
+            homes = {}
+            for at, name in enumerate(NAMES):
+                url = (here, there)[at % 2].url
+                homes[name] = url.removeprefix("http://")
+                await sent_by_another(url, chats[name])
+            async with running_house(cache_aware(first_s), replicas=[here.url, there.url]) as other:
                 await until_untold(other)
                 said = {name: await turn(other, chats[name]) for name in NAMES}
                 found = {name: int(each["hit_tokens"]) for name, each in said.items()}
