@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BATCH_SEQUENCES: Final = 0.125
 """The part of a replica's sequences that batches may have."""
 
-BATCH_DUTY: Final = 0.2
+BATCH_DUTY: Final = 0.1
 """The part of a replica's time that prompts of batches may take, while others come too."""
 
 QUIET_S: Final = 10.0

@@ -191,7 +191,7 @@ def test_batches_hold_back_only_while_others_come(clock: ManualClock) -> None:
         waiting = asyncio.create_task(a_turn(gate, BATCH, 800))
         await rest()
         assert not waiting.done()
-        clock.advance(0.5)  # five times what 800 tokens take at the rate that is assumed
+        clock.advance(1.0)  # ten times what 800 tokens take at the rate that is assumed
         gate.check(clock())
         await rest()
         assert waiting.done()
