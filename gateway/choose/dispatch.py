@@ -72,7 +72,7 @@ class Dispatch:
 
     __slots__ = (
         "_arrived", "_found", "_instant", "_is_pending", "_predicted", "_sent", "_settled",
-        "_texts", "hashes", "named", "record", "wants_report",
+        "_texts", "hashes", "named", "record", "wants_report", "wants_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -96,16 +96,13 @@ class Dispatch:
         self.record = record
         self.named: Lesson | None = None
         """The names of its blocks, where they were found out before it was sent."""
+        self.wants_tokens = False
+        """Its prompt is worth reading: its replica tells of its blocks, whose names are missing."""
         self.wants_report = False
         """The engine is to be asked to tell what it reused."""
 
     def __repr__(self) -> str:
         return f"<Dispatch {self._predicted} tokens predicted, {self._settled} settled>"
-
-    @property
-    def wants_tokens(self) -> bool:
-        """Its replica tells of its blocks: to look them up their names are needed."""
-        return self.record.source.certainty is not Certainty.SILENT
 
     def watch(self) -> None:
         """Its hit will be settled: remember from now on how the replica's blocks change."""
@@ -138,7 +135,7 @@ class Dispatch:
         if cached_tokens is None:
             return
         record = self.record
-        record.audit.predicted.add(self._predicted, cached_tokens, record.block_size)
+        record.audit.foresaw(self._predicted, cached_tokens, record.block_size)
         if record.grade is Grade.APPROXIMATE and record.has_cache:
             self._resize(cached_tokens)
         self._found = cached_tokens

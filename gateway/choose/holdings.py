@@ -225,7 +225,9 @@ class Holdings:
         dispatch = Dispatch(self._texts, self._arrived, record, hashes, predicted)
         if request.reading is not None:
             dispatch.named = self._named.get(request.reading)
-        if self._is_taught and record.source.is_readable:
+        if record.source.certainty is not Certainty.SILENT:
+            dispatch.wants_tokens = request.reading is not None or record.audit.takes_reading()
+        if self._is_taught and dispatch.wants_tokens and record.source.is_readable:
             dispatch.watch()
             dispatch.wants_report, record.audit.misses = record.audit.misses, False
         return dispatch
