@@ -25,6 +25,7 @@ SURPRISED: Final = 0.05
 SOME: Final = 16  # one of so many is read all the same
 
 _FADE: Final = 0.05  # per response: some twenty count
+_CALM: Final = 0.98  # per prompt: who hears of no surprise reads less after some hundred and fifty
 
 _MASK: Final = (1 << RECENT) - 1
 
@@ -55,13 +56,40 @@ class Tally:
             self.under += 1
 
 
+class Curiosity:
+    """Is the next prompt worth reading as tokens?
+
+    Reading costs more than all else that is done for a request, so where predictions have come true
+    without it, it is left out, but for one prompt in `SOME`.
+    """
+
+    __slots__ = ("_prompts", "_surprise")
+
+    def __init__(self) -> None:
+        self._surprise = 1.0  # at first nothing is known
+        self._prompts = 0
+
+    def __repr__(self) -> str:
+        return f"<Curiosity {self._surprise:.2f}>"
+
+    def foresaw(self, predicted: Tokens, found: Tokens, tolerance: Tokens) -> None:
+        """What was predicted when the replica was chosen, and what it found."""
+        error = max(abs(predicted - found) - tolerance, 0)
+        share = error / max(predicted, found, 1)
+        self._surprise += (share - self._surprise) * _FADE
+
+    def takes(self) -> bool:
+        """Decides on one more prompt."""
+        self._prompts += 1
+        self._surprise *= _CALM
+        return self._surprise > SURPRISED or self._prompts % SOME == 0
+
+
 class Audit:
     """The verdicts on one replica."""
 
-    __slots__ = (
-        "_dispatches", "_history", "_right", "_surprise", "_was_repaired", "is_doubted", "misses",
-        "predicted", "settled", "wants_repair",
-    )  # fmt: skip
+    __slots__ = ("_history", "_right", "_was_repaired", "is_doubted", "misses", "predicted",
+                 "settled", "wants_repair")  # fmt: skip
 
     def __init__(self) -> None:
         self.predicted = Tally()
@@ -71,25 +99,10 @@ class Audit:
         self.wants_repair = False
         self._history = 0  # one bit per verdict, 1 for wrong
         self._right = 0  # in a row
-        self._surprise = 1.0  # how far off predictions were of late; at first nothing is known
-        self._dispatches = 0
         self._was_repaired = False
 
     def __repr__(self) -> str:
         return f"<Audit {self.settled!r}{', doubted' if self.is_doubted else ''}>"
-
-    def foresaw(self, predicted: Tokens, found: Tokens, tolerance: Tokens) -> None:
-        """What was predicted when the replica was chosen, and what it found."""
-        self.predicted.add(predicted, found, tolerance)
-        error = max(abs(predicted - found) - tolerance, 0)
-        share = error / max(predicted, found, 1)
-        self._surprise += (share - self._surprise) * _FADE
-
-    def takes_reading(self) -> bool:
-        """Is the next prompt to be read as tokens? Reading costs more than all else that is done
-        for a request, so it is left out where predictions have come true without it."""
-        self._dispatches += 1
-        return self._surprise > SURPRISED or self._dispatches % SOME == 0
 
     def judge(self, least: Tokens, most: Tokens, found: Tokens) -> None:
         """Of a replica whose events are read: `found` should have been between the two."""

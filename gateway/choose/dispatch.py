@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from gateway.choose.audit import Audit
+from gateway.choose.audit import Audit, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import Instant, KvSource
 from gateway.choose.text_index import Given, Lesson, TextIndex
@@ -38,11 +38,13 @@ class Grade(StrEnum):
 class Record:
     """What is known of one replica."""
 
-    __slots__ = ("_block_size", "audit", "has_cache", "sent", "source")
+    __slots__ = ("_block_size", "audit", "curiosity", "has_cache", "sent", "source")
 
-    def __init__(self, source: KvSource, sent: Given) -> None:
+    def __init__(self, source: KvSource, sent: Given, curiosity: Curiosity) -> None:
+        """`curiosity` is all replicas'."""
         self.source = source
         self.sent = sent
+        self.curiosity = curiosity
         self.audit = Audit()
         self.has_cache = True
         self._block_size: Tokens = GUESSED_BLOCK
@@ -135,7 +137,8 @@ class Dispatch:
         if cached_tokens is None:
             return
         record = self.record
-        record.audit.foresaw(self._predicted, cached_tokens, record.block_size)
+        record.audit.predicted.add(self._predicted, cached_tokens, record.block_size)
+        record.curiosity.foresaw(self._predicted, cached_tokens, record.block_size)
         if record.grade is Grade.APPROXIMATE and record.has_cache:
             self._resize(cached_tokens)
         self._found = cached_tokens

@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from gateway.choose.audit import Audit
+from gateway.choose.audit import Audit, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.block_index import GPU, BlockIndex
 from gateway.choose.dispatch import Dispatch, Grade, Record
@@ -79,8 +79,8 @@ class Holdings:
     """Of all replicas. A `BlockListener`."""
 
     __slots__ = (
-        "_arrived", "_blocks", "_cache_tokens", "_is_taught", "_load_per_s", "_named", "_records",
-        "_texts", "untold",
+        "_arrived", "_blocks", "_cache_tokens", "_curiosity", "_is_taught", "_load_per_s", "_named",
+        "_records", "_texts", "untold",
     )  # fmt: skip
 
     def __init__(self, cache_tokens: Tokens, load_tokens_per_s: float) -> None:
@@ -92,6 +92,7 @@ class Holdings:
         self._blocks = BlockIndex()
         self._texts = TextIndex()
         self._arrived: deque[tuple[Seconds, Dispatch]] = deque()  # first bytes, oldest first
+        self._curiosity = Curiosity()
         self._is_taught = False  # somebody tokenises prompts
         self._named: WeakKeyDictionary[Reading, Lesson] = WeakKeyDictionary()
         self.untold: frozenset[ReplicaId] = frozenset()
@@ -226,7 +227,7 @@ class Holdings:
         if request.reading is not None:
             dispatch.named = self._named.get(request.reading)
         if record.source.certainty is not Certainty.SILENT:
-            dispatch.wants_tokens = request.reading is not None or record.audit.takes_reading()
+            dispatch.wants_tokens = request.reading is not None or self._curiosity.takes()
         if self._is_taught and dispatch.wants_tokens and record.source.is_readable:
             dispatch.watch()
             dispatch.wants_report, record.audit.misses = record.audit.misses, False
@@ -345,7 +346,7 @@ class Holdings:
         found = self._records.get(replica)
         if found is None:
             source, sent = KvSource(self._blocks), self._texts.join(self._cache_tokens)
-            found = self._records[replica] = Record(source, sent)
+            found = self._records[replica] = Record(source, sent, self._curiosity)
         return found
 
     def _forget_sent(self, record: Record) -> None:
