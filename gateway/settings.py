@@ -194,6 +194,11 @@ class ChooseSettings(Section):
         description="cache-aware: how fast a replica brings offloaded KV cache back into its GPU, "
         "in tokens per second",
     )
+    read_every_prompt: bool = Field(
+        False,
+        description="cache-aware: read every prompt as tokens after dispatch, so that every response "
+        "is audited; else some, once hits have been foreseen without",
+    )
     request_overhead_tokens: int = Field(
         256,
         ge=0,

@@ -25,7 +25,7 @@ SURPRISED: Final = 0.05
 SOME: Final = 16  # one of so many is read all the same
 
 _FADE: Final = 0.05  # per response: some twenty count
-_CALM: Final = 0.98  # per prompt: who hears of no surprise reads less after some hundred and fifty
+_CALM: Final = 0.95  # per prompt: who hears of no surprise reads less after some sixty
 
 _MASK: Final = (1 << RECENT) - 1
 
@@ -63,9 +63,11 @@ class Curiosity:
     without it, it is left out, but for one prompt in `SOME`.
     """
 
-    __slots__ = ("_prompts", "_surprise")
+    __slots__ = ("_is_all", "_prompts", "_surprise")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_all: bool = False) -> None:
+        """`is_all`: every prompt is, whatever comes true."""
+        self._is_all = is_all
         self._surprise = 1.0  # at first nothing is known
         self._prompts = 0
 
@@ -82,7 +84,7 @@ class Curiosity:
         """Decides on one more prompt."""
         self._prompts += 1
         self._surprise *= _CALM
-        return self._surprise > SURPRISED or self._prompts % SOME == 0
+        return self._is_all or self._surprise > SURPRISED or self._prompts % SOME == 0
 
 
 class Audit:

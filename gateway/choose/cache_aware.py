@@ -116,7 +116,11 @@ class CacheAware:
     )
 
     def __init__(self, settings: ChooseSettings, price: Price | None = None) -> None:
-        self.holdings = Holdings(settings.cache_tokens, settings.load_tokens_per_s)
+        self.holdings = Holdings(
+            settings.cache_tokens,
+            settings.load_tokens_per_s,
+            reads_all=settings.read_every_prompt,
+        )
         self._settings = settings
         self._price = Price() if price is None else price
         self._targets: dict[ReplicaId, Target] = {}

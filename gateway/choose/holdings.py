@@ -83,16 +83,18 @@ class Holdings:
         "_records", "_texts", "untold",
     )  # fmt: skip
 
-    def __init__(self, cache_tokens: Tokens, load_tokens_per_s: float) -> None:
+    def __init__(
+        self, cache_tokens: Tokens, load_tokens_per_s: float, *, reads_all: bool = False
+    ) -> None:
         """`cache_tokens`: of a replica that does not say. `load_tokens_per_s`: how fast offloaded
-        blocks are brought in."""
+        blocks are brought in. `reads_all`: every prompt is worth reading as tokens."""
         self._cache_tokens = cache_tokens
         self._load_per_s = load_tokens_per_s
         self._records: dict[ReplicaId, Record] = {}
         self._blocks = BlockIndex()
         self._texts = TextIndex()
         self._arrived: deque[tuple[Seconds, Dispatch]] = deque()  # first bytes, oldest first
-        self._curiosity = Curiosity()
+        self._curiosity = Curiosity(is_all=reads_all)
         self._is_taught = False  # somebody tokenises prompts
         self._named: WeakKeyDictionary[Reading, Lesson] = WeakKeyDictionary()
         self.untold: frozenset[ReplicaId] = frozenset()

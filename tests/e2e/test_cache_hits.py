@@ -43,7 +43,7 @@ def gateway(
     settings = folder / "settings.yaml"
     document = {
         "accept": {"port": port},
-        "choose": {"policy": "cache-aware"},
+        "choose": {"policy": "cache-aware", "read_every_prompt": True},
         "fleet": {"replicas": replicas, "cool_down_max_s": 2.0},
         "account": {"access_log": "off"},
     }

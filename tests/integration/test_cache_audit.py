@@ -14,7 +14,7 @@ from serving.sim.server import KvEventSettings
 from tests.builders import a_chat, a_post
 from tests.house import RunningHouse, a_sim, run, running_house, until
 
-CACHE_AWARE = {"choose": {"policy": "cache-aware"}}
+CACHE_AWARE = {"choose": {"policy": "cache-aware", "read_every_prompt": True}}
 TELLING = a_sim(kv_events=KvEventSettings("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"))
 TURNS = 5
 JSON = {"content-type": "application/json"}

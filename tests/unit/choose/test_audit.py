@@ -15,7 +15,7 @@ def read(curiosity: Curiosity) -> int:
 
 def test_every_prompt_is_read_until_predictions_have_come_true() -> None:
     curiosity = Curiosity()
-    assert read(curiosity) == DISPATCHES
+    assert sum(curiosity.takes() for _ in range(SOME)) == SOME
     for _ in range(100):
         curiosity.foresaw(320, 320, BLOCK)
     assert read(curiosity) == DISPATCHES / SOME
@@ -42,3 +42,10 @@ def test_where_responses_say_nothing_it_calms_down() -> None:
     for _ in range(3 * DISPATCHES):
         curiosity.takes()
     assert read(curiosity) == DISPATCHES / SOME
+
+
+def test_whoever_wants_all_of_them_gets_all() -> None:
+    curiosity = Curiosity(is_all=True)
+    for _ in range(100):
+        curiosity.foresaw(320, 320, BLOCK)
+    assert read(curiosity) == DISPATCHES
