@@ -196,8 +196,8 @@ class ChooseSettings(Section):
     )
     read_every_prompt: bool = Field(
         False,
-        description="cache-aware: read every prompt as tokens after dispatch, so that every response "
-        "is audited; else some, once hits have been foreseen without",
+        description="cache-aware: read every prompt as tokens after dispatch, and so audit every "
+        "response; else only some, once hits have been foreseen without",
     )
     request_overhead_tokens: int = Field(
         256,
