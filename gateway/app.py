@@ -70,7 +70,7 @@ FLUSH_EVERY_S: Final = 0.2
 TIDY_EVERY_S: Final = 0.2
 DRAIN_LOOK_EVERY_S: Final = 0.02
 CUT_SHORT_S: Final = 1.0
-GC_THRESHOLD: Final = 20_000  # objects made and not yet freed before the youngest are looked at
+GC_THRESHOLD: Final = 50_000  # objects made and not yet freed before the youngest are looked at
 
 
 class House:

@@ -37,6 +37,7 @@ from gateway.vocabulary import (
 )
 
 LOOK_EVERY_S: Final = 0.25
+FRESH_S: Final = 0.02  # what was priced no longer ago is not looked up again
 """How often it is looked who is busy, and what rates have become."""
 
 MOST_POOLS: Final = 256  # one for each model that is served, as a rule
@@ -250,21 +251,34 @@ class CacheAware:
         """It goes there: from now on the replica owes its prefill, and holds its prompt."""
         name = choice.replica.id
         target, prompt = self.target(name), self._prompt_of(request)
-        hits = self.holdings.hits(prompt, (name,))
-        uncached = hits.uncached(0)
+        hits, at = self._hits_of(choice, prompt, now)
+        uncached, hit = hits.uncached(at), hits.tokens[at]
         cold = work(hits.prompt_tokens, uncached, self._settings.attention_tokens)
-        found = hits.tokens[0] / max(hits.prompt_tokens, 1)
+        found = hit / max(hits.prompt_tokens, 1)
         self._reuse += REUSE_WEIGHT * (found - self._reuse)
-        dispatch = self.holdings.dispatched(prompt, name, now)
+        dispatch = self.holdings.dispatched(prompt, name, now, hit)
         beginning = prompt.hashes[0] if prompt.hashes else 0
         own = uncached + self._settings.request_overhead_tokens
-        use = Use(target.footprint, beginning, hits.tokens[0], uncached, own)
+        use = Use(target.footprint, beginning, hit, uncached, own)
         self._prompt = None  # it is a view of the request's body
         if not request.stream:
             target.pace.begin_unseen(cold, now)
             return Owed(target.pace, 0, use, dispatch)
         target.pace.begin(cold, now)
         return Owed(target.pace, cold, use, dispatch)
+
+    def _hits_of(
+        self, choice: Choice[ReplicaView], prompt: Prompt, now: Seconds
+    ) -> tuple[Hits, int]:
+        """What its replica holds, and where that stands: as it was priced, if that was just now."""
+        quote = choice.quote
+        if (
+            isinstance(quote, Priced)
+            and quote.holdings is self.holdings
+            and now - quote.now < FRESH_S
+        ):
+            return quote.hits, choice.index
+        return self.holdings.hits(prompt, (choice.replica.id,)), 0
 
     def _prompt_of(self, request: GenerationRequest) -> Prompt:
         if self._prompt is None or self._prompt.request is not request:

@@ -217,11 +217,17 @@ class Holdings:
                 held[bit] = Held(depth * size, on_gpu[bit] * size, depth == blocks)
         return held
 
-    def dispatched(self, prompt: Prompt, replica: ReplicaId, now: Seconds) -> Dispatch:
-        """It goes there: pending there from now on. To be told what becomes of it."""
+    def dispatched(
+        self, prompt: Prompt, replica: ReplicaId, now: Seconds, predicted: Tokens | None = None
+    ) -> Dispatch:
+        """It goes there: pending there from now on. To be told what becomes of it.
+
+        `predicted` is the hit to be judged; None: what it would hit now.
+        """
         self._expire(now, 2)  # as many as can have come meanwhile, and one more
         record = self._record(replica)
-        predicted = self.hits(prompt, (replica,)).tokens[0]
+        if predicted is None:
+            predicted = self.hits(prompt, (replica,)).tokens[0]
         hashes = prompt.whole()
         request = prompt.request
         self._texts.send(record.sent, hashes, request.prompt_tokens / max(len(prompt), 1))

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import ChainKey
 from gateway.choose.text_chain import AT_ONCE, MARKS, Prompt
@@ -40,18 +42,18 @@ class Lesson:
         return f"<Lesson {list(self.chains.values())}>"
 
 
-class Beginning:
-    """The first bytes of some prompts, up to a mark."""
+class Beginning(msgspec.Struct, gc=False):
+    """The first bytes of some prompts, up to a mark.
 
-    __slots__ = ("believed", "beyond", "lesson", "pending", "tokens")
+    There are many, they live long, and no cycle leads through one: the collector need not know.
+    """
 
-    def __init__(self) -> None:
-        self.believed = 0  # bits of replicas
-        self.pending = 0
-        self.lesson: Lesson | None = None
-        # Where there is a lesson: the tokens it begins with for certain, and the bytes beyond them.
-        self.tokens: Tokens = 0
-        self.beyond = 0
+    believed: int = 0  # bits of replicas
+    pending: int = 0
+    lesson: Lesson | None = None
+    # Where there is a lesson: the tokens it begins with for certain, and the bytes beyond them.
+    tokens: Tokens = 0
+    beyond: int = 0
 
     def __repr__(self) -> str:
         return f"<Beginning held by {self.believed:b}, on its way to {self.pending:b}>"
