@@ -71,7 +71,7 @@ def test_permuting_replicas_permutes_costs(
 def test_least_work_chooses_among_the_cheapest_and_every_one_of_them(
     fleet: list[Replica], request: GenerationRequest, seed: int
 ) -> None:
-    settings_ = ChooseSettings()
+    settings_ = ChooseSettings(policy="least-work")
     able = [one for one in fleet if one.role is not Role.PREFILL] or fleet
     costs = ExpectedWork(settings_.request_overhead_tokens).quote(request, able, 0.0).costs
     cheapest = {one for one, cost in zip(able, costs, strict=True) if cost == min(costs)}
