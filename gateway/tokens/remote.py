@@ -67,7 +67,19 @@ class Question(msgspec.Struct, frozen=True):
         """To be posted."""
         if isinstance(self.prompt, TextPrompt):
             return msgspec.json.encode({**self.rest, "prompt": self.prompt.text})
-        return msgspec.json.encode({**self.rest, "messages": msgspec.Raw(self.raw)})
+        return msgspec.json.encode({**self.rest, "messages": _messages(self.raw)})
+
+
+def _messages(raw: bytes) -> Any:
+    """As they stand; but /tokenize does not know the old name of `reasoning`, as chats do."""
+    if b"reasoning_content" not in raw:
+        return msgspec.Raw(raw)
+    messages: list[dict[str, Any]] = msgspec.json.decode(raw)
+    for message in messages:
+        reasoning = message.pop("reasoning_content", None)
+        if message.get("reasoning") is None and reasoning is not None:
+            message["reasoning"] = reasoning
+    return messages
 
 
 def question(request: GenerationRequest) -> Question:

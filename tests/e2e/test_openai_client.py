@@ -88,7 +88,10 @@ def test_the_messages_api_is_served_and_counts_tokens(http: httpx.Client) -> Non
     assert reply.status_code == 200, reply.text
     assert "Bananas" in reply.json()["content"][0]["text"]
     counted = http.post("/v1/messages/count_tokens", json=body)
-    assert counted.json()["input_tokens"] == reply.json()["usage"]["input_tokens"]
+    usage = reply.json()["usage"]
+    cached = usage["cache_read_input_tokens"] or 0
+    cached += usage["cache_creation_input_tokens"] or 0
+    assert counted.json()["input_tokens"] == usage["input_tokens"] + cached
 
 
 def test_text_is_turned_into_tokens_and_back(http: httpx.Client) -> None:
