@@ -38,6 +38,10 @@ from tests.scripted import Scripted
 PROBING = {"probe_every_s": 0.1, "probe_timeout_s": 2.0, "cool_down_s": 0.3}
 """Probes are quick, so that tests need not wait for them."""
 
+DEAF = {"kv_events": {"listen": "off"}}
+"""A test that names no policy has no use for events. Scripted replicas and black holes tell none, and
+to ask them would add connections that such a test knows nothing of."""
+
 
 Behind = SimSettings | Scripted | str
 """A replica: simulated, scripted, or somewhere by URL."""
@@ -356,7 +360,7 @@ def _settings(given: Mapping[str, Mapping[str, Any]], urls: Sequence[str]) -> Se
     own: dict[str, dict[str, Any]] = {
         "accept": {"port": 0},
         "admit": {"drain_grace_s": 0.0},
-        "fleet": {"replicas": list(urls), **PROBING},
+        "fleet": {"replicas": list(urls), **PROBING, **({} if "choose" in given else DEAF)},
         "account": {"access_log": "off"},
     }
     for section, knobs in given.items():
