@@ -39,7 +39,7 @@ PROBING = {"probe_every_s": 0.1, "probe_timeout_s": 2.0, "cool_down_s": 0.3}
 """Probes are quick, so that tests need not wait for them."""
 
 DEAF = {"kv_events": {"listen": "off"}}
-"""A test that names no policy has no use for events. Scripted replicas and black holes tell none, and
+"""A test that names no policy has no use for events. Scripted replicas and black holes tell none;
 to ask them would add connections that such a test knows nothing of."""
 
 
