@@ -1,0 +1,100 @@
+"""The nouns of demand: how many replicas a model needs now, and what that is made of.
+
+Asked by the room that works it out (`scale`), by whoever tells an autoscaler, and by gateways that
+tell each other. Everything is by model.
+
+Several gateways before one fleet each see a part of the traffic. What one of them sees is its
+`Share`, in which everything adds up: work and tokens are sums over requests, a rate of arrivals is
+a sum over arrivals weighed by their age, and the oldest of all waits is the oldest of the oldest.
+Replicas needed do not add up (one replica each is not one in all), so they are worked out last,
+from the sum; every gateway that has heard the same shares says the same. Replicas themselves are
+seen by every gateway alike, and are never added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
+
+import msgspec
+
+from gateway.vocabulary import ModelName, Seconds, Tokens
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What one gateway knows of the demand for one model at one instant.
+
+    `arriving` are estimates of the work that arrives, in replica-seconds per second, each over a
+    longer past than the one before. `backlog_s` is the work of those that wait, in replica-seconds.
+    `held_tokens` is the room in KV caches that requests in flight and waiting take in the end.
+    """
+
+    queued_requests: int = 0
+    queued_tokens: Tokens = 0
+    inflight_requests: int = 0
+    inflight_tokens: Tokens = 0
+    oldest_wait_s: Seconds = 0.0
+    arriving: tuple[float, ...] = ()
+    backlog_s: Seconds = 0.0
+    held_tokens: Tokens = 0
+
+    def plus(self, other: Share) -> Share:
+        """What two gateways know together. Commutative and associative; Share() adds nothing."""
+        return Share(
+            queued_requests=self.queued_requests + other.queued_requests,
+            queued_tokens=self.queued_tokens + other.queued_tokens,
+            inflight_requests=self.inflight_requests + other.inflight_requests,
+            inflight_tokens=self.inflight_tokens + other.inflight_tokens,
+            oldest_wait_s=max(self.oldest_wait_s, other.oldest_wait_s),
+            arriving=_added(self.arriving, other.arriving),
+            backlog_s=self.backlog_s + other.backlog_s,
+            held_tokens=self.held_tokens + other.held_tokens,
+        )
+
+
+def _added(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
+    if not one or not other:
+        return one or other
+    return tuple(left + right for left, right in zip(one, other, strict=True))
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """The demand for one model at one instant.
+
+    `replicas_needed` is absolute: what there should be, whatever there is; an autoscaler compares
+    it with a target of 1. `is_active` holds while a request waits or is in flight, or a replica is
+    loading: nobody should scale to zero then. `saturation` is what is needed over what is ready: 0
+    is idle, and from 1 on replicas are missing.
+    """
+
+    model: ModelName
+    replicas_needed: float = 0.0
+    is_active: bool = False
+    queued_requests: int = 0
+    queued_tokens: Tokens = 0
+    inflight_requests: int = 0
+    inflight_tokens: Tokens = 0
+    oldest_wait_s: Seconds = 0.0
+    saturation: float = 0.0
+    replicas_ready: int = 0
+    replicas_loading: int = 0
+
+
+class DemandSource(Protocol):
+    """Who is asked for the demand."""
+
+    def models(self) -> Collection[ModelName]:
+        """Every model that is known, those without a replica too."""
+
+    def demand(self, model: ModelName) -> Demand:
+        """Of one that is known, or all zeros."""
+
+    def on_activation(self, listener: Callable[[ModelName], None]) -> None:
+        """Call it the moment a request is held for a model that has no replica."""
+
+
+class OtherShares(Protocol):
+    """What other gateways before the same fleet have told."""
+
+    def of_others(self, model: ModelName) -> Iterable[Share]:
+        """One from each that has been heard of late."""
