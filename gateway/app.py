@@ -12,7 +12,6 @@ import gc
 import random
 import signal
 import ssl
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +22,7 @@ from gateway.accept.control import control_app
 from gateway.accept.door import Door
 from gateway.accept.head import reading
 from gateway.accept.tls import watch_certificates
-from gateway.account.access_log import AccessLog, NoLog
+from gateway.account.access_log import access_log
 from gateway.account.accounts import Accounts
 from gateway.account.metrics import registry
 from gateway.admit.admission import Admission
@@ -36,6 +35,7 @@ from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.probe import Prober
 from gateway.fleet.roster import Roster
 from gateway.fleet.snapshot import fleet_document
+from gateway.hold.cold import ColdHold
 from gateway.hold.gate import Gate
 from gateway.lessons import Lessons
 from gateway.life import Life
@@ -45,8 +45,7 @@ from gateway.pooled import Pooled
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
 from gateway.server import Server
-from gateway.tenants.tenancy import Strangers, Tenancy
-from gateway.tenants.watch import TenantsWatch
+from gateway.tenants.watch import tenancy
 from gateway.tokens.service import Tokens
 from gateway.vocabulary import ROUTES
 
@@ -58,10 +57,8 @@ if TYPE_CHECKING:
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import EngineFacts
     from gateway.settings import (
-        AccountSettings,
         BatchSettings,
         Settings,
-        TenantsSettings,
     )
     from gateway.tenants.tenancy import Member
     from gateway.vocabulary import ModelCard, ModelName, ReplicaId, Tenant
@@ -81,13 +78,14 @@ class House:
         be opened. Starts nothing."""
         self._settings = settings
         self.roster = Roster(settings.fleet)
-        self.log = _access_log(settings.account)
+        self.log = access_log(settings.account.access_log)
         self.accounts = Accounts(monotonic, self._is_served, self.log)
         self.admission = Admission(settings.admit)
         self.gate = Gate(settings.hold, monotonic)
+        self.cold = ColdHold(settings.hold, monotonic, self.roster.serving)
         self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic)
         rng = random.Random()  # breaks ties; guards nothing
-        self.tenants, self._tenants_watch = _tenants(settings.tenants)
+        self.tenants, self._tenants_watch = tenancy(settings.tenants, monotonic, wall)
         self._tls = (
             ssl.create_default_context(cafile=settings.relay.replica_ca)
             if settings.relay.replica_ca
@@ -106,6 +104,7 @@ class House:
             admission=self.admission,
             fleet=self.roster,
             chooser=chooser,
+            cold=self.cold,
             gate=self.gate,
             relay=self.relay,
             retries=Retries(
@@ -127,7 +126,9 @@ class House:
         self.door = Door(settings.accept, self.life.live, monotonic, heads, self.tenants.tenant)
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
         self.kv_events = self._listening()
-        self.roster.subscribe(FleetNews(self.relay, self.accounts, self.life.chooser, self.gate))
+        self.roster.subscribe(
+            FleetNews(self.relay, self.accounts, self.life.chooser, self.gate, self.cold)
+        )
         self.batches = self._batches(settings.batch)
         metrics = registry(self.accounts, self)
         routes = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
@@ -287,6 +288,7 @@ class House:
                 ("sweep", self.door.sweep()),
                 ("watch", self.relay.watch()),
                 ("hold", self.gate.watch()),
+                ("cold", self.cold.watch()),
                 ("probe", self._prober.run()),
                 ("flush", self._flush()),
                 ("tidy", self._tidy()),
@@ -351,23 +353,6 @@ class House:
         deadline = loop.time() + CUT_SHORT_S
         while self.accounts.open_entries and loop.time() < deadline:
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
-
-
-def _tenants(settings: TenantsSettings) -> tuple[Tenancy | Strangers, TenantsWatch | None]:
-    if settings.path is None:
-        return Strangers(), None
-    tenancy = Tenancy(monotonic, wall, settings.assumed_output_tokens)
-    return tenancy, TenantsWatch(settings.path, settings, tenancy)
-
-
-def _access_log(settings: AccountSettings) -> AccessLog | NoLog:
-    match settings.access_log:
-        case "off":
-            return NoLog()
-        case "stdout":
-            return AccessLog(sys.stdout.buffer)
-        case path:
-            return AccessLog(open(path, "ab"))  # closed with the process
 
 
 def run(settings: Settings) -> int:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
+    from gateway.hold.cold import ColdHold
     from gateway.hold.gate import Gate
     from gateway.hold.turn import Turn
     from gateway.lessons import Lessons
@@ -123,6 +124,7 @@ class Life:
     admission: Admission
     fleet: Roster
     chooser: Chooser
+    cold: ColdHold
     gate: Gate
     relay: Relay
     retries: Retries
@@ -201,13 +203,11 @@ class Life:
         tried: list[Replica] = []
         attempt = 1
         while True:
-            candidates = self.fleet.candidates(request.model)
-            if exchange.among is not None:
-                candidates = _only(candidates, exchange.among)
+            candidates = await self._candidates(request, exchange)
             untried = candidates
             if attempt == 1 and self.lessons.first_s and self.chooser.doubts(request, candidates):
                 request = await self.lessons.read_first(request, candidates)
-                candidates = untried = self.fleet.candidates(request.model)
+                candidates = untried = await self._candidates(request, exchange)
             if tried:  # whoever waited for the last one that was untried may find it gone
                 untried = [one for one in candidates if one not in tried] or candidates
             choice = self.chooser.choose(request, untried, self.clock())
@@ -229,6 +229,21 @@ class Life:
                     raise
                 self.accounts.retries[error.reason] += 1
                 attempt += 1
+
+    async def _candidates(
+        self, request: GenerationRequest, exchange: Exchange
+    ) -> Sequence[Replica]:
+        """Who may be asked. A model that is known and has no replica is waited for; not by one that
+        may be asked of some only, for it can wait where it comes from."""
+        model = request.model
+        if exchange.among is not None:
+            return _only(self.fleet.candidates(model), exchange.among)
+        while not (candidates := self.fleet.serving(model)):
+            declared = self.fleet.declared(model)
+            if declared is None:
+                return self.fleet.candidates(model)  # which says why there are none
+            await self.cold.wait(declared, request, exchange)
+        return candidates
 
     async def _attempt(
         self,

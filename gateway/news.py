@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gateway.account.accounts import Accounts
     from gateway.choose.chooser import Chooser
     from gateway.fleet.ledger import Replica
+    from gateway.hold.cold import ColdHold
     from gateway.hold.gate import Gate
     from gateway.kv_cache import BlockEvent, BlockListener, Certainty, EngineFacts
     from gateway.relay.relay import Relay
@@ -22,9 +23,17 @@ class FleetNews:
     """A `RosterListener`. When a replica has left: its connections are closed, its series end, and
     nobody remembers what it held."""
 
-    def __init__(self, relay: Relay, accounts: Accounts, chooser: Chooser, gate: Gate) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        accounts: Accounts,
+        chooser: Chooser,
+        gate: Gate,
+        cold: ColdHold,
+    ) -> None:
         self._chooser = chooser
         self._gate = gate
+        self._cold = cold
         self._relay = relay
         self._accounts = accounts
 
@@ -36,6 +45,8 @@ class FleetNews:
         if now is Health.EJECTED:
             self._chooser.forget(replica.id)
         self._gate.moved(replica.id, takes_work=replica.takes_work)
+        if replica.takes_work:
+            self._cold.arrived(replica.models)
 
     def left(self, replica: Replica) -> None:
         """Its last lease has ended."""

@@ -171,6 +171,12 @@ class HoldSettings(Section):
     comment_every_s: float = Field(
         15.0, gt=0, description="how often a stream that waits is sent an SSE comment"
     )
+    cold_start_s: float = Field(
+        120.0,
+        gt=0,
+        description="how long a model is believed to take from nothing to its first replica, until "
+        "it has been seen; becomes Retry-After when too much waits for it",
+    )
 
 
 class ChooseSettings(Section):
@@ -337,8 +343,33 @@ class KvEventSettings(Section):
     replay_port: int | None = Field(None, ge=1, le=65535, description="the same, to ask again")
 
 
+class ModelSettings(Section):
+    """A model that is known though no replica may serve it; its name alone will do."""
+
+    name: ModelName = Field(min_length=1)
+    held: CrowdSettings = Field(
+        CrowdSettings(requests=1_000, tokens=8_000_000, size_bytes=128 * 1024 * 1024),
+        description="who may wait for its first replica; beyond it, lower classes make room, or it "
+        "is 503",
+    )
+    max_hold_s: float = Field(
+        600.0, gt=0, description="who has waited for it so long is sent away with 503"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+
 class FleetSettings(Section):
     """Which replicas there are and when one is believed healthy."""
+
+    models: tuple[ModelSettings, ...] = Field(
+        (),
+        description="models that are listed, and waited for, though no replica serves them now: "
+        "names, or {name, held, max_hold_s}",
+    )
 
     replicas: tuple[ReplicaSettings, ...] = Field(
         (), description="a fixed list: URLs, or {url, models, role, ...}"

@@ -278,6 +278,7 @@ class RunningHouse:
             and house.admission.open_requests == 0
             and house.relay.busy == 0
             and not house.gate.crowd.count.requests
+            and not house.cold.held
             and not any(requests or tokens for requests, tokens in self.ledgers)
             and not any(sim.engine.running or sim.engine.waiting for sim in self.sims)
         )

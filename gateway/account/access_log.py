@@ -9,6 +9,7 @@ many.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Final
@@ -36,6 +37,17 @@ class NoLog:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def access_log(where: str) -> AccessLog | NoLog:
+    """To `stdout`, `off`, or a file by its path. Raises OSError."""
+    match where:
+        case "off":
+            return NoLog()
+        case "stdout":
+            return AccessLog(sys.stdout.buffer)
+        case path:
+            return AccessLog(open(path, "ab"))  # closed with the process
 
 
 class AccessLog:

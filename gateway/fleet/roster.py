@@ -11,6 +11,7 @@ Invariants.
 - A replica that no source names is DRAINING, and is forgotten as soon as it holds no lease. Named
   again before that, it joins again as the same replica, its leases kept. One told to drain by a
   sign stays, draining, for as long as it is named.
+- A model that a source declares is known, whether a replica serves it or not.
 - Listeners hear of a change after it can be seen: `joined` first, `left` last, and between the two
   every change of health.
 """
@@ -27,7 +28,7 @@ from gateway.errors import NoReplica, UnknownModel
 from gateway.fleet.health import Sign, Standing, after, cool_down_s
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import EngineFacts
-from gateway.settings import FleetSettings
+from gateway.settings import FleetSettings, ModelSettings
 from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, ReplicaId, Seconds
 
 
@@ -49,6 +50,9 @@ class Roster:
 
     __slots__ = (
         "_by_id",
+        "_cards",
+        "_declared",
+        "_declared_by",
         "_index",
         "_known",
         "_listeners",
@@ -65,7 +69,10 @@ class Roster:
         self._named: dict[str, dict[ReplicaId, ReplicaAddress]] = {}  # source -> id
         self._by_id: dict[ReplicaId, Replica] = {}
         self._listeners: tuple[RosterListener, ...] = ()
-        self._publish()
+        self._declared_by: dict[str, tuple[ModelSettings, ...]] = {}  # source -> models
+        self._declared: dict[ModelName, ModelSettings] = {}
+        self._cards: dict[ModelName, ModelCard] = {}  # of those declared, as last described
+        self.declare(settings.models, "settings")
 
     def __repr__(self) -> str:
         ready = sum(replica.takes_work for replica in self._replicas)
@@ -80,15 +87,20 @@ class Roster:
 
     @property
     def is_ready(self) -> bool:
-        """Does at least one replica take work?"""
-        return any(replica.takes_work for replica in self._replicas)
+        """Does at least one replica take work, or is there a model to be waited for?"""
+        return bool(self._declared) or any(replica.takes_work for replica in self._replicas)
 
     def known_models(self) -> Mapping[ModelName, ModelCard]:
-        """What the replicas that take work serve, adapters included; O(1).
+        """What can be asked for: what the replicas that take work serve, adapters included, and
+        what is declared; O(1).
 
         Where two describe the same model differently, the one that joined first is quoted.
         """
         return self._known
+
+    def declared(self, model: ModelName) -> ModelSettings | None:
+        """What was said of a model that is known without a replica, if it is; O(1)."""
+        return self._declared.get(model)
 
     def serving(self, model: ModelName) -> Sequence[Replica]:
         """Those that take work and serve `model`; there may be none; O(1)."""
@@ -103,7 +115,7 @@ class Roster:
         found = self._index.get(model)
         if found is not None:
             return found
-        if model in self._served or self._may_serve_anything:
+        if model in self._served or model in self._declared or self._may_serve_anything:
             raise NoReplica(retry_after_s=self._retry_after_s)
         raise UnknownModel(f"The model `{model[:200]}` does not exist.", param="model")
 
@@ -147,6 +159,17 @@ class Roster:
         for replica, was in moved:
             self._tell(replica, was)
         self.forget_idle()
+
+    def declare(self, models: Iterable[ModelSettings], source: str) -> None:
+        """All models that one source knows, with or without replicas: what it no longer names, it
+        no longer knows. Where sources disagree, the settings are right, and then who spoke first.
+        """
+        self._declared_by[source] = tuple(models)
+        self._declared = {}
+        for each in (model for known in self._declared_by.values() for model in known):
+            self._declared.setdefault(each.name, each)
+        self._cards = {name: self._cards.get(name, ModelCard(name)) for name in self._declared}
+        self._publish()
 
     def observe_models(self, replica: Replica, cards: Iterable[ModelCard]) -> None:
         """A replica has said what it serves. Pinned models are not overruled."""
@@ -248,6 +271,8 @@ class Roster:
                 for name, card in replica.models.items():
                     index.setdefault(name, []).append(replica)
                     known.setdefault(name, card)
+        for name in self._declared:
+            self._cards[name] = known.setdefault(name, self._cards[name])
         self._index = {name: tuple(replicas) for name, replicas in index.items()}
         self._known = MappingProxyType(known)
         self._served = frozenset(served)

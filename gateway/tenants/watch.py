@@ -14,17 +14,28 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.section import SettingsError
 from gateway.tenants.document import read_documents
+from gateway.tenants.tenancy import Strangers, Tenancy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.clock import Clock
     from gateway.settings import TenantsSettings
-    from gateway.tenants.tenancy import Tenancy
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 SETTLE_S: Final = 0.05
 
 log = logging.getLogger(__name__)
+
+
+def tenancy(
+    settings: TenantsSettings, clock: Clock, wall: Clock
+) -> tuple[Tenancy | Strangers, TenantsWatch | None]:
+    """Who may ask, and who keeps that up to date; nobody where there are no keys."""
+    if settings.path is None:
+        return Strangers(), None
+    made = Tenancy(clock, wall, settings.assumed_output_tokens)
+    return made, TenantsWatch(settings.path, settings, made)
 
 
 class TenantsWatch:

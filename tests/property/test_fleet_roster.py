@@ -19,7 +19,7 @@ from gateway.errors import NoReplica, UnknownModel
 from gateway.fleet.health import Sign
 from gateway.fleet.ledger import Lease, Replica
 from gateway.fleet.roster import Roster
-from gateway.settings import FleetSettings
+from gateway.settings import FleetSettings, ModelSettings
 from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress
 
 URLS = [f"{scheme}://{host}:1" for scheme in ("http", "https") for host in "abc"]
@@ -56,6 +56,7 @@ class RosterMachine(RuleBasedStateMachine):
         self.roster = Roster(FleetSettings(failures_to_eject=failures))
         self.listener = Listener()
         self.roster.subscribe(self.listener)
+        self.declared: dict[str, tuple[ModelName, ...]] = {}
         self.named: dict[str, set[str]] = {source: set() for source in SOURCES}
         self.leases: dict[Lease, tuple[ExitStack, Replica, int]] = {}
         self.now = 0.0
@@ -77,6 +78,11 @@ class RosterMachine(RuleBasedStateMachine):
         if self.roster.replicas:
             replica = self.roster.replicas[nth % len(self.roster.replicas)]
             self.roster.observe_models(replica, [ModelCard(name) for name in names])
+
+    @rule(source=st.sampled_from(["settings", "kubernetes"]), names=SOME_MODELS)
+    def declare(self, source: str, names: tuple[ModelName, ...]) -> None:
+        self.declared[source] = names
+        self.roster.declare([ModelSettings(name=name) for name in names], source)
 
     @rule(target=open_leases, model=st.sampled_from(MODELS), tokens=st.integers(0, 9))
     def take(self, model: ModelName, tokens: int) -> Lease | None:
@@ -123,6 +129,7 @@ class RosterMachine(RuleBasedStateMachine):
     @invariant()
     def the_index_is_a_scan(self) -> None:
         replicas = self.roster.replicas
+        declared = {name for names in self.declared.values() for name in names}
         for model in MODELS:
             serving = [replica for replica in replicas if model in replica.models]
             fit = tuple(replica for replica in serving if replica.takes_work)
@@ -134,13 +141,17 @@ class RosterMachine(RuleBasedStateMachine):
                 assert self.roster.candidates(model) == fit
             except NoReplica as error:
                 assert not fit
-                assert serving or unsure
+                assert serving or unsure or model in declared
                 assert error.retry_after_s  # noqa: PT017
             except UnknownModel:
                 assert not serving
                 assert not unsure
-            assert (model in self.roster.known_models()) == bool(fit)
-        assert self.roster.is_ready == any(replica.takes_work for replica in replicas)
+                assert model not in declared
+            assert (model in self.roster.known_models()) == (bool(fit) or model in declared)
+            assert (self.roster.declared(model) is not None) == (model in declared)
+        assert self.roster.is_ready == (
+            bool(declared) or any(replica.takes_work for replica in replicas)
+        )
 
     @invariant()
     def pins_are_obeyed(self) -> None:
