@@ -12,7 +12,6 @@ import gc
 import random
 import signal
 import ssl
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,17 +28,16 @@ from gateway.admit.admission import Admission
 from gateway.choose.policies import policy
 from gateway.clock import monotonic, wall
 from gateway.errands import Errands
-from gateway.errors import UnknownPath
 from gateway.fleet.discover import discoveries
 from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.probe import Prober
 from gateway.fleet.roster import Roster
-from gateway.fleet.snapshot import fleet_document
 from gateway.hold.cold import ColdHold
 from gateway.hold.gate import Gate
 from gateway.lessons import Lessons
 from gateway.life import Life
 from gateway.news import CacheNews, FleetNews
+from gateway.panel import Panel
 from gateway.parse.parser import Parser
 from gateway.pooled import Pooled
 from gateway.relay.relay import Relay
@@ -47,21 +45,16 @@ from gateway.relay.retries import Retries
 from gateway.server import Server
 from gateway.tenants.watch import tenancy
 from gateway.tokens.service import Tokens
-from gateway.vocabulary import ROUTES
 
 if TYPE_CHECKING:
     from gateway.batch.service import Batches
-    from gateway.choose.holdings import CacheState
-    from gateway.choose.shadow import Shadow
-    from gateway.fleet.kv_ear import Heard
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import EngineFacts
     from gateway.settings import (
         BatchSettings,
         Settings,
     )
-    from gateway.tenants.tenancy import Member
-    from gateway.vocabulary import ModelCard, ModelName, ReplicaId, Tenant
+    from gateway.vocabulary import ModelCard, ModelName
 
 FLUSH_EVERY_S: Final = 0.2
 TIDY_EVERY_S: Final = 0.2
@@ -70,8 +63,8 @@ CUT_SHORT_S: Final = 1.0
 GC_THRESHOLD: Final = 50_000  # objects made and not yet freed before the youngest are looked at
 
 
-class House:
-    """One gateway. Also what the control app and the collector read of it."""
+class House(Panel):
+    """One gateway: how it is put together, and how it lives and ends."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError for a policy that does not exist, or a store of batches that cannot
@@ -94,10 +87,11 @@ class House:
         chooser = policy(settings.choose, rng)
         self.tokens = Tokens(settings.tokens, self._card, self._tls)
         self.lessons = Lessons(chooser, self.tokens, self._observe, settings.choose)
-        self.read_first = self.lessons.read_first_by_result
-        pool = None
-        if settings.merge.enabled:
-            pool = Pooled(settings.merge, self.tokens, self.roster, monotonic)
+        self.pool = (
+            Pooled(settings.merge, self.tokens, self.roster, monotonic)
+            if settings.merge.enabled
+            else None
+        )
         self.life = Life(
             tenants=self.tenants,
             parser=Parser(),
@@ -115,10 +109,10 @@ class House:
             accounts=self.accounts,
             lessons=self.lessons,
             clock=monotonic,
-            pool=pool,
+            pool=self.pool,
         )
-        if pool is not None:
-            pool.errands = Errands(self.life.carry, monotonic)
+        if self.pool is not None:
+            self.pool.errands = Errands(self.life.carry, monotonic)
         heads = reading(
             keys=self._tenants_watch is not None,
             forwards_keys=settings.tenants.forward_authorization,
@@ -142,87 +136,6 @@ class House:
 
         errands = Errands(self.life.live, monotonic)
         return Batches(settings, errands, self.roster, self.models, (monotonic, wall))
-
-    # What the control app and the collector read
-
-    @property
-    def is_ready(self) -> bool:
-        """Takes new work, and has a replica that does."""
-        return self.roster.is_ready and not self.admission.is_draining
-
-    @property
-    def replicas(self) -> tuple[Replica, ...]:
-        """All of them."""
-        return self.roster.replicas
-
-    @property
-    def malformed(self) -> int:
-        """What was refused before it was a request."""
-        return self.door.malformed
-
-    @property
-    def connections(self) -> int:
-        """Client connections."""
-        return len(self.door.lanes)
-
-    @property
-    def shadow(self) -> Shadow | None:
-        """The policy beside the live one, if there is one."""
-        return self.life.chooser.shadow
-
-    @property
-    def upstream_busy(self) -> int:
-        """Connections to replicas that carry a request."""
-        return self.relay.busy
-
-    @property
-    def heard(self) -> Mapping[ReplicaId, Heard]:
-        """What replicas have told of their caches."""
-        return self.kv_events.heard if self.kv_events is not None else {}
-
-    @property
-    def waiting(self) -> Mapping[str, int]:
-        """How many wait for their turn, by class."""
-        return self.gate.crowd.waiting()
-
-    def caches(self) -> Mapping[ReplicaId, CacheState]:
-        """What is believed of replicas' caches, by a policy that thinks of them."""
-        holdings = self.life.chooser.holdings
-        if holdings is None:
-            return {}
-        return {replica.id: holdings.cache(replica.id) for replica in self.roster.replicas}
-
-    def models(self) -> Mapping[ModelName, ModelCard]:
-        """What can be asked for now."""
-        return self.roster.known_models()
-
-    @property
-    def members(self) -> Mapping[str, Member]:
-        """Tenants by name; none where there are no keys."""
-        return self.tenants.members
-
-    @property
-    def tenant_reload_failures(self) -> int:
-        """How often a new file of tenants could not be used."""
-        return self.tenants.reload_failures
-
-    def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:
-        """Who sends a head with these fields. Raises InvalidKey."""
-        return self.tenants.tenant(fields)
-
-    def fleet_document(self) -> dict[str, Any]:
-        """For /debug/fleet."""
-        return fleet_document(self.roster)
-
-    def route_document(self, path: str, body: bytes, tenant: Tenant) -> dict[str, Any]:
-        """For /debug/route: where a body of this tenant's would go, and why.
-
-        Raises a GatewayError where the body would be refused.
-        """
-        route = next((each for each in ROUTES if each.path == path), None)
-        if route is None:
-            raise UnknownPath(f"`{path[:200]}` is no inference route.", param="path")
-        return self.life.foresee(route, body, tenant)
 
     def _listening(self) -> KvEvents | None:
         """To KV events, if the policy wants to know."""

@@ -44,6 +44,16 @@ class Pooled:
     def __repr__(self) -> str:
         return f"<Pooled {self._merger!r}>"
 
+    @property
+    def merged_calls(self) -> int:
+        """Calls answered out of a shared one."""
+        return self._merger.merged_calls
+
+    @property
+    def shared_upstream_calls(self) -> int:
+        """Upstream calls that were made for several."""
+        return self._merger.upstream_calls
+
     def takes(self, request: GenerationRequest) -> bool:
         """Is it only read? What is of the lowest class waits for its own turn."""
         return (

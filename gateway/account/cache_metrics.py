@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from gateway.kv_cache import Certainty
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -50,21 +52,65 @@ class CacheState(Protocol):
     def audit(self) -> Audit: ...
 
 
+class Heard(Protocol):
+    """What one replica has told of its KV cache."""
+
+    batches: int
+    blocks: int
+    gaps: int
+    replays: int
+    certainty: Certainty
+
+
+class CacheSource(Protocol):
+    """Who knows of replicas' caches: what they have told, and what the policy believes."""
+
+    @property
+    def heard(self) -> Mapping[ReplicaId, Heard]: ...
+
+    def caches(self) -> Mapping[ReplicaId, CacheState]: ...
+
+
 _TALLIES: Final[tuple[tuple[str, Callable[[Audit], Tally]], ...]] = (
     ("chosen", lambda audit: audit.predicted),
     ("events", lambda audit: audit.settled),
 )
 
 
-class CacheCollector(Collector):
-    """Reads the policy's beliefs when Prometheus asks."""
+_HEARD: Final[tuple[tuple[str, str, Callable[[Heard], int]], ...]] = (
+    (
+        "gateway_kv_event_batches",
+        "Batches of KV-cache events a replica has told.",
+        lambda heard: heard.batches,
+    ),
+    (
+        "gateway_kv_event_blocks",
+        "Blocks they said were stored.",
+        lambda heard: heard.blocks,
+    ),
+    (
+        "gateway_kv_event_gaps",
+        "Times that batches were missing.",
+        lambda heard: heard.gaps,
+    ),
+    (
+        "gateway_kv_event_replays",
+        "Times that it was asked to tell again.",
+        lambda heard: heard.replays,
+    ),
+)
 
-    def __init__(self, caches: Callable[[], Mapping[ReplicaId, CacheState]]) -> None:
-        self._caches = caches
+
+class CacheCollector(Collector):
+    """Reads both when Prometheus asks."""
+
+    def __init__(self, source: CacheSource) -> None:
+        self._source = source
 
     def collect(self) -> Iterator[Metric]:
         """Every family, those without samples too."""
-        caches = self._caches()
+        yield from self._kv_events()
+        caches = self._source.caches()
         blocks = GaugeMetricFamily(
             "gateway_cache_blocks",
             "KV blocks a replica holds, by its events.",
@@ -101,3 +147,20 @@ class CacheCollector(Collector):
                 verdicts.add_metric((replica, name, "under"), tally.under)
                 errors.add_metric((replica, name), tally.error_tokens)
         yield from (verdicts, errors)
+
+    def _kv_events(self) -> Iterator[Metric]:
+        heard = self._source.heard
+        for name, text, count_of in _HEARD:
+            counter = CounterMetricFamily(name, text, labels=("replica",))
+            for replica, told in heard.items():
+                counter.add_metric((replica,), count_of(told))
+            yield counter
+        state = GaugeMetricFamily(
+            "gateway_kv_certainty",
+            "1 for how far what a replica tells of its cache can be trusted, 0 for the others.",
+            labels=("replica", "certainty"),
+        )
+        for replica, told in heard.items():
+            for each in Certainty:
+                state.add_metric((replica, each.value), float(told.certainty is each))
+        yield state

@@ -18,9 +18,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from gateway.account.cache_metrics import CacheCollector
-from gateway.kv_cache import Certainty
-from gateway.vocabulary import Health, ReplicaId, ReplicaView
+from gateway.account.cache_metrics import CacheCollector, CacheSource
+from gateway.account.shadow_metrics import ShadowCollector, ShadowSource
+from gateway.account.tenant_metrics import TenantCollector, TenantSource
+from gateway.vocabulary import Health, ReplicaView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,65 +29,10 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from gateway.account.accounts import Accounts
-    from gateway.account.cache_metrics import CacheState
     from gateway.account.meters import Histogram, ModelMeters
 
 
-class Heard(Protocol):
-    """What one replica has told of its KV cache."""
-
-    batches: int
-    blocks: int
-    gaps: int
-    replays: int
-    certainty: Certainty
-
-
-class Allowance(Protocol):
-    """What a tenant has had."""
-
-    @property
-    def open(self) -> int: ...
-    @property
-    def admitted(self) -> int: ...
-    @property
-    def settled(self) -> int: ...
-    @property
-    def refusals(self) -> Mapping[str, int]: ...
-
-
-class Member(Protocol):
-    """A tenant."""
-
-    @property
-    def allowance(self) -> Allowance: ...
-
-
-class Side(Protocol):
-    """What one of two policies has come to."""
-
-    @property
-    def hit_tokens(self) -> int: ...
-    @property
-    def predicted_s(self) -> float: ...
-    @property
-    def busiest(self) -> int: ...
-
-
-class Shadow(Protocol):
-    """A policy beside the live one."""
-
-    @property
-    def decisions(self) -> int: ...
-    @property
-    def agreements(self) -> int: ...
-    @property
-    def live(self) -> Side: ...
-    @property
-    def shadow(self) -> Side: ...
-
-
-class Gateway(Protocol):
+class Gateway(TenantSource, CacheSource, ShadowSource, Protocol):
     """What is read beside the accounts."""
 
     @property
@@ -98,22 +44,13 @@ class Gateway(Protocol):
     @property
     def upstream_busy(self) -> int: ...
     @property
-    def shadow(self) -> Shadow | None: ...
-    @property
-    def heard(self) -> Mapping[ReplicaId, Heard]: ...
-    @property
-    def members(self) -> Mapping[str, Member]:
-        """Tenants, by name."""
-
-    @property
-    def tenant_reload_failures(self) -> int: ...
-    @property
     def waiting(self) -> Mapping[str, int]: ...
-
     @property
     def read_first(self) -> Mapping[str, int]: ...
-
-    def caches(self) -> Mapping[ReplicaId, CacheState]: ...
+    @property
+    def merged_calls(self) -> int: ...
+    @property
+    def shared_upstream_calls(self) -> int: ...
 
 
 _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelMeters], Histogram]], ...]] = (
@@ -163,30 +100,6 @@ _TOKENS: Final[tuple[tuple[str, str, Callable[[ModelMeters], int]], ...]] = (
 )
 
 
-_HEARD: Final[tuple[tuple[str, str, Callable[[Heard], int]], ...]] = (
-    (
-        "gateway_kv_event_batches",
-        "Batches of KV-cache events a replica has told.",
-        lambda heard: heard.batches,
-    ),
-    (
-        "gateway_kv_event_blocks",
-        "Blocks they said were stored.",
-        lambda heard: heard.blocks,
-    ),
-    (
-        "gateway_kv_event_gaps",
-        "Times that batches were missing.",
-        lambda heard: heard.gaps,
-    ),
-    (
-        "gateway_kv_event_replays",
-        "Times that it was asked to tell again.",
-        lambda heard: heard.replays,
-    ),
-)
-
-
 class GatewayCollector(Collector):
     """Reads the accounts and the fleet when Prometheus asks."""
 
@@ -199,9 +112,6 @@ class GatewayCollector(Collector):
         yield from self._requests()
         yield from self._models()
         yield from self._replicas()
-        yield from self._kv_events()
-        yield from self._tenants()
-        yield from self._shadow()
 
     def _requests(self) -> Iterator[Metric]:
         accounts = self._accounts
@@ -250,6 +160,16 @@ class GatewayCollector(Collector):
         for result, count in self._gateway.read_first.items():
             first.add_metric((result,), count)
         yield first
+        yield CounterMetricFamily(
+            "gateway_merged_calls",
+            "Small calls that were answered out of an upstream call shared with others.",
+            value=self._gateway.merged_calls,
+        )
+        yield CounterMetricFamily(
+            "gateway_shared_upstream_calls",
+            "Upstream calls that were made for several small ones.",
+            value=self._gateway.shared_upstream_calls,
+        )
 
     def _models(self) -> Iterator[Metric]:
         by_model = self._accounts.by_model
@@ -300,95 +220,14 @@ class GatewayCollector(Collector):
             value=self._gateway.upstream_busy,
         )
 
-    def _kv_events(self) -> Iterator[Metric]:
-        heard = self._gateway.heard
-        for name, text, count_of in _HEARD:
-            counter = CounterMetricFamily(name, text, labels=("replica",))
-            for replica, told in heard.items():
-                counter.add_metric((replica,), count_of(told))
-            yield counter
-        state = GaugeMetricFamily(
-            "gateway_kv_certainty",
-            "1 for how far what a replica tells of its cache can be trusted, 0 for the others.",
-            labels=("replica", "certainty"),
-        )
-        for replica, told in heard.items():
-            for each in Certainty:
-                state.add_metric((replica, each.value), float(told.certainty is each))
-        yield state
-
-    def _tenants(self) -> Iterator[Metric]:
-        admitted = CounterMetricFamily(
-            "gateway_tenant_requests", "Requests that were within a tenant's limits.",
-            labels=("tenant",),
-        )  # fmt: skip
-        refused = CounterMetricFamily(
-            "gateway_tenant_refusals", "Requests that were beyond them, by which.",
-            labels=("tenant", "reason"),
-        )  # fmt: skip
-        used = CounterMetricFamily(
-            "gateway_tenant_tokens", "Tokens charged to a tenant, prompt and generated.",
-            labels=("tenant",),
-        )  # fmt: skip
-        served = GaugeMetricFamily(
-            "gateway_tenant_requests_open", "Requests not yet ended.", labels=("tenant",)
-        )
-        for name, member in self._gateway.members.items():
-            allowance = member.allowance
-            admitted.add_metric((name,), allowance.admitted)
-            used.add_metric((name,), allowance.settled)
-            served.add_metric((name,), allowance.open)
-            for reason, count in allowance.refusals.items():
-                refused.add_metric((name, reason), count)
-        yield from (admitted, refused, used, served)
-        yield CounterMetricFamily(
-            "gateway_tenant_reload_failures",
-            "New files of tenants that could not be used; the old ones stayed.",
-            value=self._gateway.tenant_reload_failures,
-        )
-
-    def _shadow(self) -> Iterator[Metric]:
-        """Nothing where no policy is in the shadow."""
-        shadow = self._gateway.shadow
-        if shadow is None:
-            return
-        yield CounterMetricFamily(
-            "gateway_shadow_decisions",
-            "Requests that both policies had a choice for.",
-            value=shadow.decisions,
-        )
-        yield CounterMetricFamily(
-            "gateway_shadow_agreements",
-            "Of those, the ones that both would have sent to the same replica.",
-            value=shadow.agreements,
-        )
-        hits = CounterMetricFamily(
-            "gateway_shadow_hit_tokens",
-            "Prompt tokens that each policy's own placements are believed to have cached.",
-            labels=("side",),
-        )
-        predicted = CounterMetricFamily(
-            "gateway_shadow_predicted_seconds",
-            "Predicted waiting and prefill of each policy's choices.",
-            labels=("side",),
-        )
-        busiest = GaugeMetricFamily(
-            "gateway_shadow_busiest_inflight_requests",
-            "The most requests in flight at any replica, had each policy had its way.",
-            labels=("side",),
-        )
-        for name, side in (("live", shadow.live), ("shadow", shadow.shadow)):
-            hits.add_metric((name,), side.hit_tokens)
-            predicted.add_metric((name,), side.predicted_s)
-            busiest.add_metric((name,), side.busiest)
-        yield from (hits, predicted, busiest)
-
 
 def registry(accounts: Accounts, gateway: Gateway) -> CollectorRegistry:
     """A registry of our own: ours, the process's and the interpreter's families."""
     made = CollectorRegistry(auto_describe=False)
     made.register(GatewayCollector(accounts, gateway))
-    made.register(CacheCollector(gateway.caches))
+    made.register(CacheCollector(gateway))
+    made.register(TenantCollector(gateway))
+    made.register(ShadowCollector(gateway))
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
     return made
