@@ -50,14 +50,19 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class TlsSettings(Section):
-    """TLS for clients; the files are watched, and new ones serve new handshakes."""
+class TlsFiles(Section):
+    """Who we are, and who may come."""
 
     certificate: str | None = Field(None, description="PEM file: the chain we present")
     key: str | None = Field(None, description="PEM file: its private key")
     client_ca: str | None = Field(
         None, description="PEM file: who may sign client certificates; set, a client needs one"
     )
+
+
+class TlsSettings(TlsFiles):
+    """TLS for clients; the files are watched, and new ones serve new handshakes."""
+
     reload_every_s: float = Field(5.0, gt=0, description="how often the files are looked at")
 
 
@@ -469,6 +474,20 @@ class AccountSettings(Section):
     )
 
 
+class KedaSettings(Section):
+    """KEDA's external scaler, over gRPC (needs headrace[keda]). Off until it has a port."""
+
+    port: int | None = Field(None, ge=0, le=65535, description="0 lets the system choose")
+    host: str = Field("127.0.0.1", description="loopback unless you say otherwise")
+    tls: TlsFiles = Field(default_factory=TlsFiles)
+
+
+class ScaleSettings(Section):
+    """What whoever scales models is told."""
+
+    keda: KedaSettings = Field(default_factory=KedaSettings)
+
+
 class Settings(Section):
     """The whole house, a section per room."""
 
@@ -483,6 +502,7 @@ class Settings(Section):
     batch: BatchSettings = Field(default_factory=BatchSettings)
     tokens: TokensSettings = Field(default_factory=TokensSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
+    scale: ScaleSettings = Field(default_factory=ScaleSettings)
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:
