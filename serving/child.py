@@ -14,12 +14,13 @@ import ctypes
 import os
 import signal
 import sys
-from asyncio.subprocess import Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from serving.asking import answers
 from serving.readiness import Readiness, Sign, after
 
 PR_SET_PDEATHSIG: Final = 1
@@ -54,13 +55,21 @@ class ChildSettings:
 class Child:
     """One run of one process."""
 
-    def __init__(self, settings: ChildSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: ChildSettings,
+        clock: Callable[[], float],
+        listener: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """`listener` is handed what the process and its own children write, as it comes."""
         self.settings = settings
         self.state = Readiness.STARTING
         self.started_at = clock()
         self.ready_after_s: float | None = None
         self._clock = clock
         self._process: Process | None = None
+        self._listener = listener
+        self._listening: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Child {self.settings.name} {self.state} pid={self.pid}>"
@@ -78,7 +87,7 @@ class Child:
     async def start(self) -> None:
         """Start the process. Raises OSError if it cannot be."""
         with contextlib.ExitStack() as stack:
-            output: IO[bytes] | None = None
+            output: IO[bytes] | int | None = None if self._listener is None else PIPE
             if self.settings.log is not None:
                 self.settings.log.parent.mkdir(parents=True, exist_ok=True)
                 output = stack.enter_context(self.settings.log.open("ab"))
@@ -91,6 +100,8 @@ class Child:
                 start_new_session=True,
                 preexec_fn=dies_with_parent(),
             )
+        if self._listener is not None:
+            self._listening = asyncio.create_task(self._listen(self._listener))
 
     async def until_ready(self) -> bool:
         """Wait until the health check answers (True) or the process has gone (False)."""
@@ -109,6 +120,8 @@ class Child:
         code = await self._process.wait()
         self.state = after(self.state, Sign.EXITED)
         await self._sweep(self._process.pid)
+        if self._listening is not None:
+            await self._listening  # all who could write have gone
         return code
 
     async def stop(self) -> None:
@@ -134,6 +147,12 @@ class Child:
             return ""
         text = self.settings.log.read_bytes()[-100_000:].decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
+
+    async def _listen(self, listener: Callable[[bytes], None]) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        while heard := await self._process.stdout.read(65536):
+            listener(heard)
 
     async def _sweep(self, group: int) -> None:
         deadline = self._clock() + SWEEP_S
@@ -186,27 +205,3 @@ def dies_with_parent() -> Callable[[], None] | None:
         prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
     return ask
-
-
-async def answers(host: str, port: int, path: str, timeout_s: float = 2.0) -> bool:
-    """True if GET `path` is answered with 200 in time."""
-    return await fetch(host, port, path, timeout_s) is not None
-
-
-async def fetch(host: str, port: int, path: str, timeout_s: float = 2.0) -> bytes | None:
-    """The body with which GET `path` is answered; None unless that is with 200 and in time.
-
-    Made for the short documents of our own children: a chunked body is returned as it came.
-    """
-    request = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
-    try:
-        async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(request.encode())
-                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return None
-    return body if head.startswith(b"HTTP/1.1 200") else None

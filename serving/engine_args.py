@@ -1,19 +1,17 @@
-"""What one engine is asked to do, and the command line and environment that say so.
-
-Pure: settings in, strings out. Invariants: an engine listens where its settings say and nowhere
-else; no engine of ours reports usage; a model folder of ours never makes the engine ask a hub.
-"""
+"""What one engine is asked to do: values only; `engine_command` puts them into its words."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
 
 MIB: Final = 1024 * 1024
 
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class EngineKind(StrEnum):
@@ -23,8 +21,72 @@ class EngineKind(StrEnum):
     """vLLM on an NVIDIA GPU."""
     VLLM_CPU = "vllm-cpu"
     """vLLM's CPU build; Linux on x86-64 only."""
+    SGLANG = "sglang"
+    """SGLang, where it is installed: we do not install it."""
     SIM = "sim"
     """Our simulator: the same API, no model."""
+
+
+class Parallelism(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is laid over devices."""
+
+    tensor: AtLeastOne = 1
+    pipeline: AtLeastOne = 1
+    data: AtLeastOne = 1
+    expert: bool = False
+    """Experts are spread over the tensor- and data-parallel ranks instead of being cut."""
+
+    @property
+    def devices(self) -> int:
+        """GPUs (on CPU: groups of cores) of the whole replica, over all its nodes."""
+        return self.tensor * self.pipeline * self.data
+
+
+class PrefixCaching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether KV blocks are kept for later prompts, and under which hashes.
+
+    Replicas whose hashes agree can share a store of blocks, and events of theirs can be compared:
+    so the algorithm is one that does not depend on the process, and the seed is fixed.
+    """
+
+    enabled: bool = True
+    hash: str = "sha256_cbor"
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
+    """PYTHONHASHSEED: the first block's parent is made from it."""
+
+
+class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Adapters served beside the model."""
+
+    adapters: Mapping[str, str] = {}
+    """Folders or hub names, by served name."""
+    most_loaded: AtLeastOne = 4
+    most_rank: AtLeastOne = 64
+    at_runtime: bool = False
+    """Adapters may be loaded and unloaded over HTTP: whoever reaches the port may do so."""
+
+
+class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Number formats, where they are not those of the model's own configuration."""
+
+    weights: str | None = None
+    """fp8, awq, gptq, compressed-tensors, ...: the engine's word for it."""
+    kv_cache: str | None = None
+    """fp8, fp8_e5m2, ..."""
+    compute: str | None = None
+    """bfloat16, float16, float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Our place among the nodes of a replica that needs several."""
+
+    rank: int
+    """0 leads, and is the only one that answers HTTP."""
+    size: int
+    leader: str
+    """The leader's address."""
+    port: int = 29500
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +108,26 @@ class EngineSettings:
     """A multiple of 32 on CPU; None: the engine's default, there 128."""
     cores: tuple[int, ...] = ()
     """CPU cores to compute on; empty: the engine decides."""
-    gpu: int | None = None
+    threads: str | None = None
+    """The same of several ranks, in vLLM's words: `0-3|4-7`. Wins over `cores`."""
+    gpus: tuple[int, ...] = ()
+    """Which of the machine's GPUs; empty: those the engine finds."""
     kv_events_ports: tuple[int, int] | None = None
     """Where KV-cache events are published, and where past ones are asked for. None: no events."""
     offline: bool = False
     """The model is on disk in full: ask no hub about it."""
     drain_s: int = 10
     """How long running requests may go on after SIGTERM."""
+    parallelism: Parallelism = field(default_factory=Parallelism)
+    node: Node | None = None
+    prefix_caching: PrefixCaching | None = None
+    """None: as the engine does by itself."""
+    lora: Lora | None = None
+    quantisation: Quantisation = field(default_factory=Quantisation)
+    sleep_mode: bool = False
+    """The engine can be told to give its GPU memory back (and whoever reaches it may tell it)."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """Added to the environment, and wins."""
     extra: tuple[str, ...] = ()
     """Arguments passed to the engine as they are, last, so that they win."""
 
@@ -61,75 +136,12 @@ class EngineSettings:
         """Where the replica is reached."""
         return f"http://{self.host}:{self.port}"
 
-
-def command(settings: EngineSettings, python: str) -> list[str]:
-    """The whole command line; `python` is the interpreter in which the engine is installed."""
-    if settings.kind is EngineKind.SIM:
-        return [python, "-m", "serving.sim.server", *_simulator_arguments(settings)]
-    # The `vllm` console script asks for the version of a distribution named vllm; the CPU build
-    # has another name and the script dies. The module works for both.
-    return [python, "-m", "vllm.entrypoints.openai.api_server", *_vllm_arguments(settings)]
+    @property
+    def answers_http(self) -> bool:
+        """Only the leader of several nodes does."""
+        return self.node is None or self.node.rank == 0
 
 
-def environment(settings: EngineSettings) -> dict[str, str]:
-    """What to add to the inherited environment."""
-    if settings.kind is EngineKind.SIM:
-        return {}
-    # The compiled files of the engine's Python are part of what we installed: without them each of
-    # an engine's three processes compiles half a gigabyte of source anew.
-    added = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONDONTWRITEBYTECODE": ""}
-    if settings.offline:
-        added["HF_HUB_OFFLINE"] = "1"
-    if settings.kind is EngineKind.VLLM_CPU and settings.cores:
-        added["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in settings.cores)
-    if settings.kind is EngineKind.VLLM and settings.gpu is not None:
-        added["CUDA_VISIBLE_DEVICES"] = str(settings.gpu)
-    return added
-
-
-def _vllm_arguments(settings: EngineSettings) -> list[str]:
-    arguments = ["--model", settings.model, "--served-model-name", settings.served_name]
-    arguments += ["--host", settings.host, "--port", str(settings.port)]
-    if settings.max_model_len_tokens is not None:
-        arguments += ["--max-model-len", str(settings.max_model_len_tokens)]
-    if settings.kv_cache_mib is not None:
-        # VLLM_CPU_KVCACHE_SPACE says the same in whole GiB; this flag is finer and serves GPUs too.
-        arguments += ["--kv-cache-memory-bytes", str(settings.kv_cache_mib * MIB)]
-    if settings.block_size_tokens is not None:
-        arguments += ["--block-size", str(settings.block_size_tokens)]
-    if settings.kind is EngineKind.VLLM_CPU:
-        # Compiling the graph takes minutes on a few cores and gains little for small models.
-        arguments += ["--enforce-eager"]
-    arguments += ["--enable-prompt-tokens-details"]
-    arguments += ["--shutdown-timeout", str(settings.drain_s)]
-    if settings.kv_events_ports is not None:
-        publish, replay = settings.kv_events_ports
-        events = {
-            "enable_kv_cache_events": True,
-            "publisher": "zmq",
-            "endpoint": _publishing(settings.host, publish),
-            "replay_endpoint": f"tcp://{settings.host}:{replay}",
-            "topic": _topic(settings),
-        }
-        arguments += ["--kv-events-config", json.dumps(events)]
-    return [*arguments, *settings.extra]
-
-
-def _simulator_arguments(settings: EngineSettings) -> list[str]:
-    arguments = ["--host", settings.host, "--port", str(settings.port)]
-    arguments += ["--model", settings.served_name]
-    if settings.kv_events_ports is not None:
-        publish, replay = settings.kv_events_ports
-        arguments += ["--kv-events-endpoint", f"tcp://{settings.host}:{publish}"]
-        arguments += ["--kv-replay-endpoint", f"tcp://{settings.host}:{replay}"]
-        arguments += ["--kv-events-topic", _topic(settings)]
-    return [*arguments, *settings.extra]
-
-
-def _publishing(host: str, port: int) -> str:
-    """vLLM binds ipc and wildcards, and connects to a host that is named: nobody would be there."""
-    return f"ipc://@headrace-{port}" if host in _LOOPBACK else f"tcp://*:{port}"
-
-
-def _topic(settings: EngineSettings) -> str:
+def events_topic(settings: EngineSettings) -> str:
+    """The topic under which a replica's KV events are published."""
     return f"kv@{settings.host}:{settings.port}@{settings.served_name}"

@@ -1,28 +1,26 @@
-"""`headrace replica`: run one engine in the foreground, as a container would.
-
-Installs the engine and makes the model if need be, says when the replica is ready, passes
-SIGTERM and Ctrl-C on so that running requests finish, and exits as the engine did.
+"""What must be there before an engine can start, and how it is started: for `headrace replica` and
+`headrace up` alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import signal
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from serving.child import Child, ChildSettings, Patience
-from serving.engine_args import EngineKind, EngineSettings, environment
-from serving.engine_args import command as engine_command
+from serving.child import ChildSettings
+from serving.engine_args import EngineKind, EngineSettings
+from serving.engine_command import command as engine_command
+from serving.engine_command import environment
 from serving.engine_env import InstallFailed, ensure_engine
 from serving.folders import Say, cache_root
 from serving.local_models import CHAT_MODEL, LOCAL_MODELS, ModelUnavailable, ensure_model
-from serving.machine import choose_engine, look
 
 GRACE_BEYOND_DRAIN_S = 5.0
 CPU_MAX_MODEL_LEN_TOKENS = 2048
@@ -52,15 +50,30 @@ class Kit:
     models: tuple[Served, ...]
 
 
-def prepare(kind: EngineKind, models: Sequence[str], say: Say) -> Kit:
-    """Install the engine and make the models. Minutes the first time. Raises CannotStart."""
+def prepare(
+    kind: EngineKind, models: Sequence[str], say: Say, python_given: str | None = None
+) -> Kit:
+    """Install the engine, where no interpreter that has it is given, and make the models.
+
+    Minutes the first time. Raises CannotStart.
+    """
     root = cache_root(os.environ, Path.home())
     try:
-        python = ensure_engine(kind, root, say)
+        python = Path(python_given) if python_given else _python_with(kind, root, say)
         served = tuple(_served(kind, model, root, python, say) for model in models)
     except (InstallFailed, ModelUnavailable, OSError) as error:
         raise CannotStart(str(error)) from error
     return Kit(kind, str(python), served)
+
+
+def _python_with(kind: EngineKind, root: Path, say: Say) -> Path:
+    """Ours if the engine is installed beside us, as in an image made for it; else one we make."""
+    module = "sglang" if kind is EngineKind.SGLANG else "vllm"
+    if kind is not EngineKind.SIM and find_spec(module) is not None:
+        return Path(sys.executable)
+    if kind is EngineKind.SGLANG:
+        raise CannotStart("SGLang is not installed here: name an interpreter that has it (python)")
+    return ensure_engine(kind, root, say)
 
 
 def _served(kind: EngineKind, model: str, root: Path, python: Path, say: Say) -> Served:
@@ -91,46 +104,6 @@ def child_settings(
     )
 
 
-async def run_in_foreground(settings: ChildSettings, say: Say) -> int:
-    """Run one child until it ends or we are asked to stop. Returns our exit code."""
-    child = Child(settings, time.monotonic)
-    asked = asyncio.Event()
-    patience = Patience(time.monotonic)
-    loop = asyncio.get_running_loop()
-
-    def ask() -> None:
-        asked.set()
-        if patience.asked_again():
-            child.kill()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ask)
-    await child.start()
-    async with asyncio.TaskGroup() as tasks:
-        ready = tasks.create_task(_say_ready(child, say))
-        gone = tasks.create_task(child.until_gone())
-        stop = tasks.create_task(asked.wait())
-        await asyncio.wait((gone, stop), return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if stop.done():
-            say(f"{settings.name}: stopping")
-            await child.stop()
-        stop.cancel()
-    code = gone.result()
-    return 0 if asked.is_set() and code in (0, -signal.SIGTERM) else _exit_code(code)
-
-
-async def _say_ready(child: Child, say: Say) -> None:
-    if await child.until_ready():
-        where, took = child.settings.url, child.ready_after_s
-        say(f"{child.settings.name}: ready at {where} after {took:.1f} s")
-
-
-def _exit_code(code: int) -> int:
-    """A process ended by signal N is reported as shells do, 128 + N."""
-    return 128 - code if code < 0 else code
-
-
 def engine_kind(word: str) -> EngineKind | None:
     """The value of --engine; None for auto."""
     return None if word == "auto" else EngineKind(word)
@@ -143,13 +116,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         default=CHAT_MODEL.name,
         help="a Hugging Face name or folder, or one of the small models that need no hub: "
         + ", ".join(LOCAL_MODELS)
-        + " (default: %(default)s)",
+        + f" (default: {CHAT_MODEL.name})",
     )
-    kinds = ["auto", *(str(kind) for kind in EngineKind)]
+    kinds = ["auto", *(str(kind) for kind in EngineKind if kind is not EngineKind.SGLANG)]
     parser.add_argument(
         "--engine", choices=kinds, default="auto", help="default: the best one for here"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument(
         "--max-model-len", type=int, metavar="TOKENS", help="2048 on CPU, else the model's own"
     )
@@ -186,47 +159,15 @@ def build_engine(
     )
 
 
-class ReplicaCommand:
-    """The `replica` command of `headrace`."""
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """While we prepare, SIGTERM ends us as Ctrl-C does: what we started is ended first."""
 
-    help = "run one engine (vLLM on GPU or CPU, or the simulator), installing it first if need be"
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the options."""
-        add_engine_arguments(parser)
-        parser.add_argument(
-            "--port", type=int, default=9001, help="port to listen on (%(default)s)"
-        )
-
-    def run(self, args: argparse.Namespace) -> int:
-        """Serve until SIGINT or SIGTERM, or until the engine ends."""
-
-        def say(line: str) -> None:
-            print(f"headrace: {line}", flush=True)
-
-        choice = choose_engine(look(), engine_kind(args.engine))
-        say(f"engine: {choice.reason}")
-        try:
-            kit = prepare(choice.kind, [args.model], say)
-        except CannotStart as error:
-            say(f"cannot start: {error}")
-            return 1
-        except KeyboardInterrupt:
-            return 128 + signal.SIGINT
-        engine = build_engine(kit.models[0], kit.kind, args.port, args)
-        settings = child_settings("replica", engine, kit.python, log=None)
-        return asyncio.run(run_in_foreground(settings, say))
-
-
-command = ReplicaCommand()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command on its own, as `python -m serving.launch`."""
-    parser = argparse.ArgumentParser(prog="headrace replica", description=command.help)
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

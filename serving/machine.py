@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,19 @@ GIB: Final = 1024**3
 MEMORY_FOR_CPU_ENGINES_BYTES: Final = 10 * GIB
 """Two replicas of the default model (3 GB each as measured), one of embeddings, the rest."""
 
+_GPU: Final = re.compile(r"GPU [0-9]+: (?P<name>.+?) \(UUID")
+_SLICE: Final = re.compile(r"\s+MIG (?P<profile>[0-9]+[gc]\.(?P<gib>[0-9]{1,4})gb\S*) ")
+
 ENGINE_PYTHONS: Final = ((3, 11), (3, 12), (3, 13))
 """The Pythons our engine pins have wheels for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA GPU, or one MIG slice of it, as the driver lists it."""
+
+    name: str
+    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +49,7 @@ class Machine:
     """All of the machine's (or the container's) memory; None where it cannot be read."""
     cores: tuple[int, ...]
     """The cores we may run on."""
-    gpus: tuple[str, ...]
-    """Names of the NVIDIA GPUs."""
+    gpus: tuple[Gpu, ...]
     python: tuple[int, int]
 
 
@@ -62,7 +73,9 @@ def choose_engine(machine: Machine, asked: EngineKind | None) -> EngineChoice:
             f"vLLM needs Linux on x86-64, this is {machine.system} on {machine.architecture}"
         )
     if machine.gpus:
-        return EngineChoice(EngineKind.VLLM, f"vllm: found {len(machine.gpus)} x {machine.gpus[0]}")
+        return EngineChoice(
+            EngineKind.VLLM, f"vllm: found {len(machine.gpus)} x {machine.gpus[0].name}"
+        )
     if machine.memory_bytes is not None and machine.memory_bytes < MEMORY_FOR_CPU_ENGINES_BYTES:
         have, need = machine.memory_bytes / GIB, MEMORY_FOR_CPU_ENGINES_BYTES // GIB
         return _simulator(f"vLLM on CPU needs {need} GB of memory, this machine has {have:.1f}")
@@ -116,13 +129,41 @@ def _memory_bytes() -> int | None:
         return total
 
 
-def _gpus() -> tuple[str, ...]:
+def _gpus() -> tuple[Gpu, ...]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
+    asked = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    return read_slices(_said([tool, "-L"])) or read_gpus(_said(asked))
+
+
+def _said(command: list[str]) -> str:
+    """What a tool prints; nothing if it fails."""
     try:
-        asked = [tool, "--query-gpu=name", "--format=csv,noheader"]
-        reply = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in reply.stdout.splitlines() if line.strip())
+        return ""
+    return run.stdout
+
+
+def read_slices(listing: str) -> tuple[Gpu, ...]:
+    """The MIG slices that `nvidia-smi -L` lists below their GPUs; where GPUs are cut, only those
+    compute.
+    """
+    found, whole = [], ""
+    for line in listing.splitlines():
+        if (gpu := _GPU.match(line)) is not None:
+            whole = gpu["name"]
+        elif (mig := _SLICE.match(line)) is not None:
+            found.append(Gpu(f"{whole} MIG {mig['profile']}", int(mig["gib"]) * GIB))
+    return tuple(found)
+
+
+def read_gpus(listing: str) -> tuple[Gpu, ...]:
+    """The lines `NAME, MIB`; a line without a number (memory that the CPU shares) counts as 0."""
+    found = []
+    for line in listing.splitlines():
+        name, _, mib = (part.strip() for part in line.rpartition(","))
+        if name:
+            found.append(Gpu(name, int(mib) * 1024**2 if mib.isascii() and mib.isdecimal() else 0))
+    return tuple(found)

@@ -18,11 +18,11 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving.child import POLL_S, Child, ChildSettings, Patience, fetch
+from serving.asking import fetch
+from serving.child import POLL_S, Child, ChildSettings, Patience
 from serving.display import Display, display_for
 from serving.engine_args import EngineKind, EngineSettings
 from serving.folders import cache_root
@@ -35,6 +35,7 @@ from serving.launch import (
     child_settings,
     engine_kind,
     prepare,
+    sigterm_interrupts,
 )
 from serving.local_models import EMBEDDING_MODEL
 from serving.machine import Machine, choose_engine, look, share_cores
@@ -180,16 +181,16 @@ def plan(
     engines = []
     for index, cores in enumerate(shares):
         engine = _engine(kit.models[0], kit, next(ports), args)
-        gpu = gpus[index % len(gpus)] if gpus else None
+        gpu = (gpus[index % len(gpus)],) if gpus else ()
         events = (next(ports), next(ports))
-        engines.append(replace(engine, cores=cores, gpu=gpu, kv_events_ports=events))
+        engines.append(replace(engine, cores=cores, gpus=gpu, kv_events_ports=events))
     for served in kit.models[1:]:
         engine = _engine(served, kit, next(ports), args)
         # The options about length, cache and the engine's own are about the first model.
         side = replace(engine, max_model_len_tokens=served.max_model_len_tokens, extra=())
         cache = None if kit.kind is EngineKind.VLLM else SIDE_MODEL_KV_CACHE_MIB
-        gpu = gpus[-1] if gpus else None
-        engines.append(replace(side, cores=shares[-1], gpu=gpu, kv_cache_mib=cache))
+        gpu = (gpus[-1],) if gpus else ()
+        engines.append(replace(side, cores=shares[-1], gpus=gpu, kv_cache_mib=cache))
     return engines
 
 
@@ -310,7 +311,7 @@ class UpCommand:
         display.say(f"engine: {choice.reason}")
         models = [args.model, EMBEDDING_MODEL.name] if args.embeddings else [args.model]
         try:
-            with _sigterm_interrupts():
+            with sigterm_interrupts():
                 _require_free(args.host, args.port)
                 kit = prepare(choice.kind, models, display.progress)
             return self._supervise(kit, machine, display, args)
@@ -342,20 +343,6 @@ class UpCommand:
 
         asyncio.run(supervise())
         return 0
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """While we prepare, SIGTERM ends us as Ctrl-C does: what we started is ended first."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _require_free(host: str, port: int) -> None:

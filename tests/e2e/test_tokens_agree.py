@@ -20,7 +20,8 @@ from gateway.parse.openai import parse_json
 from gateway.tokens.reader import Reader
 from gateway.tokens.remote import Remote
 from gateway.vocabulary import GenerationRequest
-from serving.engine_args import EngineKind, EngineSettings, environment
+from serving.engine_args import EngineKind, EngineSettings
+from serving.engine_command import environment
 from serving.launch import prepare
 from serving.machine import choose_engine, look
 from tests.builders import a_route

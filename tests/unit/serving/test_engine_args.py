@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from serving.engine_args import EngineKind, EngineSettings, command, environment
+from serving.engine_args import (
+    EngineKind,
+    EngineSettings,
+    Lora,
+    Node,
+    Parallelism,
+    PrefixCaching,
+    Quantisation,
+)
+from serving.engine_command import command, environment
 
 CPU = EngineSettings(
     kind=EngineKind.VLLM_CPU,
@@ -42,7 +51,7 @@ def test_a_cpu_replica_says_all_that_vllm_must_know() -> None:
 
 
 def test_a_gpu_replica_compiles_and_is_told_its_gpu() -> None:
-    gpu = replace(CPU, kind=EngineKind.VLLM, gpu=1, kv_cache_mib=None)
+    gpu = replace(CPU, kind=EngineKind.VLLM, gpus=(1,), kv_cache_mib=None)
     assert "--enforce-eager" not in command(gpu, "py")
     assert "--kv-cache-memory-bytes" not in command(gpu, "py")
     assert environment(gpu)["CUDA_VISIBLE_DEVICES"] == "1"
@@ -92,3 +101,91 @@ def test_the_simulator_takes_the_same_place_name_and_events() -> None:
     assert _value(said, "--kv-events-endpoint") == "tcp://127.0.0.1:7001"
     assert _value(said, "--kv-replay-endpoint") == "tcp://127.0.0.1:7005"
     assert environment(replace(CPU, kind=EngineKind.SIM)) == {}
+
+
+FULL = replace(
+    CPU,
+    kind=EngineKind.VLLM,
+    parallelism=Parallelism(tensor=4, pipeline=2, data=2, expert=True),
+    prefix_caching=PrefixCaching(seed=7),
+    lora=Lora(adapters={"support": "/adapters/support"}, most_loaded=2, at_runtime=True),
+    quantisation=Quantisation(weights="fp8", kv_cache="fp8_e5m2", compute="bfloat16"),
+    sleep_mode=True,
+)
+
+
+def test_vllm_is_told_everything_in_its_words() -> None:
+    said = command(FULL, "py")
+    for flag, value in (
+        ("--tensor-parallel-size", "4"),
+        ("--pipeline-parallel-size", "2"),
+        ("--data-parallel-size", "2"),
+        ("--prefix-caching-hash-algo", "sha256_cbor"),
+        ("--lora-modules", "support=/adapters/support"),
+        ("--max-loras", "2"),
+        ("--quantization", "fp8"),
+        ("--kv-cache-dtype", "fp8_e5m2"),
+        ("--dtype", "bfloat16"),
+    ):
+        assert _value(said, flag) == value
+    assert {"--enable-expert-parallel", "--enable-sleep-mode", "--enable-lora"} <= set(said)
+    added = environment(FULL)
+    assert added["PYTHONHASHSEED"] == "7"
+    assert added["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == added["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_ranks_on_cpu_get_the_cores_that_are_named() -> None:
+    two = replace(CPU, parallelism=Parallelism(tensor=2), threads="0|1")
+    assert environment(two)["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
+
+
+def test_prefix_caching_can_be_switched_off() -> None:
+    off = replace(CPU, prefix_caching=PrefixCaching(enabled=False))
+    assert "--no-enable-prefix-caching" in command(off, "py")
+    assert "--prefix-caching-hash-algo" not in command(off, "py")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_nodes_only_the_leader_answers_and_publishes(rank: int) -> None:
+    node = replace(FULL, node=Node(rank, 2, "leader.svc"), kv_events_ports=(7001, 7005))
+    said = command(node, "py")
+    assert _value(said, "--nnodes") == "2"
+    assert _value(said, "--node-rank") == str(rank)
+    assert _value(said, "--master-addr") == "leader.svc"
+    assert ("--headless" in said) == (rank == 1)
+    assert ("--kv-events-config" in said) == (rank == 0)
+    assert said[2] == (
+        "vllm.entrypoints.cli.main" if rank else "vllm.entrypoints.openai.api_server"
+    )
+
+
+def test_sglang_is_told_everything_in_its_words() -> None:
+    node = Node(1, 2, "leader.svc", 20000)
+    sglang = replace(FULL, kind=EngineKind.SGLANG, node=node, kv_events_ports=(7001, 7005))
+    said = command(sglang, "py")
+    assert said[:3] == ["py", "-m", "sglang.launch_server"]
+    for flag, value in (
+        ("--model-path", "some/folder"),
+        ("--served-model-name", "little"),
+        ("--context-length", "2048"),
+        ("--tp-size", "4"),
+        ("--pp-size", "2"),
+        ("--dp-size", "2"),
+        ("--ep-size", "8"),
+        ("--nnodes", "2"),
+        ("--node-rank", "1"),
+        ("--dist-init-addr", "leader.svc:20000"),
+        ("--quantization", "fp8"),
+        ("--lora-paths", "support=/adapters/support"),
+        ("--max-loras-per-batch", "2"),
+    ):
+        assert _value(said, flag) == value
+    assert {"--enable-metrics", "--enable-cache-report", "--enable-memory-saver"} <= set(said)
+    assert json.loads(_value(said, "--kv-events-config"))["replay_endpoint"] == "tcp://*:7005"
+    assert "VLLM_NO_USAGE_STATS" not in environment(sglang)
+    off = replace(sglang, prefix_caching=PrefixCaching(enabled=False))
+    assert "--disable-radix-cache" in command(off, "py")
+
+
+def test_what_the_user_puts_into_the_environment_wins() -> None:
+    assert environment(replace(FULL, environ={"PYTHONHASHSEED": "9"}))["PYTHONHASHSEED"] == "9"

@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.engine_args import EngineKind
-from serving.machine import GIB, Machine, choose_engine, look, share_cores
+from serving.machine import (
+    GIB,
+    Gpu,
+    Machine,
+    choose_engine,
+    look,
+    read_gpus,
+    read_slices,
+    share_cores,
+)
 
 PLAIN = Machine("Linux", "x86_64", 16 * GIB, (0, 1), (), (3, 11))
-GPU = replace(PLAIN, gpus=("H100", "H100"), memory_bytes=4 * GIB)
+GPU = replace(PLAIN, gpus=(Gpu("H100", 80 * GIB),) * 2, memory_bytes=4 * GIB)
 
 CHOICES = [
     (PLAIN, EngineKind.VLLM_CPU, "no NVIDIA GPU"),
@@ -60,3 +69,28 @@ def test_this_machine_can_be_looked_at() -> None:
     machine = look()
     assert machine.cores
     assert machine.memory_bytes is None or machine.memory_bytes > GIB / 4
+
+
+def test_gpus_are_read_as_the_driver_lists_them() -> None:
+    listing = "NVIDIA H200, 143771\nNVIDIA GB10, [N/A]\n"
+    assert read_gpus(listing) == (Gpu("NVIDIA H200", 143771 * 1024**2), Gpu("NVIDIA GB10", 0))
+    assert read_gpus("") == ()
+
+
+def test_slices_are_read_in_place_of_the_gpus_they_were_cut_from() -> None:
+    listing = (
+        "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\n"
+        "  MIG 3g.40gb     Device  0: (UUID: MIG-2)\n"
+        "  MIG 1g.10gb+me  Device  1: (UUID: MIG-3)\n"
+    )
+    name = "NVIDIA H100 80GB HBM3 MIG"
+    assert read_slices(listing) == (
+        Gpu(f"{name} 3g.40gb", 40 * GIB),
+        Gpu(f"{name} 1g.10gb+me", 10 * GIB),
+    )
+    assert read_slices("GPU 0: NVIDIA H200 (UUID: GPU-1)\n") == ()
+
+
+@given(st.text())
+def test_any_listing_is_read(listing: str) -> None:
+    assert all(gpu.memory_bytes >= 0 for gpu in (*read_gpus(listing), *read_slices(listing)))

@@ -13,7 +13,7 @@ import pytest
 from serving.child import Patience
 from serving.engine_args import EngineKind
 from serving.launch import Kit, Served
-from serving.machine import GIB, Machine
+from serving.machine import GIB, Gpu, Machine
 from serving.up import banner_for, command, first_error, free_ports, parts_of, plan, sees_all
 
 CHAT = Served("models/chat", "chat", 2048, offline=True)
@@ -28,7 +28,9 @@ def _args(*words: str) -> argparse.Namespace:
 
 
 def _machine(cores: int = 2, gpus: int = 0) -> Machine:
-    return Machine("Linux", "x86_64", 24 * GIB, tuple(range(cores)), ("H100",) * gpus, (3, 11))
+    return Machine(
+        "Linux", "x86_64", 24 * GIB, tuple(range(cores)), (Gpu("H100", 80 * GIB),) * gpus, (3, 11)
+    )
 
 
 def test_two_replicas_get_a_core_each_and_the_embeddings_share() -> None:
@@ -55,7 +57,7 @@ def test_every_engine_on_cpu_has_a_figure_for_its_cache() -> None:
 def test_replicas_go_round_the_gpus_and_the_cache_is_the_engines_affair() -> None:
     kit = Kit(EngineKind.VLLM, "py", (CHAT, EMBED))
     engines = plan(kit, _machine(8, gpus=2), itertools.count(9000), _args("--replicas", "3"))
-    assert [engine.gpu for engine in engines] == [0, 1, 0, 1]
+    assert [engine.gpus for engine in engines] == [(0,), (1,), (0,), (1,)]
     assert {engine.kv_cache_mib for engine in engines} == {None}
 
 

@@ -1,0 +1,1 @@
+"""`headrace replica`: one engine as a pod runs it, from a small file, watched over."""
