@@ -41,6 +41,7 @@ def environment(settings: EngineSettings) -> dict[str, str]:
 def _simulator_arguments(settings: EngineSettings) -> list[str]:
     arguments = ["--host", settings.host, "--port", str(settings.port)]
     arguments += ["--model", settings.served_name]
+    arguments += ["--shutdown-timeout", str(settings.drain_s)]
     if settings.kv_events_ports is not None:
         publish, replay = settings.kv_events_ports
         arguments += ["--kv-events-endpoint", f"tcp://{settings.host}:{publish}"]

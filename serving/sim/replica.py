@@ -120,6 +120,15 @@ class Sim:
             self._socket = _bound_socket(self.settings.host, self.port)
             await self._listen()
 
+    async def drain(self) -> None:
+        """Take no more connections, and let requests end, for `shutdown_timeout_s` at most."""
+        if self._server is not None:
+            self._server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.shutdown_timeout_s):
+                while self._state.tasks:
+                    await asyncio.wait(list(self._state.tasks))
+
     async def _run(self) -> None:
         """The background work, for ever."""
         async with asyncio.TaskGroup() as tasks:

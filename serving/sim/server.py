@@ -57,6 +57,13 @@ class SimCommand:
             help="idle connections are closed after this (%(default)s, as vLLM)",
         )
         where.add_argument(
+            "--shutdown-timeout",
+            type=float,
+            default=0.0,
+            metavar="S",
+            help="how long requests may go on after SIGTERM (%(default)s, as vLLM)",
+        )
+        where.add_argument(
             "--load-s", type=float, default=0.0, help="refuse connections for so long at the start"
         )
         what = parser.add_argument_group("what is served")
@@ -154,6 +161,7 @@ def _settings(args: argparse.Namespace) -> SimSettings:
         prompt_tokens_details=not args.no_prompt_tokens_details,
         scale_out=args.enable_scale_out,
         keep_alive_s=args.keep_alive_s,
+        shutdown_timeout_s=args.shutdown_timeout,
         load_s=args.load_s,
         kv_events=KvEventSettings(
             args.kv_events_endpoint, args.kv_replay_endpoint, args.kv_events_topic
@@ -170,6 +178,7 @@ async def _serve(settings: SimSettings) -> None:
     async with running_sim(settings, on_exit=lambda: os._exit(1)) as sim:
         print(f"simulated replica of {', '.join(settings.models)} at {sim.url}", flush=True)
         await stopping.wait()
+        await sim.drain()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -58,6 +58,8 @@ class SimSettings:
     """Serve the render routes, as with vLLM's --enable-scale-out; otherwise they answer 403."""
     keep_alive_s: float = 5.0
     """Idle connections are closed after this: uvicorn's and vLLM's default."""
+    shutdown_timeout_s: float = 0.0
+    """Requests may go on for so long after SIGTERM, as with vLLM's --shutdown-timeout."""
     load_s: float = 0.0
     """Connections are refused for so long after the start, as while a real engine loads."""
     kv_events: KvEventSettings = field(default_factory=KvEventSettings)

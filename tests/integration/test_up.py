@@ -171,20 +171,6 @@ def test_a_group_whose_supervisor_is_killed_stops_by_itself(run: Callable[..., R
     up.until("all gone", lambda: not any(_alive(pid) for pid in pids))
 
 
-def test_a_replica_alone_says_when_it_is_ready_and_stops_when_asked(
-    run: Callable[..., Run],
-) -> None:
-    replica = run("serving.replica.command")
-    replica.until_said(f"ready at http://127.0.0.1:{replica.port}")
-    assert replica.chat()
-    replica.process.terminate()
-    assert replica.ends() == 0
-
-
-def test_a_replica_that_cannot_start_exits_as_its_engine_did(run: Callable[..., Run]) -> None:
-    assert run("serving.replica.command", "--engine-arg=--no-such-option").ends() == 2
-
-
 def test_on_a_terminal_a_table_moves_and_the_banner_stays(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "serving.up", "--engine", "sim", "--port", str(_port())]
