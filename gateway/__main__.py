@@ -47,6 +47,10 @@ class GatewayCommand:
             "--replica", action="append", default=[], metavar="URL",
             help="a replica, such as http://10.0.0.1:8000; say it once for each",
         )  # fmt: skip
+        parser.add_argument(
+            "--kubernetes", nargs="*", metavar="NAMESPACE",
+            help="replicas are the pods labelled headrace.io/model, here or in these namespaces",
+        )  # fmt: skip
         parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
         parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
         parser.add_argument("--settings", metavar="FILE", help="YAML file with all the knobs")
@@ -168,10 +172,13 @@ def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
         if value is not None:
             document[section][knob] = value
     fleet = document["fleet"]
-    if not (fleet["replicas"] or fleet["dns"] or fleet["file"]):
+    if args.kubernetes is not None:
+        fleet["kubernetes"]["enabled"] = True
+        fleet["kubernetes"]["namespaces"] = args.kubernetes or fleet["kubernetes"]["namespaces"]
+    if not (fleet["replicas"] or fleet["dns"] or fleet["file"] or fleet["kubernetes"]["enabled"]):
         raise SettingsError(
-            "no replicas: name one with --replica http://host:port, or a list, DNS name or file "
-            "in the settings (fleet.replicas, fleet.dns, fleet.file)"
+            "no replicas: name one with --replica http://host:port, say --kubernetes, or name a "
+            "list, DNS name or file in the settings (fleet.replicas, fleet.dns, fleet.file)"
         )
     return Settings.load(yaml.safe_dump(document), {})
 

@@ -67,8 +67,8 @@ class House(Panel):
     """One gateway: how it is put together, and how it lives and ends."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError for a policy that does not exist, or a store of batches that cannot
-        be opened. Starts nothing."""
+        """Raises SettingsError for a policy that does not exist, a store of batches that cannot be
+        opened, or a Kubernetes API that there is no way to. Starts nothing."""
         self._settings = settings
         self.roster = Roster(settings.fleet)
         self.log = access_log(settings.account.access_log)
@@ -118,6 +118,7 @@ class House(Panel):
             forwards_keys=settings.tenants.forward_authorization,
         )
         self.door = Door(settings.accept, self.life.live, monotonic, heads, self.tenants.tenant)
+        self._discoveries = discoveries(settings.fleet, self.roster, monotonic, rng)
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
         self.kv_events = self._listening()
         self.roster.subscribe(
@@ -207,10 +208,7 @@ class House(Panel):
                 ("tidy", self._tidy()),
                 ("lessons", self.lessons.run()),
                 *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
-                *(
-                    (repr(each), each.run())
-                    for each in discoveries(self._settings.fleet, self.roster)
-                ),
+                *((repr(each), each.run()) for each in self._discoveries),
                 *((("batches", self.batches.run()),) if self.batches is not None else ()),
             ):
                 loops.append(tasks.create_task(loop, name=name))

@@ -367,6 +367,52 @@ class ModelSettings(Section):
         return {"name": value} if isinstance(value, str) else value
 
 
+class KubernetesSettings(Section):
+    """Replicas that are pods, found by their labels or behind Services (docs/kubernetes.md)."""
+
+    enabled: bool = Field(False, description="ask the Kubernetes API which replicas there are")
+    namespaces: tuple[str, ...] = Field(
+        (), description="where to look; empty: where the gateway runs, or the kubeconfig's context"
+    )
+    find: Literal["pods", "endpointslices", "both"] = Field(
+        "pods", description="replicas are the pods with these labels, what is behind such Services"
+    )
+    selector: str = Field(
+        "headrace.io/model",
+        min_length=1,
+        description="labels of pods, Services, Deployments and LeaderWorkerSets that are ours",
+    )
+    port_name: str = Field("http", description="the engine's port, where a pod does not say it")
+    port: int = Field(8000, ge=1, le=65535, description="the same, where none has that name")
+    kubeconfig: str | None = Field(
+        None, description="how to reach the API; null: the pod's service account, else as kubectl"
+    )
+    resync_s: float = Field(
+        300.0, gt=0, description="everything is listed anew so often, ± a quarter"
+    )
+    deletion_cost: bool = Field(
+        False,
+        description="tell Kubernetes which pods to delete first when it scales down: those whose "
+        "cache and load are worth least (needs the right to patch pods)",
+    )
+
+    @property
+    def follows_pods(self) -> bool:
+        """Pods are watched."""
+        return self.find != "endpointslices"
+
+    @property
+    def follows_slices(self) -> bool:
+        """Endpoint slices are."""
+        return self.find != "pods"
+
+    @model_validator(mode="after")
+    def _pods_to_price(self) -> Self:
+        if self.deletion_cost and not self.follows_pods:
+            raise ValueError("`deletion_cost` needs `find: pods` or `both`")
+        return self
+
+
 class FleetSettings(Section):
     """Which replicas there are and when one is believed healthy."""
 
@@ -384,6 +430,7 @@ class FleetSettings(Section):
         None, description="a YAML or JSON file holding {replicas: [...]}; watched"
     )
     watch_every_s: float = Field(1.0, gt=0, description="how often file and DNS are looked at")
+    kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings)
     probe_every_s: float = Field(2.0, gt=0, description="active probe of each replica, ± jitter")
     probe_jitter_ratio: float = Field(0.2, ge=0, lt=1, description="so probes do not march in step")
     probe_timeout_s: float = Field(2.0, gt=0, description="a probe slower than this has failed")

@@ -182,6 +182,7 @@ class ReplicaAddress:
     `models` pins what it serves; empty means "ask it" (`GET /v1/models`). `kv_events` says where
     it tells of its cache; None means "ask it" (`GET /kv_event_sources`). `rank` is set where one
     URL is several replicas: data-parallel ranks, each with a cache and a load of its own.
+    `is_awaited`: who runs it does not call it ready; it may answer, and is not sent anything yet.
     """
 
     url: str  # http://host:port or https://host:port, without a trailing slash
@@ -189,6 +190,7 @@ class ReplicaAddress:
     role: Role = Role.BOTH
     kv_events: EventSource | None = None
     rank: int | None = None
+    is_awaited: bool = False
 
     @cached_property
     def fields(self) -> bytes:

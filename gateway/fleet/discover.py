@@ -1,4 +1,4 @@
-"""Which replicas are there? From the settings, from DNS, from a watched file.
+"""Which replicas are there? From the settings, from DNS, from a watched file, from Kubernetes.
 
 Each source tells the roster its whole truth whenever that changes, and holds on to its last good
 answer while the place it looks at is silent or speaks nonsense: a broken resolver or a typing
@@ -12,8 +12,10 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from random import Random
 from typing import Final, Protocol
 
+from gateway.clock import Clock
 from gateway.fleet.listing import read_listing
 from gateway.fleet.roster import Roster
 from gateway.section import SettingsError
@@ -33,14 +35,23 @@ class Discovery(Protocol):
         """Keep the roster told, until cancelled or until there is nothing more to tell."""
 
 
-def discoveries(settings: FleetSettings, roster: Roster) -> list[Discovery]:
-    """One for each source that the settings name."""
+def discoveries(
+    settings: FleetSettings, roster: Roster, clock: Clock, rng: Random
+) -> list[Discovery]:
+    """One for each source that the settings name.
+
+    Raises SettingsError where Kubernetes is to be asked and there is no way to ask it.
+    """
     found: list[Discovery] = []
     if settings.replicas:
         found.append(StaticDiscovery(settings.replicas, roster))
     found += [DnsDiscovery(dns, settings.watch_every_s, roster) for dns in settings.dns]
     if settings.file is not None:
         found.append(FileDiscovery(settings.file, settings.watch_every_s, roster))
+    if settings.kubernetes.enabled:
+        from gateway.fleet.discover_kubernetes import KubernetesDiscovery
+
+        found.append(KubernetesDiscovery(settings.kubernetes, roster, clock, rng))
     return found
 
 

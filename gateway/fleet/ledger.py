@@ -62,13 +62,19 @@ class Replica:
 
     @property
     def health(self) -> Health:
-        """What is believed of it; `standing` holds the counts behind that."""
-        return self.standing.health
+        """What is believed of it; `standing` holds the counts behind that.
+
+        While it is awaited it is JOINING, however well it answers.
+        """
+        standing = self.standing
+        if self.address.is_awaited and standing.takes_work:
+            return Health.JOINING
+        return standing.health
 
     @property
     def takes_work(self) -> bool:
-        """Healthy or suspect."""
-        return self.standing.takes_work
+        """Healthy or suspect, and not awaited."""
+        return self.standing.takes_work and not self.address.is_awaited
 
     def lease(self, prompt_tokens: Tokens) -> Lease:
         """A claim on this replica for one attempt, to be entered by `with`."""

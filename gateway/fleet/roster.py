@@ -6,8 +6,9 @@ between two awaits, so there are no locks, and what is handed out is immutable a
 
 Invariants.
 - One URL, or one rank behind it, is one replica, however many sources name it; no two share an id.
-  Where sources disagree about it, the settings win over a file and a file over DNS.
+  Where sources disagree about it, the settings win over Kubernetes, over a file, over DNS.
 - The index equals a scan of the list: for each model, the replicas that take work and serve it.
+- One that is awaited takes no work, and is JOINING until whoever runs it calls it ready.
 - A replica that no source names is DRAINING, and is forgotten as soon as it holds no lease. Named
   again before that, it joins again as the same replica, its leases kept. One told to drain by a
   sign stays, draining, for as long as it is named.
@@ -132,8 +133,8 @@ class Roster:
     def apply(self, addresses: Iterable[ReplicaAddress], source: str) -> None:
         """Take in the whole truth from one source: what it no longer names, it no longer knows.
 
-        `source` is `static`, `dns:NAME` or `file:PATH`. One that it names twice counts as named
-        first. O(replicas) when nothing changes.
+        `source` is `static`, `kubernetes`, `file:PATH` or `dns:NAME`. One that it names twice
+        counts as named first. O(replicas) when nothing changes.
         """
         named: dict[ReplicaId, ReplicaAddress] = {}
         for address in addresses:
@@ -143,9 +144,9 @@ class Roster:
         moved: list[tuple[Replica, Health]] = []
         is_changed = False
         for name, replica in self._by_id.items():
-            was = replica.standing.health
+            was = replica.health
             is_changed |= self._reconcile(replica, wanted.get(name))
-            if replica.standing.health is not was:
+            if replica.health is not was:
                 moved.append((replica, was))
         joined = [Replica(each) for name, each in wanted.items() if name not in self._by_id]
         for replica in joined:
@@ -221,7 +222,7 @@ class Roster:
     # How it moves
 
     def _wanted(self) -> dict[ReplicaId, ReplicaAddress]:
-        """id -> address over all sources; by name, `static` comes before `file:`, then `dns:`."""
+        """id -> address over all sources: `static` first, then `kubernetes`, `file:`, `dns:`."""
         wanted: dict[ReplicaId, ReplicaAddress] = {}
         for source in sorted(self._named, reverse=True):
             for name, address in self._named[source].items():
@@ -247,17 +248,18 @@ class Roster:
         return True
 
     def _move(self, replica: Replica, standing: Standing) -> None:
-        was, replica.standing = replica.standing, standing
-        if standing.health is was.health:
+        was, took_work = replica.health, replica.takes_work
+        replica.standing = standing
+        if replica.health is was:
             return
         # A fleet that flickers between healthy and suspect costs no rebuild.
-        if not (standing.takes_work and was.takes_work):
+        if not (replica.takes_work and took_work):
             self._publish()
-        self._tell(replica, was.health)
+        self._tell(replica, was)
 
     def _tell(self, replica: Replica, was: Health) -> None:
         for listener in self._listeners:
-            listener.changed(replica, was, replica.standing.health)
+            listener.changed(replica, was, replica.health)
 
     def _publish(self) -> None:
         """Rebuild what is handed out; O(replicas x models)."""

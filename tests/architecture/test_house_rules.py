@@ -47,6 +47,7 @@ def test_whatever_is_caught_is_named() -> None:
         "gateway/tokens/service.py": "the edge: a library's bare errors are one prompt's",
         "gateway/fleet/probe.py": "the body of a background loop",
         "gateway/fleet/discover.py": "the body of a background loop",
+        "gateway/fleet/discover_kubernetes.py": "the body of a background loop",
         "gateway/fleet/kv_events.py": "the body of a background loop",
         "gateway/tenants/watch.py": "the body of a background loop",
     }

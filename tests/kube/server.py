@@ -1,0 +1,325 @@
+"""The stand-in's HTTP: paths, queries and bodies as a Kubernetes API server has them.
+
+Every request is written down (`asked`), by verb and resource, so that what somebody was seen to ask
+for can be compared with the Role it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import uvicorn
+import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tests.kube.cluster import Cluster, Follower, Key, Object, Place, Trouble, merged
+from tests.kube.selectors import matching
+
+
+class Kind(NamedTuple):
+    """A kind that is served."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    is_namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """As its objects say it."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+KINDS = (
+    Kind("", "v1", "pods", "Pod"),
+    Kind("", "v1", "services", "Service"),
+    Kind("", "v1", "configmaps", "ConfigMap"),
+    Kind("", "v1", "secrets", "Secret"),
+    Kind("", "v1", "serviceaccounts", "ServiceAccount"),
+    Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim"),
+    Kind("", "v1", "namespaces", "Namespace", is_namespaced=False),
+    Kind("", "v1", "nodes", "Node", is_namespaced=False),
+    Kind("apps", "v1", "deployments", "Deployment"),
+    Kind("apps", "v1", "replicasets", "ReplicaSet"),
+    Kind("apps", "v1", "statefulsets", "StatefulSet"),
+    Kind("batch", "v1", "jobs", "Job"),
+    Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"),
+    Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+    Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
+    Kind("networking.k8s.io", "v1", "ingresses", "Ingress"),
+    Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice"),
+    Kind("rbac.authorization.k8s.io", "v1", "roles", "Role"),
+    Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding"),
+    Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
+    Kind("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet"),
+)
+
+
+class Asked(NamedTuple):
+    """A request, as RBAC sees it."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a path names."""
+
+    kind: Kind
+    namespace: str | None
+    name: str | None
+    subresource: str | None
+
+    @property
+    def place(self) -> Place:
+        """The collection."""
+        return Place(self.kind.group, self.kind.plural, self.namespace)
+
+    def key(self, name: str | None = None) -> Key:
+        """The object, or one of that name beside it."""
+        named = name or self.name or ""
+        return Key(self.kind.group, self.kind.plural, self.namespace or "", named)
+
+
+class Dropped(Exception):
+    """The connection is to break here."""
+
+
+@dataclass
+class ApiServer:
+    """The server, its cluster, and how it is out of order."""
+
+    cluster: Cluster = field(default_factory=Cluster)
+    kinds: dict[tuple[str, str, str], Kind] = field(
+        default_factory=lambda: {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
+    )
+    tokens: set[str] | None = None
+    """Those that are accepted; None: nobody is asked."""
+    troubles: list[Trouble] = field(default_factory=list)
+    """What the next requests are answered with, one each."""
+    bookmark_every_s: float = 0.2
+    says_gone_in_stream: bool = True
+    asked: list[Asked] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def throttle(self, requests: int, retry_after_s: int) -> None:
+        """Answer the next requests with 429."""
+        trouble = Trouble(429, "TooManyRequests", "too many requests", retry_after_s)
+        self.troubles += [trouble] * requests
+
+    def kubeconfig(self, folder: Path, token: str = "t0", namespace: str = "models") -> Path:
+        """A file that leads here."""
+        path = folder / "kubeconfig"
+        context = {"cluster": "here", "user": "me", "namespace": namespace}
+        document = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [{"name": "here", "cluster": {"server": self.url}}],
+            "users": [{"name": "me", "user": {"token": token}}],
+            "contexts": [{"name": "it", "context": context}],
+        }  # fmt: skip
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    # Requests
+
+    async def answer(self, request: Request) -> Response:
+        """Whatever is asked."""
+        try:
+            if self.troubles:
+                raise self.troubles.pop(0)
+            self._identify(request)
+            return await self._object(request, self._target(request.url.path))
+        except Trouble as trouble:
+            after = {"Retry-After": str(trouble.retry_after_s)} if trouble.retry_after_s else None
+            return JSONResponse(trouble.document(), trouble.status, after)
+
+    def _identify(self, request: Request) -> None:
+        """Raises Trouble, 401."""
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if self.tokens is not None and (kind.lower() != "bearer" or token not in self.tokens):
+            raise Trouble(401, "Unauthorized", "Unauthorized")
+
+    def _target(self, path: str) -> Target:
+        """Raises Trouble, 404."""
+        root, *rest = path.strip("/").split("/")
+        group = ""
+        if root == "apis" and rest:
+            group, *rest = rest
+        if rest:
+            version, *rest = rest
+            namespace = None
+            if len(rest) > 2 and rest[0] == "namespaces":
+                _, namespace, *rest = rest
+            if 1 <= len(rest) <= 3 and (group, version, rest[0]) in self.kinds:
+                plural, name, subresource = [*rest, None, None][:3]
+                return Target(
+                    self.kinds[group, version, plural or ""], namespace, name, subresource
+                )
+        raise Trouble(404, "NotFound", "the server could not find the requested resource")
+
+    async def _object(self, request: Request, target: Target) -> Response:
+        query = request.query_params
+        verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(
+            request.method, "get" if target.name else "list"
+        )
+        if verb == "list" and query.get("watch") in ("1", "true"):
+            verb = "watch"
+        resource = "/".join(filter(None, (target.kind.plural, target.subresource)))
+        self.asked.append(Asked(verb, target.kind.group, resource, target.namespace))
+        match verb:
+            case "list":
+                return self._list(request, target)
+            case "watch":
+                return self._watch(request, target)
+            case "get":
+                return JSONResponse(self.cluster.get(target.key()))
+            case "delete":
+                return JSONResponse(self.cluster.delete(target.key()))
+        return self._write(verb, request, target, _document(await request.body()))
+
+    def _write(self, verb: str, request: Request, target: Target, body: Any) -> Response:
+        cluster, key = self.cluster, target.key()
+        if verb == "create":
+            meta = body.setdefault("metadata", {})
+            name = meta.get("name") or meta.get("generateName", "") + uuid.uuid4().hex[:5]
+            return JSONResponse(cluster.create(target.key(name), self._typed(body, target)), 201)
+        kind = request.headers.get("content-type", "").partition(";")[0]
+        if verb == "update":
+            return JSONResponse(cluster.replace(key, self._typed(body, target)))
+        if kind == "application/apply-patch+yaml" and key not in cluster.objects:
+            return JSONResponse(cluster.create(key, self._typed(body, target)), 201)
+        if kind in (
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
+        ):
+            return JSONResponse(cluster.merge(key, body))
+        raise Trouble(415, "UnsupportedMediaType", f"the body of the request is a {kind}")
+
+    def _typed(self, body: Object, target: Target) -> Object:
+        return merged({"kind": target.kind.kind, "apiVersion": target.kind.api_version}, body)
+
+    def _list(self, request: Request, target: Target) -> Response:
+        query = request.query_params
+        version, items, following = self.cluster.page(
+            target.place,
+            matching(query.get("labelSelector", ""), query.get("fieldSelector", "")),
+            int(query.get("limit", "0")),
+            query.get("continue") or None,
+        )
+        meta = {"resourceVersion": str(version)}
+        if following is not None:
+            meta["continue"] = following
+        kind = target.kind
+        return JSONResponse(
+            {
+                "kind": f"{kind.kind}List",
+                "apiVersion": kind.api_version,
+                "metadata": meta,
+                "items": items,
+            }
+        )
+
+    def _watch(self, request: Request, target: Target) -> Response:
+        query = request.query_params
+        since = query.get("resourceVersion", "0")
+        try:
+            follower = self.cluster.follow(
+                target.place,
+                matching(query.get("labelSelector", ""), query.get("fieldSelector", "")),
+                None if since in ("", "0") else int(since),
+            )
+        except Trouble as trouble:
+            if not self.says_gone_in_stream:
+                raise
+            event = {"type": "ERROR", "object": trouble.document()}
+            return Response(json.dumps(event) + "\n", media_type="application/json")
+        lasting_s = float(query.get("timeoutSeconds", "300"))
+        with_bookmarks = query.get("allowWatchBookmarks") in ("1", "true")
+        return StreamingResponse(
+            self._events(follower, target.kind, lasting_s, with_bookmarks),
+            media_type="application/json",
+        )
+
+    async def _events(
+        self, follower: Follower, kind: Kind, lasting_s: float, with_bookmarks: bool
+    ) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + lasting_s
+        try:
+            while loop.time() < ends_at:
+                if follower.is_cut:
+                    raise Dropped
+                told = [json.dumps(event) + "\n" for event in follower.pending]
+                follower.pending.clear()
+                follower.woken.clear()
+                version = self.cluster.version
+                if told:
+                    yield "".join(told).encode()
+                pause_s = max(0.0, min(self.bookmark_every_s, ends_at - loop.time()))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(follower.woken.wait(), pause_s)
+                if with_bookmarks and not follower.woken.is_set() and not follower.is_cut:
+                    yield _bookmark(kind, version)
+        finally:
+            self.cluster.unfollow(follower)
+
+
+def _bookmark(kind: Kind, version: int) -> bytes:
+    meta = {"resourceVersion": str(version), "creationTimestamp": None}
+    found = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}
+    return json.dumps({"type": "BOOKMARK", "object": found}).encode() + b"\n"
+
+
+def _document(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return yaml.safe_load(body)
+
+
+@asynccontextmanager
+async def running_api_server(api: ApiServer | None = None) -> AsyncIterator[ApiServer]:
+    """A server on loopback, on the loop of the caller."""
+    api = api or ApiServer()
+    logging.getLogger("uvicorn.error").disabled = True  # connections that break are what we want
+    app = Starlette(routes=[Route("/{path:path}", api.answer, methods=_METHODS)])
+    listening = socket.create_server(("127.0.0.1", api.port))
+    api.port = listening.getsockname()[1]
+    config = uvicorn.Config(
+        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=0
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(server.serve([listening]), name="api server")
+    try:
+        yield api
+    finally:
+        api.cluster.drop_watches()
+        server.should_exit = True
+        await task
+
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
