@@ -118,7 +118,7 @@ class House(Panel):
             forwards_keys=settings.tenants.forward_authorization,
         )
         self.door = Door(settings.accept, self.life.live, monotonic, heads, self.tenants.tenant)
-        self._discoveries = discoveries(settings.fleet, self.roster, monotonic, rng)
+        self._discoveries = discoveries(settings.fleet, self.roster, chooser, monotonic, rng)
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
         self.kv_events = self._listening()
         self.roster.subscribe(

@@ -253,6 +253,10 @@ class Chooser:
         then made by them. To be iterated to its end, as `learn`."""
         return iter(()) if self.memory is None else self.memory.name(reading)
 
+    def held_tokens(self, replica: ReplicaId) -> Tokens:
+        """How much a replica's cache holds, about; 0 where the policy does not think of it."""
+        return 0 if self.holdings is None else self.holdings.held_tokens(replica)
+
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events are to be told again from the beginning; each is named once."""
         return [] if self.memory is None else self.memory.repairs()

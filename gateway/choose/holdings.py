@@ -328,6 +328,13 @@ class Holdings:
         believed = int(record.sent.tokens)
         return CacheState(record.source.blocks, believed, self.grade(replica), record.audit)
 
+    def held_tokens(self, replica: ReplicaId) -> Tokens:
+        """About how much its cache holds: as its engine tells, else as it was sent there."""
+        record = self._records.get(replica)
+        if record is None:
+            return 0
+        return record.source.blocks * record.block_size or int(record.sent.tokens)
+
     # What is forgotten
 
     def forget(self, replica: ReplicaId) -> None:

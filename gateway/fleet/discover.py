@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from random import Random
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.clock import Clock
 from gateway.fleet.listing import read_listing
@@ -24,6 +24,9 @@ from gateway.vocabulary import ModelName, ReplicaAddress, Seconds
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 SETTLE_S: Final = 0.05  # a file that reads the same twice, so far apart, is not being written
+
+if TYPE_CHECKING:
+    from gateway.fleet.pod_prices import Caches
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +39,9 @@ class Discovery(Protocol):
 
 
 def discoveries(
-    settings: FleetSettings, roster: Roster, clock: Clock, rng: Random
+    settings: FleetSettings, roster: Roster, caches: Caches, clock: Clock, rng: Random
 ) -> list[Discovery]:
-    """One for each source that the settings name.
+    """One for each source that the settings name; `caches` says what a pod is worth.
 
     Raises SettingsError where Kubernetes is to be asked and there is no way to ask it.
     """
@@ -51,7 +54,7 @@ def discoveries(
     if settings.kubernetes.enabled:
         from gateway.fleet.discover_kubernetes import KubernetesDiscovery
 
-        found.append(KubernetesDiscovery(settings.kubernetes, roster, clock, rng))
+        found.append(KubernetesDiscovery(settings.kubernetes, roster, caches, clock, rng))
     return found
 
 

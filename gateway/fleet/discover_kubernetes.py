@@ -33,20 +33,24 @@ from gateway.fleet.kubernetes_rights import (
     SLICES,
     Resource,
 )
+from gateway.fleet.pod_prices import Caches, PodPrices
 from gateway.fleet.pods import (
     Sighting,
     UsualPort,
+    models_in,
     read_pod,
     read_slice,
     read_workload,
     replicas_of,
 )
 from gateway.fleet.watching import HOPELESS_S, Key, List, Wait, Watch, Watching
+from gateway.settings import ModelSettings
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.fleet.roster import Roster
     from gateway.settings import KubernetesSettings
+    from gateway.vocabulary import ModelName
 
 PAGE: Final = "250"
 SOURCE: Final = "kubernetes"
@@ -67,18 +71,29 @@ class KubernetesDiscovery:
     """Follows what the settings name, and keeps the roster told."""
 
     def __init__(
-        self, settings: KubernetesSettings, roster: Roster, clock: Clock, rng: Random
+        self,
+        settings: KubernetesSettings,
+        roster: Roster,
+        caches: Caches,
+        clock: Clock,
+        rng: Random,
     ) -> None:
         """Raises SettingsError where there is no way to an API server."""
         access = Access(settings.kubeconfig)
         self._api = KubernetesApi(access)
         self._roster = roster
+        self._models: tuple[ModelName, ...] = ()
         namespaces = settings.namespaces or (access.namespace,)
         self._follows = [
             Follow(resource, namespace, settings, clock, rng)
             for resource in _resources(settings)
             for namespace in namespaces
         ]
+        self._prices = None
+        if settings.deletion_cost:
+            self._prices = PodPrices(
+                self._api, caches, lambda: roster.replicas, self._sightings, rng
+            )
 
     def __repr__(self) -> str:
         return f"<KubernetesDiscovery {self._follows!r}>"
@@ -88,8 +103,15 @@ class KubernetesDiscovery:
         async with asyncio.TaskGroup() as tasks:
             for follow in self._follows:
                 tasks.create_task(follow.run(self._api, self._tell), name=repr(follow))
+            if self._prices is not None:
+                tasks.create_task(self._prices.run(), name="pod prices")
 
     def _tell(self) -> None:
+        """Models first: one whose last replica leaves is not unknown for a moment."""
+        models = models_in(self._sightings())
+        if models != self._models:
+            self._models = models
+            self._roster.declare([ModelSettings(name=name) for name in models], SOURCE)
         self._roster.apply(replicas_of(self._sightings()), SOURCE)
 
     def _sightings(self) -> Iterable[Sighting]:

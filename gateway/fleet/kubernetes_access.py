@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gateway.section import SettingsError
 
@@ -30,7 +30,7 @@ class Access:
         self.load()
 
     def __repr__(self) -> str:
-        return f"<Access to {self.url}>"
+        return f"<Access to {self.url.geturl()}>"
 
     def load(self) -> None:
         """Read everything again, certificates too. Raises SettingsError."""
@@ -42,8 +42,8 @@ class Access:
                 "kubeconfig, or name the server in NO_PROXY"
             )
         self._configuration = configuration
-        self.url: str = configuration.host.rstrip("/")
-        self.tls = _tls(configuration) if self.url.startswith("https://") else None
+        self.url: SplitResult = urlsplit(configuration.host.rstrip("/"))
+        self.tls = _tls(configuration) if self.url.scheme == "https" else None
         self.server_name: str | None = configuration.tls_server_name
 
     def authorization(self) -> str | None:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import httptools
 
@@ -51,7 +51,7 @@ class KubernetesApi:
         self._access = access
 
     def __repr__(self) -> str:
-        return f"<KubernetesApi at {self._access.url}>"
+        return f"<KubernetesApi at {self._access.url.geturl()}>"
 
     async def renew(self) -> None:
         """Our token was not accepted: read it again. Raises Unreachable."""
@@ -108,22 +108,13 @@ class KubernetesApi:
     async def _asked(self, method: str, target: str, content: bytes) -> AsyncIterator[_Answer]:
         """An answer whose head is here, and says that all is well. Raises Refused."""
         access = self._access
-        authorization = await asyncio.to_thread(access.authorization)
-        parts = urlsplit(access.url)
-        secure = access.tls is not None
-        reader, writer = await asyncio.wait_for(
-            asyncio.open_connection(
-                parts.hostname,
-                parts.port or (443 if secure else 80),
-                ssl=access.tls,
-                server_hostname=(access.server_name or parts.hostname) if secure else None,
-            ),
-            ANSWER_S,
-        )
+        async with asyncio.timeout(ANSWER_S):
+            authorization = await asyncio.to_thread(access.authorization)
+            reader, writer = await self._connected()
         try:
             lines = [
-                f"{method} {parts.path}{target} HTTP/1.1",
-                f"Host: {parts.netloc}",
+                f"{method} {access.url.path}{target} HTTP/1.1",
+                f"Host: {access.url.netloc}",
                 "User-Agent: headrace",
                 "Accept: application/json",
                 "Connection: close",
@@ -148,6 +139,14 @@ class KubernetesApi:
             yield answer
         finally:
             writer.transport.abort()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        access = self._access
+        host, port, tls = access.url.hostname, access.url.port, access.tls
+        if tls is None:
+            return await asyncio.open_connection(host, port or 80)
+        name = access.server_name or host
+        return await asyncio.open_connection(host, port or 443, ssl=tls, server_hostname=name)
 
 
 @asynccontextmanager

@@ -82,6 +82,12 @@ def replicas_of(sightings: Iterable[Sighting]) -> list[ReplicaAddress]:
     return found
 
 
+def models_in(sightings: Iterable[Sighting]) -> tuple[ModelName, ...]:
+    """The models that anything is there for and stays, in the order of their names."""
+    staying = (each.models for each in sightings if each.stage is not Stage.GOING)
+    return tuple(sorted({name for models in staying for name in models}))
+
+
 # Pods
 
 

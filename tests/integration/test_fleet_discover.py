@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from gateway.choose.policies import policy
 from gateway.clock import monotonic
 from gateway.fleet.discover import Discovery, DnsDiscovery, discoveries
 from gateway.fleet.roster import Roster
-from gateway.settings import DnsSettings, FleetSettings
+from gateway.settings import ChooseSettings, DnsSettings, FleetSettings
 from gateway.vocabulary import Health
+
+CACHES = policy(ChooseSettings(policy="least-work"), Random(1))
 
 
 async def until(is_true: Callable[[], bool]) -> None:
@@ -68,7 +71,7 @@ def test_every_source_in_the_settings_is_heard(tmp_path: Path) -> None:
 
     async def law() -> None:
         roster = Roster(settings)
-        async with discovering(*discoveries(settings, roster, monotonic, Random(1))):
+        async with discovering(*discoveries(settings, roster, CACHES, monotonic, Random(1))):
             await until(lambda: len(ids(roster)) == 3)
         assert ids(roster) == ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]
 
@@ -117,7 +120,7 @@ def test_a_file_is_followed_however_it_is_changed(
 
     async def law() -> None:
         roster = Roster(FleetSettings())
-        async with discovering(*discoveries(watching(file), roster, monotonic, Random(1))):
+        async with discovering(*discoveries(watching(file), roster, CACHES, monotonic, Random(1))):
             await until(lambda: ids(roster) == ["127.0.0.1:1", "127.0.0.1:2"])
             kept = roster.replicas[1]
             change(file, listing(2, 3))
@@ -137,7 +140,7 @@ def test_a_bad_file_keeps_the_last_good_list_and_is_told_once(
 
     async def law() -> None:
         roster = Roster(FleetSettings())
-        async with discovering(*discoveries(watching(file), roster, monotonic, Random(1))):
+        async with discovering(*discoveries(watching(file), roster, CACHES, monotonic, Random(1))):
             await until(lambda: len(said()) == 1)
             assert "No such file" in said()[0]
             file.write_text(listing(1))
@@ -170,7 +173,7 @@ def test_a_file_being_written_is_not_believed_before_it_is_whole(tmp_path: Path)
 
     async def law() -> None:
         roster = Roster(FleetSettings())
-        async with discovering(*discoveries(watching(file), roster, monotonic, Random(1))):
+        async with discovering(*discoveries(watching(file), roster, CACHES, monotonic, Random(1))):
             await until(lambda: len(ids(roster)) == 3)
             whole = listing(1, 2, 3, 4)
             with file.open("w") as writing:
@@ -190,7 +193,7 @@ def test_a_list_made_empty_on_purpose_is_an_empty_fleet(tmp_path: Path) -> None:
 
     async def law() -> None:
         roster = Roster(FleetSettings())
-        async with discovering(*discoveries(watching(file), roster, monotonic, Random(1))):
+        async with discovering(*discoveries(watching(file), roster, CACHES, monotonic, Random(1))):
             await until(lambda: len(ids(roster)) == 1)
             file.write_text("replicas: []")
             await until(lambda: roster.replicas == ())

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from gateway.choose.policies import policy
 from gateway.clock import monotonic
-from gateway.fleet import watching
+from gateway.fleet import pod_prices, watching
 from gateway.fleet.discover_kubernetes import KubernetesDiscovery
 from gateway.fleet.kubernetes_rights import rights
 from gateway.fleet.roster import Roster
 from gateway.section import SettingsError
-from gateway.settings import FleetSettings, KubernetesSettings
-from gateway.vocabulary import Health, Role
+from gateway.settings import ChooseSettings, FleetSettings, KubernetesSettings
+from gateway.vocabulary import Health, ModelName, Role
 from tests.house import run, until
 from tests.kube.cluster import Cluster, Key, Trouble
-from tests.kube.makings import NAMESPACE, a_pod, a_slice, an_endpoint, pod_key
+from tests.kube.makings import NAMESPACE, a_pod, a_slice, a_workload, an_endpoint, pod_key
 from tests.kube.server import ApiServer, running_api_server
+
+CACHES = policy(ChooseSettings(policy="least-work"), Random(1))
+"""Knows nothing of them."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +65,7 @@ async def following(
             enabled=True, kubeconfig=str(server.kubeconfig(folder)), **knobs
         )
         roster = Roster(FleetSettings(kubernetes=settings))
-        discovery = KubernetesDiscovery(settings, roster, monotonic, Random(1))
+        discovery = KubernetesDiscovery(settings, roster, CACHES, monotonic, Random(1))
         task = asyncio.create_task(discovery.run())
         try:
             yield Following(server, roster)
@@ -114,7 +118,7 @@ def test_a_pod_that_is_being_deleted_is_drained_at_once(tmp_path: Path) -> None:
                 it.put(going)
                 await until(lambda: replica.health is Health.DRAINING)
                 assert it.roster.replicas == (replica,)
-            assert it.roster.replicas == ()
+            assert not it.roster.replicas
 
     run(law())
 
@@ -129,10 +133,9 @@ def test_a_pod_that_is_not_ready_is_known_and_given_no_work(tmp_path: Path) -> N
             replica = it.roster.replicas[0]
             it.roster.sign(replica, Sign.PROBE_SUCCESS, 0.0)
             assert (replica.health, replica.takes_work) == (Health.JOINING, False)
-            assert not it.roster.known_models()
+            assert not it.roster.serving(ModelName("m"))
             it.put(a_pod("a", "10.0.0.1", annotations={"headrace.io/models": "m"}))
             await until(lambda: replica.takes_work)
-            assert replica.health is Health.HEALTHY
             it.put(a_pod("a", "10.0.0.1", ready=False, annotations={"headrace.io/models": "m"}))
             await until(lambda: not replica.takes_work)
             assert replica.health is Health.JOINING
@@ -334,7 +337,7 @@ def test_a_server_that_is_down_at_first_is_found_when_it_is_up(tmp_path: Path) -
         settings = KubernetesSettings(enabled=True, kubeconfig=str(api.kubeconfig(tmp_path)))
         roster = Roster(FleetSettings())
         task = asyncio.create_task(
-            KubernetesDiscovery(settings, roster, monotonic, Random(1)).run()
+            KubernetesDiscovery(settings, roster, CACHES, monotonic, Random(1)).run()
         )
         await asyncio.sleep(0.1)
         async with running_api_server(api):
@@ -346,6 +349,80 @@ def test_a_server_that_is_down_at_first_is_found_when_it_is_up(tmp_path: Path) -
     run(law())
 
 
+# Models
+
+
+def test_a_model_of_a_workload_is_known_at_zero_replicas(tmp_path: Path) -> None:
+    async def law() -> None:
+        async with following(tmp_path) as it:
+            key = Key("apps", "deployments", NAMESPACE, "d")
+            it.cluster.create(key, a_workload("d", "sleeper", 0))
+            group = Key("leaderworkerset.x-k8s.io", "leaderworkersets", NAMESPACE, "g")
+            it.cluster.create(group, a_workload("g", "giant", 0, kind="LeaderWorkerSet"))
+            await until(lambda: set(it.roster.known_models()) == {"sleeper", "giant"})
+            it.cluster.delete(group)
+            await until(lambda: set(it.roster.known_models()) == {"sleeper"})
+            it.cluster.delete(key)
+            await until(lambda: not it.roster.known_models())
+
+    run(law())
+
+
+def test_where_there_are_no_leader_worker_sets_the_rest_goes_on(tmp_path: Path) -> None:
+    api = ApiServer()
+    del api.kinds["leaderworkerset.x-k8s.io", "v1", "leaderworkersets"]
+
+    async def law() -> None:
+        async with following(tmp_path, api) as it:
+            it.put(a_pod("a", "10.0.0.1"))
+            await until(lambda: it.ids() == ["10.0.0.1:8000"])
+
+    run(law())
+
+
+# Scaling down
+
+
+def cost_of(it: Following, name: str) -> str | None:
+    found = it.cluster.get(pod_key(name))["metadata"]["annotations"]
+    cost: str | None = found.get("controller.kubernetes.io/pod-deletion-cost")
+    return cost
+
+
+def test_the_pod_with_the_least_to_lose_is_named_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_prices, "LOOK_EVERY_S", 0.05)
+
+    async def law() -> None:
+        async with following(tmp_path, deletion_cost=True) as it, AsyncExitStack() as leases:
+            for n in (1, 2, 3):
+                it.put(a_pod(f"p{n}", f"10.0.0.{n}", owner="rs"))
+            await until(lambda: len(it.ids()) == 3)
+            first, _, third = it.roster.replicas
+            leases.enter_context(first.lease(100_000))
+            leases.enter_context(third.lease(900_000))
+            await until(lambda: cost_of(it, "p1") and cost_of(it, "p3"))
+            costs = [int(cost_of(it, name) or 0) for name in ("p2", "p1", "p3")]
+            assert costs == sorted(set(costs))
+            assert costs[0] == 0
+            written = sum(each.verb == "patch" for each in it.api.asked)
+            await asyncio.sleep(0.3)
+            assert sum(each.verb == "patch" for each in it.api.asked) == written
+            # Another gateway that sees the same has nothing to add.
+            settings = KubernetesSettings(
+                enabled=True, deletion_cost=True, kubeconfig=str(tmp_path / "kubeconfig")
+            )
+            other = KubernetesDiscovery(settings, it.roster, CACHES, monotonic, Random(2))
+            task = asyncio.create_task(other.run())
+            await asyncio.sleep(0.3)
+            task.cancel()
+            await asyncio.wait([task])
+            assert sum(each.verb == "patch" for each in it.api.asked) == written
+
+    run(law())
+
+
 # Rights
 
 
@@ -353,9 +430,10 @@ def test_a_server_that_is_down_at_first_is_found_when_it_is_up(tmp_path: Path) -
 def test_what_is_asked_is_what_the_role_names(tmp_path: Path, find: str) -> None:
     async def law() -> None:
         async with following(tmp_path, find=find) as it:
+            settings = KubernetesSettings.model_validate({"enabled": True, "find": find})
             needed = {
                 (verb, right.resource.group, right.resource.plural)
-                for right in rights(KubernetesSettings(enabled=True, find=find))  # type: ignore[arg-type]
+                for right in rights(settings)
                 for verb in right.verbs
             }
             await until(lambda: {each[:3] for each in it.api.asked} == needed)
@@ -366,4 +444,4 @@ def test_what_is_asked_is_what_the_role_names(tmp_path: Path, find: str) -> None
 def test_without_a_way_to_an_api_server_it_says_what_to_do(tmp_path: Path) -> None:
     settings = KubernetesSettings(enabled=True, kubeconfig=str(tmp_path / "none"))
     with pytest.raises(SettingsError, match="service account"):
-        KubernetesDiscovery(settings, Roster(FleetSettings()), monotonic, Random(1))
+        KubernetesDiscovery(settings, Roster(FleetSettings()), CACHES, monotonic, Random(1))
