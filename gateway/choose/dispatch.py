@@ -1,21 +1,22 @@
 """One prompt sent to one replica: what was expected of its cache, and what came of it.
 
-Invariants. A prompt is pending where it was sent from dispatch on until its first byte and a while
-after, or until it is dropped, whichever is first, and once. Its hit is judged once, when both the
-response and, on replicas whose events are read, its tokens are known, in whichever order.
+Invariants. Where events are read a prompt is pending from dispatch on until its first byte and a
+while after, or until it is dropped, whichever is first, and once. Its hit is judged once, when both
+the response and, on replicas whose events are read, its tokens are known, in whichever order.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
 from gateway.choose.audit import Audit, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import Instant, KvSource
-from gateway.choose.text_index import Given, Lesson, TextIndex
+from gateway.choose.stretch import Given, Lesson
+from gateway.choose.text_chain import Prompt
+from gateway.choose.text_index import TextIndex
 from gateway.kv_cache import Certainty
 from gateway.vocabulary import Seconds, Tokens
 
@@ -73,8 +74,9 @@ class Dispatch:
     """From the choice on. Whatever is told twice counts once."""
 
     __slots__ = (
-        "_arrived", "_found", "_instant", "_is_pending", "_predicted", "_sent", "_settled",
-        "_texts", "hashes", "named", "record", "wants_report", "wants_tokens",
+        "_arrived", "_found", "_instant", "_is_awaited", "_is_pending", "_predicted", "_sent",
+        "_settled", "_texts", "_unread_from", "hashes", "named", "record", "wants_report",
+        "wants_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -82,19 +84,26 @@ class Dispatch:
         texts: TextIndex,
         arrived: deque[tuple[Seconds, Dispatch]],
         record: Record,
-        hashes: Sequence[int],
+        prompt: Prompt,
         predicted: Tokens,
     ) -> None:
-        """`hashes` are of the prompt's beginnings; `arrived` gets those whose first byte came."""
+        """It is sent; `arrived` gets those that are pending and whose first byte came."""
         self._texts = texts
         self._arrived = arrived
         self._sent = record.sent
         self._predicted = predicted
-        self._is_pending = True
+        self._is_awaited = True  # its first byte is
+        self._is_pending = record.source.certainty is not Certainty.SILENT
+        self.hashes = prompt.whole()
+        self._unread_from = texts.send(
+            record.sent,
+            self.hashes,
+            prompt.request.prompt_tokens / max(len(prompt), 1),
+            is_pending=self._is_pending,
+        )
         self._instant: Instant | None = None  # while its hit waits to be settled
         self._settled: Tokens | None = None
         self._found: Tokens | None = None
-        self.hashes = hashes
         self.record = record
         self.named: Lesson | None = None
         """The names of its blocks, where they were found out before it was sent."""
@@ -112,10 +121,11 @@ class Dispatch:
 
     def first_byte(self, now: Seconds) -> None:
         """The replica has read the prompt."""
-        if self._is_pending:
-            self._is_pending = False
-            self._texts.arrived(self._sent, self.hashes)
-            self._arrived.append((now, self))
+        if self._is_awaited:
+            self._is_awaited = False
+            self._texts.arrived(self._sent, self.hashes, self._unread_from)
+            if self._is_pending:
+                self._arrived.append((now, self))
 
     def expired(self) -> None:
         """Its first byte is long past: events tell the rest."""
@@ -125,9 +135,11 @@ class Dispatch:
         """It is over. If no first byte has come, the prompt is not there."""
         if self._found is None:
             self._unwatch()  # nothing to judge
-        if self._is_pending:
-            self._is_pending = False
-            self._texts.settle(self._sent, self.hashes)
+        if self._is_awaited:
+            self._is_awaited = False
+            self._texts.failed(self._sent, self.hashes, self._unread_from)
+            if self._is_pending:
+                self._texts.settle(self._sent, self.hashes)
 
     def answered(
         self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds

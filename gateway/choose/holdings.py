@@ -18,7 +18,6 @@ is left.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -31,9 +30,10 @@ from gateway.choose.block_hash import Chain
 from gateway.choose.block_index import GPU, BlockIndex
 from gateway.choose.dispatch import Dispatch, Grade, Record
 from gateway.choose.kv_source import ChainKey, KvSource
-from gateway.choose.ruler import Ruler, each_bit
+from gateway.choose.ruler import Ruler
+from gateway.choose.stretch import Lesson, each_bit
 from gateway.choose.text_chain import MARKS, Prompt
-from gateway.choose.text_index import Lesson, TextIndex, Walk
+from gateway.choose.text_index import TextIndex, Walk
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Reading, Tokenised
 from gateway.vocabulary import ReplicaId, Seconds, Tokens
 
@@ -47,7 +47,7 @@ generated is not much."""
 NEW: Final = 0.5
 """Prompts of which less than this share is known to us are new."""
 
-TIDY_SHARDS, TIDY_BEGINNINGS, TIDY_DISPATCHES = 8, 1_000, 20  # per call: about 1 ms
+TIDY_SHARDS, TIDY_STRETCHES, TIDY_DISPATCHES = 8, 1_000, 20  # per call: about 1 ms
 
 
 class Hits(msgspec.Struct, frozen=True):
@@ -145,7 +145,7 @@ class Holdings:
         names = self._names_of(prompt, walk)
         if names is not None and names.is_whole:
             ruler.length = names.tokens
-        elif not walk.path:
+        elif not walk.depth:
             return Hits(ruler.length, tokens, load_s)
         sent, pending = ruler.tokens_of(walk.believed), ruler.tokens_of(walk.pending)
         holders = self._first_holders(names)
@@ -177,11 +177,9 @@ class Holdings:
         named = None if reading is None else self._named.get(reading)
         if named is not None and reading is not None and reading.tokenised is not None:
             return Names(named, len(reading.tokenised.tokens), is_whole=True)
-        if not walk.learnt:
+        if walk.lesson is None:
             return None
-        beginning = walk.path[walk.learnt - 1]
-        assert beginning.lesson is not None
-        return Names(beginning.lesson, beginning.tokens, is_whole=False)
+        return Names(walk.lesson, walk.tokens, is_whole=False)
 
     def _first_holders(self, names: Names | None) -> int:
         """Bits of those that hold the first block: nobody else can hold any."""
@@ -228,10 +226,8 @@ class Holdings:
         record = self._record(replica)
         if predicted is None:
             predicted = self.hits(prompt, (replica,)).tokens[0]
-        hashes = prompt.whole()
         request = prompt.request
-        self._texts.send(record.sent, hashes, request.prompt_tokens / max(len(prompt), 1))
-        dispatch = Dispatch(self._texts, self._arrived, record, hashes, predicted)
+        dispatch = Dispatch(self._texts, self._arrived, record, prompt, predicted)
         if request.reading is not None:
             dispatch.named = self._named.get(request.reading)
         if record.source.certainty is not Certainty.SILENT:
@@ -260,16 +256,8 @@ class Holdings:
                 chain = known.chains.get(key, chain).branch(known_tokens // size)
             yield from chain.grow(hasher, key_of, tokens, size)
             lesson.chains[key] = chain
-        marks = MARKS[: len(dispatch.hashes)]
-        ends = [bytes_ for bytes_, _ in tokenised.edges]
-        counts = [0, *[count for _, count in tokenised.edges]]
-        known_at = [bisect_right(ends, mark) for mark in marks]
-        self._texts.teach(
-            dispatch.hashes,
-            lesson,
-            [counts[at] for at in known_at],
-            [mark - ends[at - 1] if at else 0 for mark, at in zip(marks, known_at, strict=True)],
-        )
+        lesson.measured(tokenised.edges)
+        self._texts.teach(dispatch.hashes, lesson)
         mine = dispatch.record.source.key(*key_of)
         dispatch.settle(lesson.chains.get(mine) if mine else None, len(tokens))
 
@@ -277,7 +265,7 @@ class Holdings:
 
     def is_new(self, prompt: Prompt) -> bool:
         """Is most of it unknown to us? O(marks that are known)."""
-        known = len(self._texts.walk(prompt).path)
+        known = self._texts.walk(prompt).depth
         return (MARKS[known - 1] if known else 0) < NEW * len(prompt)
 
     def name(self, reading: Reading) -> Iterator[None]:
@@ -348,7 +336,7 @@ class Holdings:
         """To be called some times a second; about 1 ms at most."""
         self._expire(now, TIDY_DISPATCHES)
         self._blocks.sweep(TIDY_SHARDS)
-        self._texts.sweep(TIDY_BEGINNINGS)
+        self._texts.sweep(TIDY_STRETCHES)
         self._find_untold()
 
     def _expire(self, now: Seconds, most: int) -> None:

@@ -6,8 +6,9 @@ beginnings are known; beyond them bytes are taken in proportion to the whole pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from gateway.choose.stretch import each_bit
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import Walk
 from gateway.vocabulary import Tokens
@@ -23,39 +24,33 @@ class Ruler:
         self._per_byte = prompt.request.prompt_tokens / max(len(prompt), 1)
         self.length: Tokens = prompt.request.prompt_tokens
         if walk.learnt:
-            last = walk.path[walk.learnt - 1]
-            rest = len(prompt) - MARKS[walk.learnt - 1] + last.beyond
-            self.length = last.tokens + int(rest * self._per_byte)
+            rest = len(prompt) - MARKS[walk.learnt - 1] + walk.beyond
+            self.length = walk.tokens + int(rest * self._per_byte)
 
     def __repr__(self) -> str:
         return f"<Ruler of {self.length} tokens>"
 
     def tokens_of(self, depths: Sequence[tuple[int, int]]) -> dict[int, Tokens]:
-        """(bits, beginnings) to tokens by bit."""
-        return {bit: self._at(depth) for bits, depth in depths for bit in each_bit(bits)}
+        """(bits, marks) to tokens by bit."""
+        found: dict[int, Tokens] = {}
+        for bits, depth in depths:
+            tokens = self._at(depth)
+            for bit in each_bit(bits):
+                found[bit] = tokens
+        return found
 
     def cut(self, tokens: Tokens, block_size: Tokens) -> Tokens:
         """To whole blocks, and to less than the prompt: its last token is always computed."""
         return max(min(tokens, self.length - 1), 0) // block_size * block_size
 
     def _at(self, depth: int) -> Tokens:
-        walk = self._walk
-        beginning = walk.path[depth - 1]
-        if beginning.lesson is not None:
-            return beginning.tokens + int(beginning.beyond * self._per_byte)
-        plain = int(MARKS[depth - 1] * self._per_byte)
-        if not walk.learnt:
-            return plain
-        if depth < walk.learnt:
-            return min(plain, walk.path[walk.learnt - 1].tokens)
-        last = walk.path[walk.learnt - 1]
-        beyond = MARKS[depth - 1] - MARKS[walk.learnt - 1] + last.beyond
-        return last.tokens + int(beyond * self._per_byte)
-
-
-def each_bit(bits: int) -> Iterator[int]:
-    """The bits of a mask, one by one."""
-    while bits:
-        bit = bits & -bits
-        yield bit
-        bits ^= bit
+        walk, mark = self._walk, MARKS[depth - 1]
+        if walk.lesson is None:
+            return int(mark * self._per_byte)
+        if depth > walk.learnt:
+            beyond = mark - MARKS[walk.learnt - 1] + walk.beyond
+            return walk.tokens + int(beyond * self._per_byte)
+        tokens, beyond = walk.lesson.tokens_at(mark)
+        if tokens:
+            return tokens + int(beyond * self._per_byte)
+        return min(int(mark * self._per_byte), walk.tokens)

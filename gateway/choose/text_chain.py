@@ -3,15 +3,17 @@
     h[0] = H(scope, bytes up to mark 0)      h[i] = H(h[i-1], bytes from mark i-1 to mark i)
 
 Cut from the prompt as it stood in the request's body, so nothing is decoded or tokenised: the next
-turn of a conversation repeats the bytes of the last one. What else an engine's cache depends on
-(model, route, tools, salt) goes into the scope. Marks are close together where prompts are short
-and far apart where they are long: what is missed is some per cent of a prompt, and a long one costs
-little more to hash than a short one. 64 bits, not cryptographic: a collision costs a cache miss,
-never a wrong answer.
+turn of a conversation repeats the bytes of the last one, up to the bracket or quote that closes it.
+What else an engine's cache depends on (model, route, tools, salt) goes into the scope. Marks are
+close together where prompts are short and far apart where they are long: what is missed is some per
+cent of a prompt, and a long one costs little more to hash than a short one. 64 bits, not
+cryptographic: a collision costs a cache miss, never a wrong answer.
 """
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 import xxhash
@@ -19,10 +21,16 @@ import xxhash
 if TYPE_CHECKING:
     from gateway.vocabulary import GenerationRequest
 
+_STEPS: Final = (
+    (128, 2048), (256, 4096), (512, 8192), (1024, 16_384), (2048, 65_536), (4096, 131_072),
+    (16_384, 2_097_152),
+)  # fmt: skip
+_STOP_EVERY: Final = 16_384
+
 
 def _marks() -> tuple[int, ...]:
     marks: list[int] = []
-    for step, end in ((128, 4096), (512, 16_384), (2048, 131_072), (16_384, 2_097_152)):
+    for step, end in _STEPS:
         marks.extend(range((marks[-1] if marks else 0) + step, end + 1, step))
     return tuple(marks)
 
@@ -30,44 +38,59 @@ def _marks() -> tuple[int, ...]:
 MARKS: Final = _marks()
 """Bytes from the beginning, ascending; what is longer than the last is told apart by then."""
 
-AT_ONCE: Final = 8
-"""Marks hashed together at the least, once the first is known to somebody."""
+
+def _stops() -> tuple[int, ...]:
+    stops = [at + 1 for at, mark in enumerate(MARKS) if mark == 4096 or not mark % _STOP_EVERY]
+    return tuple([next(stop for stop in stops if stop > at) for at in range(len(MARKS))])
+
+
+STOPS: Final = _stops()
+"""Of each mark, how many there are up to where prompts are cut in any case: pieces that are
+remembered, and forgotten, in one are not longer than that."""
 
 
 class Prompt:
     """One request's prompt, hashed as far as anybody asked and never twice."""
 
-    __slots__ = ("_bytes", "hashes", "request")
+    __slots__ = ("_bytes", "hashes", "marks", "request")
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
-        self.hashes: list[int] = []  # at MARKS, as far as hashed
+        self.hashes: array[int] = array("Q")  # at MARKS, as far as hashed
         self._bytes = memoryview(request.prompt)
+        self.marks = bisect_right(MARKS, len(self))
+        """How many it has: what closes it is behind them all."""
 
     def __repr__(self) -> str:
-        return f"<Prompt of {len(self._bytes)} bytes, {len(self.hashes)} marks hashed>"
+        return f"<Prompt of {len(self)} bytes, {len(self.hashes)} marks hashed>"
 
     def __len__(self) -> int:
-        return len(self._bytes)
+        """In bytes, without what closes it."""
+        return max(len(self._bytes) - 1, 0)
 
-    def more(self, marks: int = AT_ONCE) -> bool:
-        """Hash on to so many further marks. False if there were none."""
+    def hash_to(self, marks: int) -> None:
+        """As many of its first marks as there are."""
         hashes, data, digest = self.hashes, self._bytes, xxhash.xxh3_64_intdigest
-        begin = len(hashes)
+        begin, end = len(hashes), min(marks, self.marks)
+        if begin >= end:
+            return
         above, start = (hashes[-1], MARKS[begin - 1]) if begin else (_scope(self.request), 0)
-        for mark in MARKS[begin : begin + marks]:
-            if mark > len(data):
-                break
+        for mark in MARKS[begin:end]:
             above = digest(data[start:mark], above)
             hashes.append(above)
             start = mark
-        return len(hashes) > begin
 
-    def whole(self) -> list[int]:
+    def whole(self) -> array[int]:
         """The hashes at all its marks."""
-        while self.more(64):
-            pass
+        self.hash_to(self.marks)
         return self.hashes
+
+    def digest(self, end: int) -> int:
+        """Of its first bytes, from the last mark before `end` on with all before it; hashed up to
+        there."""
+        at = bisect_right(MARKS, end)
+        above, start = (self.hashes[at - 1], MARKS[at - 1]) if at else (_scope(self.request), 0)
+        return xxhash.xxh3_64_intdigest(self._bytes[start:end], above)
 
 
 def _scope(request: GenerationRequest) -> int:

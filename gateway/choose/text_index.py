@@ -1,266 +1,309 @@
 """What was sent where: the beginnings of prompts, and which replicas have been given them.
 
 What is believed of a replica is what we sent it: an engine keeps what it has prefilled and evicts
-the least recently used from the tail, and so do we, up to the size we believe its cache has. A
-prompt on its way is *pending* there from dispatch on, so that siblings follow their leader.
+the least recently used from the tail, and so do we, up to the size we believe its cache has. Where
+its events are read, a prompt on its way there is *pending* from dispatch on, so that siblings
+follow their leader.
 
-A beginning also remembers what has been learnt of it: how many tokens it is, and the names of its
-blocks, by which caches can be looked into (`Lesson`).
+Beginnings that nobody has been given apart are kept in one piece, a *stretch*: from where prompts
+have parted to where they part again, or to a stop. It is found by the hash at its first mark, and
+the hash at its last says whether a prompt goes all along it; so a prompt costs a look-up for each
+stretch, not for each mark, and what is new of it is one object more. A stretch also remembers what
+has been learnt: the tokens and the names of the blocks it stands for (`Lesson`), by which caches
+can be looked into.
 
 Invariants. What a replica is believed to hold is never larger than its capacity. Of one prompt,
-later beginnings go before earlier ones. A beginning nobody was given is not kept. When everything
-has been forgotten, nothing is left.
+later stretches go before earlier ones. A stretch nobody was given is not kept. When everything has
+been forgotten, nothing is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator
+from heapq import heappop, heappush, heapreplace
 from typing import Final
 
-import msgspec
-
-from gateway.choose.block_hash import Chain
-from gateway.choose.kv_source import ChainKey
-from gateway.choose.text_chain import AT_ONCE, MARKS, Prompt
+from gateway.choose.stretch import (
+    Given,
+    Lesson,
+    Stretch,
+    each_bit,
+    marks_without,
+    shared_marks,
+    tokens_behind,
+)
+from gateway.choose.text_chain import MARKS, STOPS, Prompt
 from gateway.vocabulary import Tokens
 
-LEAST_SHARE: Final = 1 / 64
-"""Of its nominal size, what a cache is believed to have at the least."""
+FINE: Final = 1 / 64
+"""A stretch that is more of a cache than this goes piece by piece."""
 
-
-class Lesson:
-    """A tokenised prompt: the names of its blocks, in each way replicas name them."""
-
-    __slots__ = ("adapter", "chains", "salt")
-
-    def __init__(self, salt: str | None, adapter: str | None) -> None:
-        self.salt = salt
-        self.adapter = adapter
-        self.chains: dict[ChainKey, Chain] = {}
-
-    def __repr__(self) -> str:
-        return f"<Lesson {list(self.chains.values())}>"
-
-
-class Beginning(msgspec.Struct, gc=False):
-    """The first bytes of some prompts, up to a mark.
-
-    There are many, they live long, and no cycle leads through one: the collector need not know.
-    """
-
-    believed: int = 0  # bits of replicas
-    pending: int = 0
-    lesson: Lesson | None = None
-    # Where there is a lesson: the tokens it begins with for certain, and the bytes beyond them.
-    tokens: Tokens = 0
-    beyond: int = 0
-
-    def __repr__(self) -> str:
-        return f"<Beginning held by {self.believed:b}, on its way to {self.pending:b}>"
-
-
-class Given:
-    """What one replica was given."""
-
-    __slots__ = ("bit", "capacity", "has_left", "nominal", "pending", "recent", "tokens", "unread",
-                 )  # fmt: skip
-
-    def __init__(self, bit: int, capacity: Tokens) -> None:
-        self.bit = bit
-        self.has_left = False
-        self.nominal = capacity
-        self.capacity: float = capacity
-        self.tokens = 0.0  # sum of `recent`
-        self.recent: dict[int, float] = {}  # beginnings: tokens since the mark before, oldest first
-        self.unread: set[int] = set()  # believed only because they are on their way
-        self.pending: dict[int, int] = {}  # beginnings: prompts on their way
-
-    def __repr__(self) -> str:
-        return f"<Given {self.tokens:.0f} of {self.capacity:.0f} tokens>"
-
-    def resize(self, capacity: Tokens) -> None:
-        """Its cache has this size."""
-        self.nominal = capacity
-        self.capacity = capacity
-
-    def scale(self, factor: float) -> None:
-        """It keeps more or less than was believed."""
-        scaled = self.capacity * factor
-        self.capacity = min(max(scaled, self.nominal * LEAST_SHARE), float(self.nominal))
+_TICK: Final = 256  # more than there are marks: earlier ones of a prompt are newer than later ones
 
 
 class Walk:
-    """How far a prompt is known: its beginnings in order, and who was given how many of them."""
+    """How far a prompt is known: its marks, and who was given how many of them.
 
-    __slots__ = ("believed", "learnt", "path", "pending")
+    `lesson` is the one that goes furthest, for `learnt` marks: `tokens` for certain, and the bytes
+    `beyond` them.
+    """
+
+    __slots__ = ("believed", "beyond", "depth", "learnt", "lesson", "pending", "tokens")
 
     def __init__(self) -> None:
-        self.path: list[Beginning] = []
-        self.believed: list[tuple[int, int]] = []  # (bits, beginnings)
+        self.depth = 0
+        self.believed: list[tuple[int, int]] = []  # (bits, marks)
         self.pending: list[tuple[int, int]] = []
-        self.learnt = 0  # beginnings up to the last one with a lesson
+        self.lesson: Lesson | None = None
+        self.learnt = 0
+        self.tokens: Tokens = 0
+        self.beyond = 0
 
     def __repr__(self) -> str:
-        return f"<Walk over {len(self.path)} beginnings, {self.learnt} learnt>"
+        return f"<Walk over {self.depth} marks, {self.learnt} learnt>"
+
+    def ends(self, depth: int, believed: int, pending: int) -> None:
+        """No more of it is known, and these replicas were given all that is."""
+        self.depth = depth
+        self.believed.append((believed, depth))
+        if pending:
+            self.pending.append((pending, depth))
+        if self.lesson is not None:
+            self.tokens, self.beyond = self.lesson.tokens_at(MARKS[self.learnt - 1])
+            if not self.tokens:  # nothing is certain of so little of it
+                self.lesson, self.learnt = None, 0
 
 
 class TextIndex:
-    """Beginnings of prompts. O(marks) per prompt."""
+    """Beginnings of prompts. O(marks) to hash a prompt, O(stretches) for all else."""
 
-    __slots__ = ("_beginnings", "_bits", "_free", "_leaving")
+    __slots__ = ("_bits", "_free", "_givens", "_leaving", "_stretches")
 
     def __init__(self) -> None:
-        self._beginnings: dict[int, Beginning] = {}
+        self._stretches: dict[int, Stretch] = {}  # by the hash at the first mark
+        self._givens: dict[int, Given] = {}  # by bit
         self._free: list[int] = []
         self._bits = 0
         self._leaving: list[Given] = []
 
     def __repr__(self) -> str:
-        return f"<TextIndex {len(self)} beginnings>"
+        return f"<TextIndex {len(self)} stretches>"
 
     def __len__(self) -> int:
-        return len(self._beginnings)
+        return len(self._stretches)
 
     def join(self, capacity: Tokens) -> Given:
         """One more replica."""
         if not self._free:
             self._free.append(1 << self._bits)
             self._bits += 1
-        return Given(self._free.pop(), capacity)
+        given = Given(self._free.pop(), capacity)
+        self._givens[given.bit] = given
+        return given
 
     def leave(self, given: Given) -> None:
         """Its replica is gone: swept away by `sweep`."""
         given.has_left = True
         self._leaving.append(given)
 
-    def sweep(self, beginnings: int) -> None:
-        """Clear so many beginnings away after replicas that left."""
-        while self._leaving and beginnings > 0:
+    def sweep(self, stretches: int) -> None:
+        """Clear so many stretches away after replicas that left."""
+        while self._leaving and stretches > 0:
             given = self._leaving[-1]
-            for where in (given.recent, given.pending):
-                while where and beginnings > 0:
-                    beginnings -= 1
-                    self._clear(where.popitem()[0], given.bit)
-            if not given.recent and not given.pending:
+            for where in (given.stamps, given.pending):
+                while where and stretches > 0:
+                    stretches -= 1
+                    stretch = where.popitem()[0]
+                    stretch.believed &= ~given.bit
+                    stretch.pending &= ~given.bit
+                    self._let_go(stretch)
+            if not given.stamps and not given.pending:
+                del self._givens[given.bit]
                 self._free.append(self._leaving.pop().bit)
 
     def walk(self, prompt: Prompt) -> Walk:
-        """Hashes the prompt no further than anybody has been given it."""
+        """Hashes the prompt no further than anybody has been given it, and to the next stop."""
         walk = Walk()
-        path, get, hashes = walk.path, self._beginnings.get, prompt.hashes
+        get, hashes, marks = self._stretches.get, prompt.hashes, prompt.marks
         believed = pending = -1  # bits of those that were given all so far
-        depth = 0
-        while depth < len(hashes) or prompt.more(max(AT_ONCE, depth // 2) if depth else 1):
-            beginning = get(hashes[depth])
-            if beginning is None:
+        at, is_whole = 0, True
+        while at < marks and is_whole:
+            if at >= len(hashes):
+                prompt.hash_to(STOPS[at] if at else 1)
+            stretch = get(hashes[at])
+            if stretch is None:
                 break
-            here = beginning.believed
+            if len(hashes) < at + len(stretch.hashes):
+                prompt.hash_to(STOPS[at])
+            shared = shared_marks(stretch, hashes, at)
+            is_whole = shared == len(stretch.hashes)
+            here = stretch.believed
             if here & believed != believed:
-                if depth:
-                    walk.believed.append((believed & ~here, depth))
+                if at:
+                    walk.believed.append((believed & ~here, at))
                 believed &= here
-            here = beginning.pending
+            here = stretch.pending
             if here & pending != pending:
-                if depth:
-                    walk.pending.append((pending & ~here, depth))
+                if at:
+                    walk.pending.append((pending & ~here, at))
                 pending &= here
-            path.append(beginning)
-            depth += 1
-            if beginning.lesson is not None:
-                walk.learnt = depth
-        if depth:
-            walk.believed.append((believed, depth))
-            walk.pending.append((pending, depth))
+            at += shared
+            if stretch.lesson is not None:
+                walk.lesson, walk.learnt = stretch.lesson, at
+        if at:
+            walk.ends(at, believed, pending)
         return walk
 
-    def send(self, given: Given, hashes: Sequence[int], tokens_per_byte: float) -> None:
-        """A prompt with these beginnings is on its way there."""
-        bit, recent, pending = given.bit, given.recent, given.pending
-        beginnings = self._beginnings
-        # From the last to the first, so that the first is the newest.
-        for at in range(len(hashes) - 1, -1, -1):
-            key = hashes[at]
-            beginning = beginnings.get(key)
-            if beginning is None:
-                beginning = beginnings[key] = Beginning()
-            was = recent.pop(key, None)
-            if was is None:
-                given.unread.add(key)
-                beginning.believed |= bit
-                was = (MARKS[at] - (MARKS[at - 1] if at else 0)) * tokens_per_byte
-                given.tokens += was
-            recent[key] = was
-            beginning.pending |= bit
-            pending[key] = pending.get(key, 0) + 1
-        self.trim(given)
+    def send(
+        self, given: Given, hashes: array[int], tokens_per_byte: float, *, is_pending: bool
+    ) -> int:
+        """A prompt with these beginnings is on its way there. From which of them on it has not been
+        read there by any before."""
+        bit, stamps, unread = given.bit, given.stamps, given.unread
+        get, at, marks, unread_from = self._stretches.get, 0, len(hashes), len(hashes)
+        given.tick += _TICK
+        newest = given.tick + _TICK - 1
+        while at < marks:
+            stretch = get(hashes[at])
+            if stretch is None:
+                stretch = self._begin(hashes, at, tokens_per_byte)
+            else:
+                shared = shared_marks(stretch, hashes, at)
+                if shared < len(stretch.hashes):
+                    self._split(stretch, at, shared)
+            stamp = newest - at
+            if stretch not in stamps:
+                stretch.believed |= bit
+                given.tokens += stretch.tokens
+                heappush(given.queue, (stamp, stretch))
+                unread[stretch] = 1
+                unread_from = min(unread_from, at)
+            elif stretch in unread:
+                unread[stretch] += 1
+                unread_from = min(unread_from, at)
+            stamps[stretch] = stamp
+            if is_pending:
+                stretch.pending |= bit
+                given.pending[stretch] = given.pending.get(stretch, 0) + 1
+            at += len(stretch.hashes)
+        if given.tokens > given.capacity:
+            self.trim(given)
+        return unread_from
 
-    def arrived(self, given: Given, hashes: Sequence[int]) -> None:
+    def arrived(self, given: Given, hashes: array[int], unread_from: int) -> None:
         """It has been read there."""
-        given.unread.difference_update(hashes)
+        unread = given.unread
+        if unread:
+            for stretch in self._along(hashes, unread_from):
+                unread.pop(stretch, None)
 
-    def settle(self, given: Given, hashes: Sequence[int]) -> None:
-        """It is on its way no longer; what was not read is not believed."""
+    def failed(self, given: Given, hashes: array[int], unread_from: int) -> None:
+        """It was not read there, and what nobody else brought is not believed."""
         if given.has_left:  # its bit may be another's by now
             return
-        pending, unread = given.pending, given.unread
-        for key in hashes:
-            left = pending.get(key, 0) - 1
-            if left > 0:
-                pending[key] = left
+        for stretch in self._along(hashes, unread_from):
+            left = given.unread.get(stretch)
+            if left is None:
                 continue
-            pending.pop(key, None)
-            if key in unread:
-                self._drop(given, key)
-            beginning = self._beginnings.get(key)
-            if beginning is not None:
-                beginning.pending &= ~given.bit
-                if not beginning.believed and not beginning.pending:
-                    del self._beginnings[key]
+            if left > 1:
+                given.unread[stretch] = left - 1
+            else:
+                self._drop(given, stretch)
+
+    def settle(self, given: Given, hashes: array[int]) -> None:
+        """It is pending no longer."""
+        if given.has_left:
+            return
+        pending = given.pending
+        for stretch in self._along(hashes, 0):
+            left = pending.get(stretch, 0) - 1
+            if left > 0:
+                pending[stretch] = left
+                continue
+            pending.pop(stretch, None)
+            stretch.pending &= ~given.bit
+            self._let_go(stretch)
 
     def trim(self, given: Given) -> None:
-        """Let go of the least recently given, down to the capacity."""
-        while given.tokens > given.capacity and given.recent:
-            self._drop(given, next(iter(given.recent)))
+        """Let go of the least recently given, down to the capacity: large pieces in part."""
+        queue, stamps = given.queue, given.stamps
+        while given.tokens > given.capacity and queue:
+            stamp, stretch = queue[0]
+            last = stamps.get(stretch)
+            if last is not None and last != stamp:
+                heapreplace(queue, (last, stretch))  # it has been given again since
+                continue
+            if last is not None and stretch.tokens > given.capacity * FINE:
+                at = _TICK - 1 - stamp % _TICK
+                marks = marks_without(stretch, at, given.tokens - given.capacity)
+                if marks:
+                    self._split(stretch, at, marks)  # what is behind is the oldest now
+                    continue
+            heappop(queue)
+            if last is not None:
+                self._drop(given, stretch)
 
-    def teach(
-        self,
-        hashes: Sequence[int],
-        lesson: Lesson,
-        tokens: Sequence[Tokens],
-        beyond: Sequence[int],
-    ) -> None:
-        """The first of these beginnings are so many tokens each, with so many bytes beyond the
-        last of them, and their blocks are known. Where it is none, that is not known."""
-        for key, count, rest in zip(hashes, tokens, beyond, strict=False):
-            beginning = self._beginnings.get(key)
-            if beginning is not None and count:
-                beginning.lesson = lesson
-                beginning.tokens = count
-                beginning.beyond = rest
+    def teach(self, hashes: array[int], lesson: Lesson) -> None:
+        """The prompt with these beginnings has been read."""
+        for stretch in self._along(hashes, 0):
+            stretch.lesson = lesson
 
-    def lesson(self, hashes: Sequence[int]) -> tuple[Lesson | None, Tokens]:
+    def lesson(self, hashes: array[int]) -> tuple[Lesson | None, Tokens]:
         """What is known of the longest of these beginnings that has learnt, and its tokens."""
-        for key in reversed(hashes):
-            beginning = self._beginnings.get(key)
-            if beginning is not None and beginning.lesson is not None:
-                return beginning.lesson, beginning.tokens
-        return None, 0
+        found: Lesson | None = None
+        at = learnt = 0
+        for stretch in self._along(hashes, 0):
+            at += len(stretch.hashes)
+            if stretch.lesson is not None:
+                found, learnt = stretch.lesson, at
+        return found, found.tokens_at(MARKS[learnt - 1])[0] if found is not None else 0
 
-    def _drop(self, given: Given, key: int) -> None:
-        given.tokens -= given.recent.pop(key, 0.0)
-        if not given.recent:
-            given.tokens = 0.0  # whatever rounding has left
-        given.unread.discard(key)
-        beginning = self._beginnings.get(key)
-        if beginning is not None:
-            beginning.believed &= ~given.bit
-            if not beginning.believed and not beginning.pending:
-                del self._beginnings[key]
+    def _along(self, hashes: array[int], at: int) -> Iterator[Stretch]:
+        """The stretches of a prompt that was sent, from that mark on, as far as they are kept."""
+        marks = len(hashes)
+        while at < marks:
+            stretch = self._stretches.get(hashes[at])
+            at += 0 if stretch is None else len(stretch.hashes)
+            if stretch is None or at > marks or stretch.hashes[-1] != hashes[at - 1]:
+                return
+            yield stretch
 
-    def _clear(self, key: int, bit: int) -> None:
-        beginning = self._beginnings.get(key)
-        if beginning is not None:
-            beginning.believed &= ~bit
-            beginning.pending &= ~bit
-            if not beginning.believed and not beginning.pending:
-                del self._beginnings[key]
+    def _begin(self, hashes: array[int], at: int, tokens_per_byte: float) -> Stretch:
+        end = min(STOPS[at], len(hashes))
+        length = MARKS[end - 1] - (MARKS[at - 1] if at else 0)
+        stretch = Stretch(hashes[at:end], int(length * tokens_per_byte))
+        self._stretches[hashes[at]] = stretch
+        return stretch
+
+    def _split(self, stretch: Stretch, at: int, marks: int) -> None:
+        """Somebody goes only so far along it: what is behind is a stretch of its own."""
+        tokens = tokens_behind(stretch, at, marks)
+        behind = Stretch(
+            stretch.hashes[marks:], tokens, stretch.believed, stretch.pending, stretch.lesson
+        )
+        stretch.hashes = stretch.hashes[:marks]
+        stretch.tokens -= tokens
+        self._stretches[behind.hashes[0]] = behind
+        for bit in each_bit(behind.believed | behind.pending):
+            given = self._givens[bit]
+            stamp = given.stamps.get(stretch)
+            if stamp is not None:
+                given.stamps[behind] = stamp - marks
+                heappush(given.queue, (stamp - marks, behind))
+            for counts in (given.unread, given.pending):
+                if stretch in counts:
+                    counts[behind] = counts[stretch]
+
+    def _drop(self, given: Given, stretch: Stretch) -> None:
+        if given.stamps.pop(stretch, None) is not None:
+            given.tokens -= stretch.tokens
+        given.unread.pop(stretch, None)
+        stretch.believed &= ~given.bit
+        self._let_go(stretch)
+
+    def _let_go(self, stretch: Stretch) -> None:
+        if not stretch.believed and not stretch.pending:
+            first = stretch.hashes[0]
+            if self._stretches.get(first) is stretch:
+                del self._stretches[first]

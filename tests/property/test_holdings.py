@@ -38,7 +38,7 @@ def request(text: bytes, context: int = 0) -> GenerationRequest:
         prompt_bytes=len(text),
         prompt_tokens=len(text) // 16,
         max_tokens=None,
-        prompt=text,
+        prompt=text + b"]",
         context=(("cache_salt", salt.encode()),) if salt else (),
     )
 

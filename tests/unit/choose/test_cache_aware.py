@@ -172,7 +172,7 @@ def test_congestion_is_what_work_costs_those_behind_it_within_bounds() -> None:
 def test_a_warm_replica_is_left_when_it_is_too_busy() -> None:
     scorer = a_scorer()
     warm, cold = a_replica("w"), a_replica("c")
-    prompt = b"p" * 8_192  # 2048 tokens, 16 blocks
+    prompt = b"p" * 8_193  # 2048 tokens, up to the last mark
     with scorer.dispatched(asking(prompt), only(warm), 0.0) as claim:
         claim.first_byte(0.3)
     # What it saves: whole blocks, short of the last token.
@@ -227,11 +227,11 @@ def test_a_pool_is_known_again_and_forgotten_with_who_leaves() -> None:
 def test_nothing_is_remembered_of_a_replica_that_left() -> None:
     scorer = a_scorer()
     replica = a_replica("a")
-    with scorer.dispatched(asking(b"x" * 4_608), only(replica), 0.0) as claim:
+    with scorer.dispatched(asking(b"x" * 4_609), only(replica), 0.0) as claim:
         claim.first_byte(0.1)
-    assert scorer.quote(asking(b"x" * 4_608), [replica], 0.2).prediction(0).hit_tokens == 1_136
+    assert scorer.quote(asking(b"x" * 4_609), [replica], 0.2).prediction(0).hit_tokens == 1_136
     scorer.forget(replica.id)
-    assert scorer.quote(asking(b"x" * 4_608), [replica], 0.2).prediction(0).hit_tokens == 0
+    assert scorer.quote(asking(b"x" * 4_609), [replica], 0.2).prediction(0).hit_tokens == 0
 
 
 def test_a_claim_that_is_left_early_leaves_nothing_owed() -> None:

@@ -14,7 +14,7 @@ from gateway.choose.block_index import BlockIndex
 from gateway.choose.dispatch import Dispatch, Grade
 from gateway.choose.holdings import PENDING_S, Holdings
 from gateway.choose.kv_source import MOST_CHANGES, KvSource
-from gateway.choose.text_chain import MARKS, Prompt
+from gateway.choose.text_chain import MARKS, STOPS, Prompt
 from gateway.kv_cache import (
     BlocksCleared,
     BlocksRemoved,
@@ -41,7 +41,7 @@ def text(prompt: bytes, *, model: str = "m", context: tuple[bytes, ...] = ()) ->
             prompt_bytes=len(prompt),
             prompt_tokens=len(prompt) // 4,
             max_tokens=None,
-            prompt=prompt,
+            prompt=prompt + b"]",
             context=tuple(("tools", part) for part in context),
         )
     )
@@ -461,11 +461,11 @@ def test_grades_say_what_was_heard() -> None:
     assert holdings.grade(C) is Grade.APPROXIMATE
 
 
-def test_marks_ascend_and_no_prompt_is_hashed_further_than_somebody_holds() -> None:
+def test_marks_ascend_and_no_prompt_is_hashed_beyond_the_stop_where_nobody_holds_more() -> None:
     assert list(MARKS) == sorted(set(MARKS))
     holdings = some_holdings()
     holdings.dispatched(text(PROMPT[:256]), A, 0.0)
-    for prompt, hashed in ((b"!" * 9999, 1), (PROMPT * 9, 9)):
+    for prompt, hashed in ((b"!" * 9999, 1), (PROMPT * 9, STOPS[0])):
         asked = text(prompt)
         holdings.hits(asked, (A, B))
         assert len(asked.hashes) == hashed
