@@ -32,6 +32,7 @@ from gateway.fleet.discover import discoveries
 from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.probe import Prober
 from gateway.fleet.roster import Roster
+from gateway.fleet.sleepers import Sleepers
 from gateway.hold.cold import ColdHold
 from gateway.hold.gate import Gate
 from gateway.lessons import Lessons
@@ -120,10 +121,9 @@ class House(Panel):
         self.door = Door(settings.accept, self.life.live, monotonic, heads, self.tenants.tenant)
         self._discoveries = discoveries(settings.fleet, self.roster, chooser, monotonic, rng)
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
+        self._sleepers = Sleepers(self.roster, monotonic, self._tls)
         self.kv_events = self._listening()
-        self.roster.subscribe(
-            FleetNews(self.relay, self.accounts, self.life.chooser, self.gate, self.cold)
-        )
+        self._tell()
         self.batches = self._batches(settings.batch)
         metrics = registry(self.accounts, self)
         routes = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
@@ -137,6 +137,13 @@ class House(Panel):
 
         errands = Errands(self.life.live, monotonic)
         return Batches(settings, errands, self.roster, self.models, (monotonic, wall))
+
+    def _tell(self) -> None:
+        """See to it that who must know is told."""
+        self.roster.subscribe(
+            FleetNews(self.relay, self.accounts, self.life.chooser, self.gate, self.cold)
+        )
+        self.cold.on_activation(self._sleepers.wanted)
 
     def _listening(self) -> KvEvents | None:
         """To KV events, if the policy wants to know."""
@@ -204,6 +211,7 @@ class House(Panel):
                 ("hold", self.gate.watch()),
                 ("cold", self.cold.watch()),
                 ("probe", self._prober.run()),
+                ("sleepers", self._sleepers.run()),
                 ("flush", self._flush()),
                 ("tidy", self._tidy()),
                 ("lessons", self.lessons.run()),

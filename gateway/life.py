@@ -239,10 +239,10 @@ class Life:
         if exchange.among is not None:
             return _only(self.fleet.candidates(model), exchange.among)
         while not (candidates := self.fleet.serving(model)):
-            declared = self.fleet.declared(model)
-            if declared is None:
+            known = self.fleet.known_at_zero(model)
+            if known is None:
                 return self.fleet.candidates(model)  # which says why there are none
-            await self.cold.wait(declared, request, exchange)
+            await self.cold.wait(known, request, exchange)
         return candidates
 
     async def _attempt(

@@ -41,8 +41,9 @@ class FleetNews:
         """It takes no work yet."""
 
     def changed(self, replica: Replica, was: Health, now: Health) -> None:
-        """One that was out has most likely been restarted, with an empty cache."""
-        if now is Health.EJECTED:
+        """One that was out has most likely been restarted, with an empty cache; one that goes to
+        sleep drops its own."""
+        if now in (Health.EJECTED, Health.ASLEEP):
             self._chooser.forget(replica.id)
         self._gate.moved(replica.id, takes_work=replica.takes_work)
         if replica.takes_work:

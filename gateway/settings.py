@@ -434,6 +434,11 @@ class FleetSettings(Section):
     probe_every_s: float = Field(2.0, gt=0, description="active probe of each replica, ± jitter")
     probe_jitter_ratio: float = Field(0.2, ge=0, lt=1, description="so probes do not march in step")
     probe_timeout_s: float = Field(2.0, gt=0, description="a probe slower than this has failed")
+    sleep_mode: bool = Field(
+        False,
+        description="ask replicas whether their engine sleeps, and wake it when it is wanted: "
+        "vLLM's --enable-sleep-mode with VLLM_SERVER_DEV_MODE=1",
+    )
     failures_to_eject: int = Field(3, ge=1, description="signs of failure in a row")
     cool_down_s: float = Field(5.0, gt=0, description="out, before it is probed again")
     cool_down_max_s: float = Field(60.0, gt=0, description="doubles up to this")

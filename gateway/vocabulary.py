@@ -49,6 +49,7 @@ class Health(StrEnum):
     SUSPECT = "suspect"
     EJECTED = "ejected"
     PROBING = "probing"  # its cool-down is over: one success brings it back
+    ASLEEP = "asleep"  # its engine sleeps until it is woken
     DRAINING = "draining"  # finishes what it has, takes nothing new
 
 

@@ -1,4 +1,4 @@
-"""One small, bounded GET: how the fleet asks a replica how it is.
+"""One small, bounded GET, or a POST of nothing: how the fleet asks a replica how it is.
 
 Not a client for anything else: no redirects, no cookies, no kept connections, no bodies over 1 MiB.
 An HTTP client library would cost more memory than the rest of the gateway for two requests every
@@ -25,8 +25,10 @@ class FetchFailed(Exception):
     """No answer, or not one that can be used; the message says why, for the log."""
 
 
-async def fetch(url: str, *, timeout_s: Seconds, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
-    """GET `url`: its status and whole body; `timeout_s` is from the look-up to the last byte.
+async def fetch(
+    url: str, *, timeout_s: Seconds, tls: ssl.SSLContext | None, method: str = "GET"
+) -> tuple[int, bytes]:
+    """Ask `url`: its status and whole body; `timeout_s` is from the look-up to the last byte.
 
     `tls` is how https is trusted; None: as the machine trusts. Raises FetchFailed for everything
     that may go wrong on the way; a status is not judged here. The connection is gone when this
@@ -34,7 +36,7 @@ async def fetch(url: str, *, timeout_s: Seconds, tls: ssl.SSLContext | None) -> 
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _get(url, tls)
+            return await _ask(url, method, tls)
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {timeout_s:g} s") from error
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -44,14 +46,15 @@ async def fetch(url: str, *, timeout_s: Seconds, tls: ssl.SSLContext | None) -> 
         raise FetchFailed(str(error) or type(error).__name__) from error
 
 
-async def _get(url: str, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
+async def _ask(url: str, method: str, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
     parts = urlsplit(url)
     trust = (tls or _system_trust()) if parts.scheme == "https" else None
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=trust)
+    length = "" if method == "GET" else "Content-Length: 0\r\n"
     try:
         writer.write(
-            f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: headrace\r\n"
-            "Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+            f"{method} {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n{length}"
+            "User-Agent: headrace\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
         )
         answer = _Answer()
         while not answer.is_complete:

@@ -9,6 +9,9 @@ Asked: given what we believed and one sign, what do we believe now? Pure: `after
                                 |                                        cooled down |    | a probe
                                 +---------------- any success --------------- PROBING ----+ fails
 
+An engine that is found asleep is ASLEEP, wherever it stood before, until a probe finds it awake
+(HEALTHY) or does not find it (EJECTED).
+
 Invariants.
 - Only HEALTHY and SUSPECT take work. Nothing leaves DRAINING by a sign.
 - HEALTHY means no failure is on record; SUSPECT, at least one and fewer than `failures_to_eject`.
@@ -39,6 +42,7 @@ class Sign(StrEnum):
     PROBE_SUCCESS = "probe_success"
     PROBE_FAILURE = "probe_failure"
     EXHAUSTED = "exhausted"  # made here by counting: the failure that fills the measure
+    ASLEEP = "asleep"  # it answers that it sleeps
     COOLED_DOWN = "cooled_down"
     DRAIN = "drain"  # it is to take nothing new
 
@@ -48,18 +52,21 @@ TRANSITIONS: Final[Mapping[Health, Mapping[Sign, Health]]] = {
     Health.JOINING: {
         Sign.SUCCESS: Health.HEALTHY,
         Sign.PROBE_SUCCESS: Health.HEALTHY,
+        Sign.ASLEEP: Health.ASLEEP,
         Sign.DRAIN: Health.DRAINING,
     },
     Health.HEALTHY: {
         Sign.FAILURE: Health.SUSPECT,
         Sign.PROBE_FAILURE: Health.SUSPECT,
         Sign.EXHAUSTED: Health.EJECTED,
+        Sign.ASLEEP: Health.ASLEEP,
         Sign.DRAIN: Health.DRAINING,
     },
     Health.SUSPECT: {
         Sign.SUCCESS: Health.HEALTHY,
         Sign.PROBE_SUCCESS: Health.HEALTHY,  # unless a request's failure is still on record
         Sign.EXHAUSTED: Health.EJECTED,
+        Sign.ASLEEP: Health.ASLEEP,
         Sign.DRAIN: Health.DRAINING,
     },
     Health.EJECTED: {
@@ -68,6 +75,12 @@ TRANSITIONS: Final[Mapping[Health, Mapping[Sign, Health]]] = {
     },
     Health.PROBING: {
         Sign.SUCCESS: Health.HEALTHY,
+        Sign.PROBE_SUCCESS: Health.HEALTHY,
+        Sign.PROBE_FAILURE: Health.EJECTED,
+        Sign.ASLEEP: Health.ASLEEP,
+        Sign.DRAIN: Health.DRAINING,
+    },
+    Health.ASLEEP: {
         Sign.PROBE_SUCCESS: Health.HEALTHY,
         Sign.PROBE_FAILURE: Health.EJECTED,
         Sign.DRAIN: Health.DRAINING,

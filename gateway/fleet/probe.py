@@ -7,8 +7,9 @@ its replica joins and is cancelled when it drains.
     EJECTED    not at all until its cool-down is over; then once, as PROBING
     otherwise  every `probe_every_s`, give or take the jitter
 
-A probe is GET /health. Before a replica may take its first work, or work again after an ejection,
-and then at every fifth probe (adapters come and go), GET /v1/models too, unless models are pinned.
+A probe is GET /health, and where engines may sleep GET /is_sleeping. Before a replica may take its
+first work, or work again after an ejection, and then at every fifth probe (adapters come and go),
+GET /v1/models too, unless models are pinned.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import logging
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from gateway.clock import Clock
 from gateway.fleet.cards import read_cards
@@ -49,6 +52,12 @@ class _Means:
     clock: Clock
     rng: Random
     tls: ssl.SSLContext | None
+
+
+class _Rest(msgspec.Struct):
+    """What GET /is_sleeping is answered."""
+
+    is_sleeping: bool
 
 
 class Prober:
@@ -138,34 +147,48 @@ class _Watch:
                 return
             means.roster.sign(replica, Sign.COOLED_DOWN, now)
         try:
-            await self._ask()
-        except (FetchFailed, ValueError) as error:
+            sign = await self._ask()
+        except (FetchFailed, ValueError, msgspec.MsgspecError) as error:
             self._say(str(error))
             means.roster.sign(replica, Sign.PROBE_FAILURE, means.clock())
         else:
             self._say(None)
-            means.roster.sign(replica, Sign.PROBE_SUCCESS, means.clock())
+            means.roster.sign(replica, sign, means.clock())
 
-    async def _ask(self) -> None:
-        """Raises FetchFailed or ValueError, saying what is wrong with the answers."""
+    async def _ask(self) -> Sign:
+        """What the answers are a sign of.
+
+        Raises FetchFailed, ValueError or MsgspecError, saying what is wrong with them.
+        """
         await self._get("/health")
+        sign = Sign.PROBE_SUCCESS
+        if self._means.settings.sleep_mode and await self._sleeps():
+            sign = Sign.ASLEEP
         self._probes_since_models += 1
-        if self._replica.address.models:
-            return
-        if self._replica.takes_work and self._probes_since_models < MODELS_EVERY_PROBES:
-            return
+        is_known = self._replica.takes_work or self._replica.health is Health.ASLEEP
+        if self._replica.address.models or (
+            is_known and self._probes_since_models < MODELS_EVERY_PROBES
+        ):
+            return sign
         cards = read_cards(await self._get("/v1/models"))
         self._probes_since_models = 0
         self._means.roster.observe_models(self._replica, cards)
+        return sign
+
+    async def _sleeps(self) -> bool:
+        """Does it say so? An engine that cannot sleep has no such path."""
+        status, body = await self._fetch("/is_sleeping")
+        return status == 200 and msgspec.json.decode(body, type=_Rest).is_sleeping
 
     async def _get(self, path: str) -> bytes:
-        means, url = self._means, self._replica.address.url
-        status, body = await fetch(
-            url + path, timeout_s=means.settings.probe_timeout_s, tls=means.tls
-        )
+        status, body = await self._fetch(path)
         if not 200 <= status < 300:
             raise ValueError(f"GET {path} was answered {status}")
         return body
+
+    async def _fetch(self, path: str) -> tuple[int, bytes]:
+        means, url = self._means, self._replica.address.url
+        return await fetch(url + path, timeout_s=means.settings.probe_timeout_s, tls=means.tls)
 
     def _say(self, trouble: str | None) -> None:
         """One line when the news changes, not one per probe."""

@@ -12,7 +12,8 @@ Invariants.
 - A replica that no source names is DRAINING, and is forgotten as soon as it holds no lease. Named
   again before that, it joins again as the same replica, its leases kept. One told to drain by a
   sign stays, draining, for as long as it is named.
-- A model that a source declares is known, whether a replica serves it or not.
+- A model that a source declares is known, whether a replica serves it or not, and so is one that
+  only engines serve that sleep.
 - Listeners hear of a change after it can be seen: `joined` first, `left` last, and between the two
   every change of health.
 """
@@ -50,6 +51,7 @@ class Roster:
     """The replicas, by the sources that name them."""
 
     __slots__ = (
+        "_asleep",
         "_by_id",
         "_cards",
         "_declared",
@@ -73,6 +75,7 @@ class Roster:
         self._declared_by: dict[str, tuple[ModelSettings, ...]] = {}  # source -> models
         self._declared: dict[ModelName, ModelSettings] = {}
         self._cards: dict[ModelName, ModelCard] = {}  # of those declared, as last described
+        self._asleep: dict[ModelName, ModelSettings] = {}
         self.declare(settings.models, "settings")
 
     def __repr__(self) -> str:
@@ -89,19 +92,21 @@ class Roster:
     @property
     def is_ready(self) -> bool:
         """Does at least one replica take work, or is there a model to be waited for?"""
-        return bool(self._declared) or any(replica.takes_work for replica in self._replicas)
+        return bool(self._declared or self._asleep) or any(
+            replica.takes_work for replica in self._replicas
+        )
 
     def known_models(self) -> Mapping[ModelName, ModelCard]:
         """What can be asked for: what the replicas that take work serve, adapters included, and
-        what is declared; O(1).
+        what is known without one; O(1).
 
         Where two describe the same model differently, the one that joined first is quoted.
         """
         return self._known
 
-    def declared(self, model: ModelName) -> ModelSettings | None:
-        """What was said of a model that is known without a replica, if it is; O(1)."""
-        return self._declared.get(model)
+    def known_at_zero(self, model: ModelName) -> ModelSettings | None:
+        """How a model is waited for that has no replica, if it is known without one; O(1)."""
+        return self._declared.get(model) or self._asleep.get(model)
 
     def serving(self, model: ModelName) -> Sequence[Replica]:
         """Those that take work and serve `model`; there may be none; O(1)."""
@@ -267,14 +272,20 @@ class Roster:
         index: dict[ModelName, list[Replica]] = {}
         known: dict[ModelName, ModelCard] = {}
         served: set[ModelName] = set()
+        asleep: dict[ModelName, ModelCard] = {}
         for replica in self._replicas:
             served.update(replica.models)
             if replica.takes_work:
                 for name, card in replica.models.items():
                     index.setdefault(name, []).append(replica)
                     known.setdefault(name, card)
+            elif replica.health is Health.ASLEEP:
+                asleep.update(replica.models)
+        for name, card in asleep.items():
+            known.setdefault(name, card)
         for name in self._declared:
             self._cards[name] = known.setdefault(name, self._cards[name])
+        self._asleep = {name: ModelSettings(name=name) for name in asleep}
         self._index = {name: tuple(replicas) for name, replicas in index.items()}
         self._known = MappingProxyType(known)
         self._served = frozenset(served)

@@ -1,7 +1,7 @@
 """Everything that is not inference: models, health, metrics, and the simulator's own levers.
 
 An ordinary Starlette application. Sources: vLLM 0.32, entrypoints/serve/instrumentator and
-entrypoints/openai/models.
+entrypoints/serve/dev/sleep, entrypoints/openai/models.
 """
 
 import asyncio
@@ -53,10 +53,33 @@ class Control:
             routes=[
                 *(Route(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
                 Route("/reset_prefix_cache", self.reset_prefix_cache, methods=["POST"]),
+                *(self._sleep_routes() if self._service.settings.sleep_mode else ()),
                 Route("/sim/faults", self.faults, methods=["GET", "POST", "DELETE"]),
             ],
             exception_handlers={HTTPException: _http_error},
         )
+
+    def _sleep_routes(self) -> list[Route]:
+        return [
+            Route("/sleep", self.sleep, methods=["POST"]),
+            Route("/wake_up", self.wake_up, methods=["POST"]),
+            Route("/is_sleeping", self.is_sleeping, methods=["GET"]),
+        ]
+
+    async def sleep(self, request: Request) -> Response:
+        level = int(request.query_params.get("level", "1"))
+        self._service.runner.sleep(level)
+        return JSONResponse({"status": "sleeping", "level": level})
+
+    async def wake_up(self, _: Request) -> Response:
+        runner = self._service.runner
+        if runner.is_sleeping:
+            await asyncio.sleep(self._service.settings.wake_s)
+            runner.wake_up()
+        return JSONResponse({"status": "awake", "tags": None})
+
+    async def is_sleeping(self, _: Request) -> Response:
+        return JSONResponse({"is_sleeping": self._service.runner.is_sleeping})
 
     async def health(self, request: Request) -> Response:
         sick = self._service.faults.table.health

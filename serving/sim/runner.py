@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.sim.engine import Engine, EngineRequest, Output
+from serving.sim.engine import Engine, EngineRequest, FinishReason, Output
 from serving.sim.faults import Faults
 from serving.sim.kv_cache import KvEvent
 from serving.sim.metrics import Timings
@@ -49,6 +49,7 @@ class Runner:
         self._clock = clock
         self._deliveries: dict[str, _Delivery] = {}
         self._work = asyncio.Event()
+        self.is_sleeping = False
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
         """Queue a request; `sink` is called with each output, the last one carrying its end."""
@@ -68,12 +69,28 @@ class Runner:
         self._work.set()
         return cleared
 
+    def sleep(self, level: int) -> None:
+        """Compute nothing until `wake_up`: what runs is aborted, what comes waits. From level 1 on
+        the cache is lost. As vLLM's mode "abort", but that a unary answer comes in full."""
+        self.is_sleeping = True
+        for request_id in list(self._deliveries):
+            delivery = self._deliveries.pop(request_id)
+            self.engine.abort(request_id)
+            delivery.sink(Output(request_id, None, FinishReason.ABORT, 0, 0.0))
+        if level >= 1:
+            self.clear_cache()
+
+    def wake_up(self) -> None:
+        """Compute again."""
+        self.is_sleeping = False
+        self._work.set()
+
     async def run(self) -> None:
         """Step for ever; cancel to stop."""
         due = self._clock()
         while True:
             now = self._clock()
-            batch = self.engine.begin(now)
+            batch = None if self.is_sleeping else self.engine.begin(now)
             if batch is None:
                 self._emit(self.engine.cache.take_events())
                 self._work.clear()

@@ -87,6 +87,12 @@ class SimCommand:
         what.add_argument(
             "--enable-scale-out", action="store_true", help="serve /v1/.../render, as vLLM's flag"
         )
+        what.add_argument(
+            "--enable-sleep-mode", action="store_true", help="serve /sleep, /wake_up, /is_sleeping"
+        )
+        what.add_argument(
+            "--wake-s", type=float, default=0.0, help="how long it takes to wake (%(default)s)"
+        )
         self._add_engine(parser.add_argument_group("engine (defaults from the profile)"))
         self._add_events(parser.add_argument_group("KV-cache events"))
 
@@ -160,6 +166,8 @@ def _settings(args: argparse.Namespace) -> SimSettings:
         hash_algorithm=HashAlgorithm(args.prefix_caching_hash_algo),
         prompt_tokens_details=not args.no_prompt_tokens_details,
         scale_out=args.enable_scale_out,
+        sleep_mode=args.enable_sleep_mode,
+        wake_s=args.wake_s,
         keep_alive_s=args.keep_alive_s,
         shutdown_timeout_s=args.shutdown_timeout,
         load_s=args.load_s,

@@ -62,6 +62,11 @@ class SimSettings:
     """Requests may go on for so long after SIGTERM, as with vLLM's --shutdown-timeout."""
     load_s: float = 0.0
     """Connections are refused for so long after the start, as while a real engine loads."""
+    sleep_mode: bool = False
+    """Serve /sleep, /wake_up and /is_sleeping, as with vLLM's --enable-sleep-mode and
+    VLLM_SERVER_DEV_MODE=1."""
+    wake_s: float = 0.0
+    """How long waking takes."""
     kv_events: KvEventSettings = field(default_factory=KvEventSettings)
 
     def __post_init__(self) -> None:

@@ -129,7 +129,10 @@ class RosterMachine(RuleBasedStateMachine):
     @invariant()
     def the_index_is_a_scan(self) -> None:
         replicas = self.roster.replicas
-        declared = {name for names in self.declared.values() for name in names}
+        at_zero = {name for names in self.declared.values() for name in names}
+        for replica in replicas:
+            if replica.health is Health.ASLEEP:
+                at_zero.update(replica.models)
         for model in MODELS:
             serving = [replica for replica in replicas if model in replica.models]
             fit = tuple(replica for replica in serving if replica.takes_work)
@@ -141,16 +144,16 @@ class RosterMachine(RuleBasedStateMachine):
                 assert self.roster.candidates(model) == fit
             except NoReplica as error:
                 assert not fit
-                assert serving or unsure or model in declared
+                assert serving or unsure or model in at_zero
                 assert error.retry_after_s  # noqa: PT017
             except UnknownModel:
                 assert not serving
                 assert not unsure
-                assert model not in declared
-            assert (model in self.roster.known_models()) == (bool(fit) or model in declared)
-            assert (self.roster.declared(model) is not None) == (model in declared)
+                assert model not in at_zero
+            assert (model in self.roster.known_models()) == (bool(fit) or model in at_zero)
+            assert (self.roster.known_at_zero(model) is not None) == (model in at_zero)
         assert self.roster.is_ready == (
-            bool(declared) or any(replica.takes_work for replica in replicas)
+            bool(at_zero) or any(replica.takes_work for replica in replicas)
         )
 
     @invariant()

@@ -12,13 +12,17 @@ LAW = FleetSettings(failures_to_eject=3, cool_down_s=5, cool_down_max_s=60)
 
 
 def run(signs: str, *, law: FleetSettings = LAW, step_s: float = 0.0) -> Standing:
-    """Standing after signs `step_s` apart: + - of requests, p f of probes, c cooled, d drain."""
+    """Standing after signs `step_s` apart.
+
+    + - of requests, p f of probes, c cooled, s asleep, d drain.
+    """
     words = {
         "+": Sign.SUCCESS,
         "-": Sign.FAILURE,
         "p": Sign.PROBE_SUCCESS,
         "f": Sign.PROBE_FAILURE,
         "c": Sign.COOLED_DOWN,
+        "s": Sign.ASLEEP,
         "d": Sign.DRAIN,
     }
     standing, now = Standing(), 100.0
@@ -46,6 +50,15 @@ def run(signs: str, *, law: FleetSettings = LAW, step_s: float = 0.0) -> Standin
         ("p---+p-f", Health.EJECTED),
         ("p---c", Health.PROBING),
         ("p---c-", Health.PROBING),
+        ("s", Health.ASLEEP),
+        ("ps", Health.ASLEEP),
+        ("ps+-", Health.ASLEEP),
+        ("psp", Health.HEALTHY),
+        ("p-sp", Health.HEALTHY),
+        ("psf", Health.EJECTED),
+        ("p---s", Health.EJECTED),
+        ("p---cs", Health.ASLEEP),
+        ("psd", Health.DRAINING),
         ("p---cf", Health.EJECTED),
         ("p---cp", Health.HEALTHY),
         ("p---c+", Health.HEALTHY),

@@ -1,0 +1,160 @@
+"""Engines that sleep: found out, not sent work, woken when somebody waits for them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+
+from gateway.vocabulary import Health, ModelName, Outcome
+from serving.sim.server import Sim
+from tests.builders import MODEL, a_chat, a_get, a_post
+from tests.house import RunningHouse, a_sim, run, running_house, until
+
+NAME = ModelName(MODEL)
+SLEEPY = {"fleet": {"sleep_mode": True}}
+SLOW = {"profile": "cpu-tiny", "mean_output_tokens": None}
+
+
+async def ask(sim: Sim, path: str, method: str = "POST") -> Any:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.request(method, f"{sim.url}{path}")).json()
+
+
+async def to_sleep(running: RunningHouse, *numbers: int) -> None:
+    for number in numbers:
+        await ask(running.sims[number], "/sleep?level=1")
+    await until(
+        lambda: [one.health for one in running.replicas].count(Health.ASLEEP) == len(numbers)
+    )
+
+
+def a_sleeper(**fields: Any) -> Any:
+    return a_sim(sleep_mode=True, **fields)
+
+
+def test_one_that_sleeps_is_known_and_woken_by_the_first_request() -> None:
+    async def law() -> None:
+        async with running_house(SLEEPY, [a_sleeper(wake_s=0.3)]) as running:
+            await to_sleep(running, 0)
+            assert (await running.ask(a_get("/readyz"), method="GET")).status == 200
+            assert (await running.ask(a_get(f"/v1/models/{MODEL}"), method="GET")).status == 200
+            began_at = time.monotonic()
+            assert (await running.ask(a_post())).status == 200
+            assert 0.3 <= time.monotonic() - began_at < 1.5
+            assert running.replicas[0].health is Health.HEALTHY
+            await running.until_quiet()
+            assert running.outcomes == {Outcome.FINISHED: 1}
+
+    run(law())
+
+
+def test_while_another_is_awake_a_sleeper_is_let_alone() -> None:
+    async def law() -> None:
+        async with running_house(SLEEPY, [a_sleeper(), a_sleeper()]) as running:
+            await to_sleep(running, 0)
+            for _ in range(5):
+                assert (await running.ask(a_post())).status == 200
+            assert running.replicas[0].health is Health.ASLEEP
+
+    run(law())
+
+
+def test_one_is_woken_of_several() -> None:
+    async def law() -> None:
+        async with running_house(SLEEPY, [a_sleeper(wake_s=0.1), a_sleeper(wake_s=0.1)]) as running:
+            await to_sleep(running, 0, 1)
+            assert (await running.ask(a_post())).status == 200
+            states = sorted(one.health for one in running.replicas)
+            assert states == [Health.ASLEEP, Health.HEALTHY]
+
+    run(law())
+
+
+def test_where_the_first_does_not_wake_another_is_woken() -> None:
+    async def law() -> None:
+        async with running_house(SLEEPY, [a_sleeper(), a_sleeper()]) as running:
+            await to_sleep(running, 0, 1)
+            first = next(sim for sim in running.sims if sim.url == running.replicas[0].address.url)
+            first.crash("exit")
+            assert (await running.ask(a_post())).status == 200
+            await first.revive()
+
+    run(law())
+
+
+def test_one_that_comes_back_asleep_takes_no_work_until_it_is_woken() -> None:
+    async def law() -> None:
+        async with running_house(SLEEPY, [a_sleeper()]) as running:
+            (sim,) = running.sims
+            sim.crash("exit")
+            await until(lambda: running.replicas[0].health is Health.EJECTED)
+            sim.runner.sleep(1)
+            await sim.revive()
+            await until(lambda: running.replicas[0].health is Health.ASLEEP)
+            assert running.house.roster.known_at_zero(NAME) is not None
+            assert (await running.ask(a_post())).status == 200
+
+    run(law())
+
+
+def test_what_another_gateway_has_woken_is_found_awake() -> None:
+    async def law() -> None:
+        async with running_house(SLEEPY, [a_sleeper()]) as running:
+            await to_sleep(running, 0)
+            await ask(running.sims[0], "/wake_up")
+            await until(lambda: running.replicas[0].health is Health.HEALTHY)
+
+    run(law())
+
+
+def test_a_request_that_came_to_an_engine_asleep_is_not_left_there() -> None:
+    """The gateway does not know yet that it sleeps."""
+
+    async def law() -> None:
+        async with running_house(SLEEPY, [a_sleeper()]) as running:
+            running.sims[0].runner.sleep(1)
+            assert running.replicas[0].takes_work
+            assert (await running.ask(a_post(a_chat(stream=True)))).status == 200
+            await running.until_quiet()
+            assert running.outcomes == {Outcome.FINISHED: 1}
+
+    run(law())
+
+
+def test_engines_without_sleep_mode_are_taken_as_awake() -> None:
+    async def law() -> None:
+        async with running_house(SLEEPY, [a_sim()]) as running:
+            assert (await running.ask(a_post())).status == 200
+
+    run(law())
+
+
+def test_the_simulator_sleeps_as_vllm_does() -> None:
+    async def law() -> None:
+        async with running_house({}, [a_sleeper(**SLOW), a_sim()]) as running:
+            asleep, plain = running.sims
+            assert (await ask(asleep, "/is_sleeping", "GET")) == {"is_sleeping": False}
+            assert (await ask(asleep, "/sleep")) == {"status": "sleeping", "level": 1}
+            assert (await ask(asleep, "/is_sleeping", "GET")) == {"is_sleeping": True}
+            assert (await ask(asleep, "/wake_up")) == {"status": "awake", "tags": None}
+            assert (await ask(asleep, "/is_sleeping", "GET")) == {"is_sleeping": False}
+            assert "error" in await ask(plain, "/is_sleeping", "GET")
+
+    run(law())
+
+
+def test_what_runs_in_an_engine_that_is_put_to_sleep_is_aborted() -> None:
+    async def law() -> None:
+        async with running_house({}, [a_sleeper(**SLOW)]) as running:
+            (sim,) = running.sims
+            async with running.wire() as wire:
+                await wire.send(a_post(a_chat(max_tokens=1000, stream=True)))
+                await until(lambda: sim.engine.running)
+                await ask(sim, "/sleep")
+                assert b'"finish_reason":"abort"' in (await wire.reply()).body
+            await ask(sim, "/wake_up")
+            assert (await running.ask(a_post())).status == 200
+
+    run(law())
