@@ -43,12 +43,19 @@ from gateway.parse.parser import Parser
 from gateway.pooled import Pooled
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
+from gateway.scale.demands import Demands
+from gateway.scale.metrics import DemandCollector
+from gateway.scale.routes import scale_routes
 from gateway.server import Server
+from gateway.supply import Supply
 from gateway.tenants.watch import tenancy
 from gateway.tokens.service import Tokens
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from gateway.batch.service import Batches
+    from gateway.choose.chooser import Chooser
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import EngineFacts
     from gateway.settings import (
@@ -59,6 +66,7 @@ if TYPE_CHECKING:
 
 FLUSH_EVERY_S: Final = 0.2
 TIDY_EVERY_S: Final = 0.2
+LOOK_EVERY_S: Final = 1.0
 DRAIN_LOOK_EVERY_S: Final = 0.02
 CUT_SHORT_S: Final = 1.0
 GC_THRESHOLD: Final = 50_000  # objects made and not yet freed before the youngest are looked at
@@ -88,6 +96,7 @@ class House(Panel):
         chooser = policy(settings.choose, rng)
         self.tokens = Tokens(settings.tokens, self._card, self._tls)
         self.lessons = Lessons(chooser, self.tokens, self._observe, settings.choose)
+        self.demands = self._demanded(chooser)
         self.pool = (
             Pooled(settings.merge, self.tokens, self.roster, monotonic)
             if settings.merge.enabled
@@ -109,6 +118,7 @@ class House(Panel):
             ),
             accounts=self.accounts,
             lessons=self.lessons,
+            demands=self.demands,
             clock=monotonic,
             pool=self.pool,
         )
@@ -125,9 +135,21 @@ class House(Panel):
         self.kv_events = self._listening()
         self._tell()
         self.batches = self._batches(settings.batch)
+        self.control = self._shown()
+
+    def _shown(self) -> ASGIApp:
+        """The control app, with what rooms add to it."""
         metrics = registry(self.accounts, self)
-        routes = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
-        self.control = control_app(self, metrics, routes)
+        metrics.register(DemandCollector(self.demands))
+        batch = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
+        return control_app(self, metrics, (*scale_routes(self.demands), *batch))
+
+    def _demanded(self, chooser: Chooser) -> Demands:
+        scale = self._settings.scale
+        supply = Supply(
+            self.roster, chooser, self.gate, self.cold, scale.load_deadline_s, monotonic
+        )
+        return Demands(scale, supply, monotonic)
 
     def _batches(self, settings: BatchSettings) -> Batches | None:
         """The Batch API, if it is on; if not, what it needs is not even loaded."""
@@ -214,6 +236,7 @@ class House(Panel):
                 ("sleepers", self._sleepers.run()),
                 ("flush", self._flush()),
                 ("tidy", self._tidy()),
+                ("demand", self._look()),
                 ("lessons", self.lessons.run()),
                 *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
                 *((repr(each), each.run()) for each in self._discoveries),
@@ -252,6 +275,12 @@ class House(Panel):
             for replica in chooser.repairs():
                 if self.kv_events is not None:
                     self.kv_events.replay(replica)
+
+    async def _look(self) -> None:
+        """What is demanded is brought up to date."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self.demands.look()
 
     async def drain(self) -> None:
         """Take nothing new; let what runs finish, for as long as the grace lasts; cut the rest."""

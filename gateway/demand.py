@@ -24,9 +24,10 @@ from gateway.vocabulary import ModelName, Seconds, Tokens
 class Share(msgspec.Struct, frozen=True):
     """What one gateway knows of the demand for one model at one instant.
 
-    `arriving` are estimates of the work that arrives, in replica-seconds per second, each over a
-    longer past than the one before. `backlog_s` is the work of those that wait, in replica-seconds.
-    `held_tokens` is the room in KV caches that requests in flight and waiting take in the end.
+    `arriving` is the work that arrives, in replica-seconds per second: of late, and over a longer
+    past. `lumps` are the squares of single requests' work per second, `saved` the work per second
+    that caches spare. `backlog_s` is the work of those that wait, in replica-seconds, `held_tokens`
+    the room in KV caches that requests in flight and waiting take in the end.
     """
 
     queued_requests: int = 0
@@ -34,7 +35,9 @@ class Share(msgspec.Struct, frozen=True):
     inflight_requests: int = 0
     inflight_tokens: Tokens = 0
     oldest_wait_s: Seconds = 0.0
-    arriving: tuple[float, ...] = ()
+    arriving: tuple[float, float] = (0.0, 0.0)
+    lumps: float = 0.0
+    saved: float = 0.0
     backlog_s: Seconds = 0.0
     held_tokens: Tokens = 0
 
@@ -46,16 +49,15 @@ class Share(msgspec.Struct, frozen=True):
             inflight_requests=self.inflight_requests + other.inflight_requests,
             inflight_tokens=self.inflight_tokens + other.inflight_tokens,
             oldest_wait_s=max(self.oldest_wait_s, other.oldest_wait_s),
-            arriving=_added(self.arriving, other.arriving),
+            arriving=(
+                self.arriving[0] + other.arriving[0],
+                self.arriving[1] + other.arriving[1],
+            ),
+            lumps=self.lumps + other.lumps,
+            saved=self.saved + other.saved,
             backlog_s=self.backlog_s + other.backlog_s,
             held_tokens=self.held_tokens + other.held_tokens,
         )
-
-
-def _added(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
-    if not one or not other:
-        return one or other
-    return tuple(left + right for left, right in zip(one, other, strict=True))
 
 
 class Demand(msgspec.Struct, frozen=True):

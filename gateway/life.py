@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from gateway.relay.attempt import Reply
     from gateway.relay.relay import Relay
     from gateway.relay.retries import Retries
+    from gateway.scale.demands import Demands
     from gateway.tenants.tenancy import Strangers, Tenancy
     from gateway.vocabulary import GenerationRequest, ReplicaId, Route, Seconds, Tenant
 
@@ -130,6 +131,7 @@ class Life:
     retries: Retries
     accounts: Accounts
     lessons: Lessons
+    demands: Demands
     clock: Clock
     pool: Pool | None = None
     """Where calls that are only read share upstream calls, if they do."""
@@ -149,10 +151,14 @@ class Life:
                 request = caller.asks(self.parser.parse(exchange))
                 entry.parsed(request)
                 with self.admission, caller.stay(request, exchange, entry):
-                    if self.pool is None or not self.pool.takes(request):
-                        await self._deliver(request, exchange, entry)
-                    else:
-                        await self.pool.deliver(request, exchange, entry, self._deliver)
+                    self.demands.arrived(entry)
+                    try:
+                        if self.pool is None or not self.pool.takes(request):
+                            await self._deliver(request, exchange, entry)
+                        else:
+                            await self.pool.deliver(request, exchange, entry, self._deliver)
+                    finally:
+                        self.demands.left(entry)
             except ClientGone as error:
                 entry.failed(error)
                 exchange.cut()  # who reads nothing would never come to the end of an explanation

@@ -535,8 +535,20 @@ class KedaSettings(Section):
 
 
 class ScaleSettings(Section):
-    """What whoever scales models is told."""
+    """How many replicas each model needs: what whoever scales them is told."""
 
+    ttft_objective_s: float = Field(
+        2.0, gt=0, description="so long a request may wait for the prompts before it"
+    )
+    objective_ratio: float = Field(
+        0.95, gt=0.5, lt=1, description="the part of requests for which that is to hold"
+    )
+    load_deadline_s: float = Field(
+        1800.0, gt=0, description="a replica that has been loading for longer will not come"
+    )
+    linger_s: float = Field(
+        30.0, ge=0, description="a model is active for so long after its last request: polls see it"
+    )
     keda: KedaSettings = Field(default_factory=KedaSettings)
 
 

@@ -34,6 +34,10 @@ class Owed(Protocol):
 class Claim(Protocol):
     """Who else wants to know of the first byte: the policy that chose."""
 
+    @property
+    def uncached(self) -> Tokens:
+        """Prompt tokens that the replica is believed not to hold."""
+
     def first_byte(self, now: Seconds) -> None: ...
 
 
@@ -206,6 +210,11 @@ class Entry:
     def meters_of_model(self) -> ModelMeters | None:
         """The meters of its model, once it has been dispatched."""
         return self._meters
+
+    @property
+    def uncached(self) -> Tokens | None:
+        """Prompt tokens that its replica is believed not to hold; None before it has one."""
+        return None if self._claim is None else self._claim.uncached
 
     @property
     def prompt_tokens(self) -> Tokens | None:

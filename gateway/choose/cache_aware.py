@@ -179,6 +179,15 @@ class CacheAware:
         """To be called some times a second."""
         self.holdings.tidy(now)
 
+    def rate_per_s(self, replica: ReplicaId) -> float | None:
+        """Work of prefill a second, as it has shown; None: it has shown nothing yet."""
+        found = self._targets.get(replica)
+        return found.pace.rate_per_s if found is not None and found.pace.has_learnt else None
+
+    def work(self, prompt_tokens: Tokens, uncached: Tokens) -> float:
+        """Of a prompt, in the unit of `rate_per_s`."""
+        return work(prompt_tokens, uncached, self._settings.attention_tokens)
+
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events are to be told again from the beginning."""
         return self.holdings.repairs()

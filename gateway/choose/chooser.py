@@ -142,6 +142,12 @@ class Memory(Protocol):
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events are to be told again from the beginning; each is named once."""
 
+    def rate_per_s(self, replica: ReplicaId) -> float | None:
+        """Work of prefill a second, as it has shown; None: it has shown nothing yet."""
+
+    def work(self, prompt_tokens: Tokens, uncached: Tokens) -> float:
+        """Of a prompt, in the unit of `rate_per_s`."""
+
     def tidy(self, now: Seconds) -> None:
         """Forget what is over; to be called some times a second."""
 
@@ -260,6 +266,15 @@ class Chooser:
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events are to be told again from the beginning; each is named once."""
         return [] if self.memory is None else self.memory.repairs()
+
+    def rate_per_s(self, replica: ReplicaId) -> float | None:
+        """Work of prefill a second, as a replica has shown it; None where nothing is learnt."""
+        return None if self.memory is None else self.memory.rate_per_s(replica)
+
+    def work(self, prompt_tokens: Tokens, uncached: Tokens) -> float:
+        """Of a prompt, in the unit of `rate_per_s`: its uncached tokens, unless the policy knows
+        better."""
+        return uncached if self.memory is None else self.memory.work(prompt_tokens, uncached)
 
     def tidy(self, now: Seconds) -> None:
         """Forget what is over; to be called some times a second, takes about a millisecond."""

@@ -205,6 +205,11 @@ class Gate:
         self._lanes[replica] = lane
         return lane
 
+    def rate_per_s(self, replica: ReplicaId) -> float | None:
+        """Uncached prompt tokens a second, as first bytes have shown; None: none have."""
+        lane = self._lanes.get(replica)
+        return None if lane is None else lane.room.rate_per_s
+
     # What it is told
 
     def learn(self, output: Tokens) -> None:

@@ -17,7 +17,9 @@ shares = st.builds(
     inflight_requests=counts,
     inflight_tokens=counts,
     oldest_wait_s=amounts,
-    arriving=st.one_of(st.just(()), st.tuples(amounts, amounts)),
+    arriving=st.tuples(amounts, amounts),
+    lumps=amounts,
+    saved=amounts,
     backlog_s=amounts,
     held_tokens=counts,
 )

@@ -104,7 +104,7 @@ class Engine:
         self._order = count()
         self._step = 0
         self._context = 0  # tokens of those that decode
-        self._room = 0  # KV tokens taken
+        self.room = 0  # KV tokens taken
 
     def __repr__(self) -> str:
         return f"<Engine {len(self._waiting)} waiting, {len(self._decoding)} decoding>"
@@ -149,7 +149,7 @@ class Engine:
                 self._context += job.arrival.prompt_tokens
             else:
                 ended.append(job)
-        self._room -= sum(job.room for job in ended)
+        self.room -= sum(job.room for job in ended)
         self.stint = None
         self._begin(now)
         return stint.finishing, ended
@@ -201,10 +201,10 @@ class Engine:
         job = self._waiting[0]
         held = self.cache.match(job.arrival.blocks)
         job.hit_tokens = hit_tokens(held, job.arrival.prompt_tokens)
-        fits = self._room + job.room <= self.spec.cache_blocks * BLOCK_TOKENS
-        if self._room and not (fits and len(self._decoding) < self.spec.most_running):
+        fits = self.room + job.room <= self.spec.cache_blocks * BLOCK_TOKENS
+        if self.room and not (fits and len(self._decoding) < self.spec.most_running):
             return False
         job.computed = job.hit_tokens
-        self._room += job.room
+        self.room += job.room
         self._prefilling.append(self._waiting.popleft())
         return True
