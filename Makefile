@@ -11,12 +11,14 @@ REPLICAS ?= 2
 PORT ?= 8000
 ARGS ?=
 SECONDS ?= 60
+SCENARIO ?= shared-prefix
+URL ?=
 
 # Packages are installed once and again when what they are made from changes.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e bench bench-routing bench-holding fuzz format clean
+.PHONY: help venv serve test check unit integration e2e bench bench-routing bench-holding loadtest fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +42,7 @@ test: $(READY) ## all tests, end-to-end ones against real vLLM replicas last
 check: $(READY) ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict gateway serving tests
+	$(BIN)/mypy --strict gateway serving loadtest tests
 	$(BIN)/lint-imports
 
 format: $(READY) ## put the source in order
@@ -64,6 +66,9 @@ bench-routing: $(READY) ## routing policies beside others': in virtual time, or 
 
 bench-holding: $(READY) ## what late binding and the order of the queue are worth, in virtual time
 	$(BIN)/python -m tests.bench.holding $(ARGS)
+
+loadtest: $(READY) ## load-test SCENARIO=shared-prefix at URL=..., or at a simulated fleet started for it; ARGS='...'
+	$(BIN)/headrace bench $(URL) --scenario $(SCENARIO) $(ARGS)
 
 fuzz: $(READY) ## parsers under random input for SECONDS=60
 	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=0

@@ -12,7 +12,8 @@ from gateway.section import Section
 from gateway.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted(path for name in ("gateway", "serving") for path in (ROOT / name).rglob("*.py"))
+PACKAGES = ("gateway", "serving", "loadtest")
+SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
 
 def test_no_module_is_named_like_one_of_the_standard_library() -> None:

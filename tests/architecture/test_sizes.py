@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("gateway", "serving")
+PACKAGES = ("gateway", "serving", "loadtest")
 LONGEST_FUNCTION = 60
 MOST_PARAMETERS = 6
 LONGEST_FILE = 400

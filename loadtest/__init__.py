@@ -1,0 +1,1 @@
+"""How does an OpenAI-compatible endpoint fare under this load, and what did its users feel?"""

@@ -1,0 +1,133 @@
+"""Runs sessions: in an open loop at their instants, in a closed one user by user.
+
+In the open loop nothing waits for anything: a session is begun at its instant by a greenlet of its
+own, however many are under way, and its first requests are timed from that instant. Later steps are
+intended when the one before has been answered and thought about.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+import gevent
+from gevent.pool import Group
+
+from loadtest.arrivals import Users
+from loadtest.replies import Reply
+from loadtest.samples import Marks, Sample, sample_of
+from loadtest.scenario import Plan
+from loadtest.stream import Client
+from loadtest.workloads import EMBEDDINGS, Call, Session
+
+_UNFINISHED: Final = "unfinished"
+
+
+class Driver:
+    """One generating process's share of a run: every `of`th session, from its `share` on."""
+
+    def __init__(
+        self, plan: Plan, client: Client, model: str, on_sample: Callable[[Sample, Reply], None]
+    ) -> None:
+        self.open_requests = 0
+        self.sent = 0
+        self.started_s = 0.0
+        self._plan = plan
+        self._client = client
+        self._model = model
+        self._on_sample = on_sample
+        self._sessions = Group()
+
+    def __repr__(self) -> str:
+        return f"<Driver, {self.open_requests} open>"
+
+    def run(self, share: int = 0, of: int = 1) -> None:
+        """From the first instant until every reply has come, or patience has ended."""
+        scenario = self._plan.scenario
+        self.started_s = perf_counter()
+        try:
+            if isinstance(scenario.arrivals, Users):
+                for user in range(share, scenario.arrivals.users, of):
+                    self._sessions.spawn(self.use, user, scenario.arrivals.users)
+                gevent.sleep(scenario.duration_s)
+            else:
+                self._begin_sessions(share, of)
+            self._sessions.join(timeout=scenario.patience_s)
+        finally:
+            self._sessions.kill()
+
+    def use(self, user: int, users: int) -> None:
+        """One user of a closed loop: session after session until the time is up."""
+        number, duration_s = user, self._plan.scenario.duration_s
+        while self.now_s() < duration_s:
+            self._run(self._plan.session(number), self.now_s())
+            number += users
+
+    def now_s(self) -> float:
+        """Since the start of the run."""
+        return perf_counter() - self.started_s
+
+    def _begin_sessions(self, share: int, of: int) -> None:
+        for number, at_s in enumerate(self._plan.instants()):
+            if number % of != share:
+                continue
+            session = self._plan.session(number)  # made up before its instant, not at it
+            if (early_s := at_s - self.now_s()) > 0:
+                gevent.sleep(early_s)
+            self._sessions.spawn(self._run, session, at_s)
+        if (left_s := self._plan.scenario.duration_s - self.now_s()) > 0:
+            gevent.sleep(left_s)
+
+    def _run(self, session: Session, intended_s: float) -> None:
+        """A session to its end; the first failure ends it, as it would a conversation."""
+        step = next(session)
+        while True:
+            if step.think_s:
+                gevent.sleep(step.think_s)
+                intended_s += step.think_s
+            if intended_s > self._plan.scenario.duration_s:
+                return
+            replies = self._ask_all(step.calls, intended_s)
+            if any(reply.error for reply in replies):
+                return
+            intended_s = self.now_s()
+            try:
+                step = session.send([reply.text for reply in replies])
+            except StopIteration:
+                return
+
+    def _ask_all(self, calls: tuple[Call, ...], intended_s: float) -> list[Reply]:
+        others = [gevent.spawn(self._ask, call, intended_s) for call in calls[1:]]
+        try:
+            first = self._ask(calls[0], intended_s)
+            gevent.joinall(others)
+        finally:
+            gevent.killall(others)
+        return [first, *(each.value for each in others)]
+
+    def _ask(self, call: Call, intended_s: float) -> Reply:
+        body = {"model": self._model, **call.body}
+        if self._plan.scenario.force_length and call.path != EMBEDDINGS:
+            body["ignore_eos"] = True
+        headers = call.headers
+        if call.key_variable is not None:
+            headers += (("Authorization", f"Bearer {os.environ.get(call.key_variable, '')}"),)
+        self.open_requests += 1
+        self.sent += 1
+        try:
+            reply = self._client.post(call.path, body, Marks(self.started_s + intended_s), headers)
+        finally:
+            self.open_requests -= 1
+        error = _UNFINISHED if reply.error == "cancelled" else reply.error
+        self._on_sample(self._sample(reply, call, error), reply)
+        return reply
+
+    def _sample(self, reply: Reply, call: Call, error: str | None) -> Sample:
+        marks, started_s = reply.marks, self.started_s
+        marks.intended_s -= started_s
+        marks.sent_s -= started_s
+        marks.ended_s -= started_s
+        marks.outputs_s = [at_s - started_s for at_s in marks.outputs_s]
+        return sample_of(marks, call.label, call.tenant, error)

@@ -1,0 +1,1 @@
+"""Records become pages people read: one HTML file, or Markdown."""
