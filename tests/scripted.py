@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -58,8 +58,15 @@ Script = Callable[[Received, asyncio.StreamReader, asyncio.StreamWriter], Awaita
 class Scripted:
     """The replica. `received` holds every POST, `open` counts connections."""
 
-    def __init__(self, answer: bytes | Script | None = None, model: str = MODEL) -> None:
+    def __init__(
+        self,
+        answer: bytes | Script | None = None,
+        model: str = MODEL,
+        hosts: Sequence[str] = ("127.0.0.1",),
+    ) -> None:
+        """`hosts` are the addresses it answers at, all at one port."""
         self.answer: bytes | Script = a_reply() if answer is None else answer
+        self._hosts = hosts
         self.received: list[Received] = []
         self.raw = b""  # all that came on connections that carried a POST, heads and bodies
         self.open = 0
@@ -82,12 +89,16 @@ class Scripted:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(connected, "127.0.0.1", self.port)
-        self.port = server.sockets[0].getsockname()[1]
+        first, *others = self._hosts
+        servers = [await asyncio.start_server(connected, first, self.port)]
+        self.port = servers[0].sockets[0].getsockname()[1]
+        if others:
+            servers.append(await asyncio.start_server(connected, others, self.port))
         try:
             yield self
         finally:
-            server.close()
+            for server in servers:
+                server.close()
             for task in tuple(tasks):
                 task.cancel()
             if tasks:

@@ -26,6 +26,7 @@ ANSWER_S: Final[Seconds] = 30.0
 """From the look-up to the end of an answer; of a watch, to its head."""
 OVERTIME_S: Final[Seconds] = 5.0
 """So much longer than agreed a watch may last before its connection is called dead."""
+RETRY_AFTER_MAX_S: Final[Seconds] = 300.0  # longer we do not leave it alone, whatever it says
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # of a watch; an object has 1.5 MB at most
 _READ_BYTES: Final = 64 * 1024
@@ -37,7 +38,7 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, retry_after_s: Seconds) -> None:
         super().__init__(f"{status} {message}")
         self.status = status
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = min(retry_after_s, RETRY_AFTER_MAX_S)
 
 
 class Unreachable(Exception):

@@ -117,6 +117,8 @@ class ApiServer:
     bookmark_every_s: float = 0.2
     says_gone_in_stream: bool = True
     asked: list[Asked] = field(default_factory=list)
+    listed: list[tuple[str, int]] = field(default_factory=list)
+    """Lists that were answered to their last page: the resource, and as of which version."""
     port: int = 0
 
     @property
@@ -230,9 +232,11 @@ class ApiServer:
             query.get("continue") or None,
         )
         meta = {"resourceVersion": str(version)}
+        kind = target.kind
         if following is not None:
             meta["continue"] = following
-        kind = target.kind
+        else:
+            self.listed.append((kind.plural, version))
         return JSONResponse(
             {
                 "kind": f"{kind.kind}List",
