@@ -180,7 +180,8 @@ def _counted_up(endpoint: str, by: int) -> str:
 class ReplicaAddress:
     """Where a replica answers, and what is known of it before it has been asked.
 
-    `models` pins what it serves; empty means "ask it" (`GET /v1/models`). `kv_events` says where
+    `models` pins what it serves; empty means "ask it" (`GET /v1/models`), and `expected` is what it
+    will serve once it can be asked, as far as is known. `kv_events` says where
     it tells of its cache; None means "ask it" (`GET /kv_event_sources`). `rank` is set where one
     URL is several replicas: data-parallel ranks, each with a cache and a load of its own.
     `is_awaited`: who runs it does not call it ready; it may answer, and is not sent anything yet.
@@ -191,6 +192,7 @@ class ReplicaAddress:
     role: Role = Role.BOTH
     kv_events: EventSource | None = None
     rank: int | None = None
+    expected: tuple[ModelName, ...] = ()
     is_awaited: bool = False
 
     @cached_property

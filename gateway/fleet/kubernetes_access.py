@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.section import SettingsError
+from gateway.section import NOT_YAML, SettingsError
 
 OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -37,9 +37,8 @@ class Access:
         configuration, self.namespace = _read(self._kubeconfig)
         if configuration.proxy:
             raise SettingsError(
-                "fleet.kubernetes: the API server is to be reached directly, but a proxy is set "
-                f"for it ({_without_credentials(configuration.proxy)}): take proxy-url out of the "
-                "kubeconfig, or name the server in NO_PROXY"
+                "fleet.kubernetes: the API server is reached directly, without the proxy-url of "
+                f"the kubeconfig ({_without_credentials(configuration.proxy)}): take it out"
             )
         self._configuration = configuration
         self.url: SplitResult = urlsplit(configuration.host.rstrip("/"))
@@ -65,6 +64,7 @@ def _read(kubeconfig: str | None) -> tuple[Any, str]:
         raise SettingsError(NOT_INSTALLED) from error
     config: Any = untyped
     configuration = Configuration()
+    configuration.proxy = None  # one in the environment is for the world outside
     try:
         if kubeconfig is None:
             try:
@@ -74,7 +74,7 @@ def _read(kubeconfig: str | None) -> tuple[Any, str]:
                 pass  # not in a pod: as kubectl would
         config.load_kube_config(kubeconfig, client_configuration=configuration)
         _, active = config.list_kube_config_contexts(kubeconfig)
-    except (OSError, ValueError, LookupError, config.ConfigException) as error:
+    except (OSError, config.ConfigException, *NOT_YAML) as error:
         raise SettingsError(
             f"fleet.kubernetes: no way to an API server: {error}. In a pod, give it a service "
             "account (automountServiceAccountToken: true); elsewhere, name a file in "

@@ -301,6 +301,7 @@ def _addresses(meta: Metadata, host: str, port: int, stage: Stage) -> tuple[Repl
         _pins(meta),
         Role(role),
         _events(meta, host),
+        expected=models_of(meta),
         is_awaited=stage is Stage.COMING,
     ).ranks(_number(meta.says("data-parallel-size") or "1", "data-parallel-size", MAX_RANKS))
 

@@ -155,7 +155,7 @@ class Roster:
                 moved.append((replica, was))
         joined = [Replica(each) for name, each in wanted.items() if name not in self._by_id]
         for replica in joined:
-            replica.models = _by_name(_pins(replica.address))
+            replica.models = _by_name(_foretold(replica.address))
             self._by_id[replica.id] = replica
         if joined or is_changed:
             self._publish()
@@ -248,7 +248,7 @@ class Roster:
             return was_gone
         replica.address = address
         if address.models:
-            replica.models = _by_name(_pins(address))
+            replica.models = _by_name(_foretold(address))
         # Where the pins were taken away, what they said holds until the replica has been asked.
         return True
 
@@ -307,8 +307,9 @@ class Roster:
         return min(outs_s, default=self._settings.probe_every_s)
 
 
-def _pins(address: ReplicaAddress) -> list[ModelCard]:
-    return [ModelCard(name) for name in address.models]
+def _foretold(address: ReplicaAddress) -> list[ModelCard]:
+    """Its pins; without, what it is expected to serve until it has been asked."""
+    return [ModelCard(name) for name in address.models or address.expected]
 
 
 def _by_name(cards: Iterable[ModelCard]) -> Mapping[ModelName, ModelCard]:

@@ -120,25 +120,29 @@ class ApiServer:
     listed: list[tuple[str, int]] = field(default_factory=list)
     """Lists that were answered to their last page: the resource, and as of which version."""
     port: int = 0
+    certificate: Path | None = None
+    """A file with its certificate and key: it speaks TLS."""
 
     @property
     def url(self) -> str:
         """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
 
     def throttle(self, requests: int, retry_after_s: int) -> None:
         """Answer the next requests with 429."""
         trouble = Trouble(429, "TooManyRequests", "too many requests", retry_after_s)
         self.troubles += [trouble] * requests
 
-    def kubeconfig(self, folder: Path, token: str = "t0", namespace: str = "models") -> Path:
-        """A file that leads here."""
+    def kubeconfig(
+        self, folder: Path, token: str = "t0", namespace: str = "models", **user: Any
+    ) -> Path:
+        """A file that leads here; `user` is how a token is had, where it does not say it."""
         path = folder / "kubeconfig"
         context = {"cluster": "here", "user": "me", "namespace": namespace}
         document = {
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "here", "cluster": {"server": self.url}}],
-            "users": [{"name": "me", "user": {"token": token}}],
+            "users": [{"name": "me", "user": user or {"token": token}}],
             "contexts": [{"name": "it", "context": context}],
         }  # fmt: skip
         path.write_text(yaml.safe_dump(document))
@@ -313,7 +317,12 @@ async def running_api_server(api: ApiServer | None = None) -> AsyncIterator[ApiS
     listening = socket.create_server(("127.0.0.1", api.port))
     api.port = listening.getsockname()[1]
     config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=0
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=0,
+        ssl_certfile=api.certificate,
     )
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]

@@ -1,0 +1,101 @@
+"""A whole gateway whose replicas are pods: what its clients see of their coming and going."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from gateway.vocabulary import Health
+from tests.builders import a_chat, a_get, a_post
+from tests.house import RunningHouse, run, running_house, until
+from tests.kube.cluster import Cluster, Key
+from tests.kube.makings import NAMESPACE, a_pod, a_workload, pod_key
+from tests.kube.server import running_api_server
+from tests.scripted import Held, Scripted, a_reply
+
+ADDRESSES = ("127.0.1.1", "127.0.1.2")
+
+
+@asynccontextmanager
+async def pods_and_a_gateway(
+    folder: Path, script: Held
+) -> AsyncIterator[tuple[Cluster, Scripted, RunningHouse]]:
+    """No pod yet; each will be one of ADDRESSES, and will answer by the script."""
+    pods = Scripted(script, hosts=ADDRESSES)
+    async with running_api_server() as api, pods.running():
+        kubernetes = {
+            "enabled": True,
+            "kubeconfig": str(api.kubeconfig(folder)),
+            "port": pods.port,
+        }
+        settings: dict[str, dict[str, Any]] = {
+            "fleet": {"kubernetes": kubernetes},
+            "hold": {"max_sequences": 1},
+        }
+        async with running_house(settings, []) as house:
+            yield api.cluster, pods, house
+
+
+def test_a_pod_told_to_go_finishes_its_stream_and_who_waits_for_it_goes_elsewhere(
+    tmp_path: Path,
+) -> None:
+    async def law() -> None:
+        script = Held()
+        async with pods_and_a_gateway(tmp_path, script) as (cluster, _, house):
+            cluster.create(Key("apps", "deployments", NAMESPACE, "m"), a_workload("m", "m", 1))
+            cluster.create(pod_key("a"), a_pod("a", ADDRESSES[0]))
+            await until(lambda: house.replicas and house.replicas[0].takes_work)
+            first = house.replicas[0]
+            async with house.wire() as stream, house.wire() as waiting:
+                await stream.send(a_post(a_chat("held", stream=True)))
+                head = await stream.head()
+                await waiting.send(a_post())
+                await until(lambda: sum(house.house.waiting.values()) == 1)
+                going = a_pod("a", ADDRESSES[0])
+                going["metadata"]["deletionTimestamp"] = "2026-11-26T00:00:00Z"
+                cluster.replace(pod_key("a"), going)
+                await until(lambda: first.health is Health.DRAINING)
+                assert sum(house.house.waiting.values()) == 0  # it waits for any pod now
+                cluster.create(pod_key("b"), a_pod("b", ADDRESSES[1]))
+                assert (await waiting.reply()).status == 200
+                assert head.status == 200
+                script.released.set()
+                body = b"".join([chunk async for chunk in stream.chunks()])
+                assert body == script.HALF + script.REST
+            await until(lambda: first not in house.replicas)
+            await house.until_quiet()
+
+    run(law())
+
+
+def test_a_model_at_zero_is_listed_waited_for_and_served_by_its_first_pod(tmp_path: Path) -> None:
+    async def law() -> None:
+        async with pods_and_a_gateway(tmp_path, Held()) as (cluster, _, house):
+            cluster.create(Key("apps", "deployments", NAMESPACE, "m"), a_workload("m", "m", 0))
+            await until(house.house.models)
+            listed = await house.ask(a_get("/v1/models"), method="GET")
+            assert [each["id"] for each in listed.json()["data"]] == ["m"]
+            async with house.wire() as wire:
+                await wire.send(a_post())
+                await until(lambda: house.house.accounts.open_entries == 1)
+                cluster.create(pod_key("a"), a_pod("a", None, ready=False))
+                cluster.merge(pod_key("a"), a_pod("a", ADDRESSES[0], ready=False))
+                await until(lambda: len(house.replicas) == 1)
+                assert house.replicas[0].health is Health.JOINING
+                assert "m" in house.replicas[0].models
+                cluster.merge(pod_key("a"), a_pod("a", ADDRESSES[0]))
+                assert (await wire.reply()).body == b'{"ok": true}'
+
+    run(law())
+
+
+def test_a_model_that_nothing_is_there_for_is_not_found(tmp_path: Path) -> None:
+    async def law() -> None:
+        async with pods_and_a_gateway(tmp_path, Held(a_reply())) as (cluster, _, house):
+            cluster.create(pod_key("a"), a_pod("a", ADDRESSES[0]))
+            await until(lambda: house.replicas and house.replicas[0].takes_work)
+            assert (await house.ask(a_post(a_chat(model="n")))).status == 404
+
+    run(law())
