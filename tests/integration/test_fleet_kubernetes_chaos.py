@@ -192,6 +192,7 @@ def test_after_a_thousand_changes_the_roster_is_the_truth_and_no_dead_pod_was_as
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "BACK_OFF_S", 0.02)
+    monkeypatch.setattr(watching, "BACK_OFF_MAX_S", 0.2)
 
     async def law() -> None:
         async with in_turmoil(tmp_path, seed) as (turmoil, house):
@@ -215,8 +216,8 @@ def test_after_a_thousand_changes_the_roster_is_the_truth_and_no_dead_pod_was_as
             await asyncio.wait([asking])
             assert not turmoil.wronged
             assert believed(house) == turmoil.truth()
-            assert turmoil.sent > 200
-            assert len(turmoil.listed_at) > 8
+            assert turmoil.sent > 50
+            assert len(turmoil.listed_at) > 4
 
     run(law(), within_s=60)
 
