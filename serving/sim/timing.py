@@ -23,12 +23,12 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class StepWork(msgspec.Struct, frozen=True, gc=False):
-    """What one step computes; the letters are those of the module's formula."""
+    """What one step computes, or the mean of many; the letters are those of the module's formula."""
 
-    prefill_tokens: int = 0
+    prefill_tokens: float = 0
     prefill_token_pairs: float = 0.0
-    decode_sequences: int = 0
-    decode_context_tokens: int = 0
+    decode_sequences: float = 0
+    decode_context_tokens: float = 0
 
 
 class StepTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

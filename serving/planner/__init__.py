@@ -1,0 +1,1 @@
+"""`headrace plan`: how a model is laid over GPUs, and why so."""

@@ -1,0 +1,257 @@
+"""A plan as others read it: vLLM arguments, Helm values, a DRA claim, a JSON document.
+
+Pure: a plan in, text out. What is written of one pool is one Deployment, so a plan over several
+kinds of GPU is several documents of each kind, but for JSON and arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections import Counter
+from typing import Any, Final
+
+import yaml
+
+from serving.planner.hardware import GIB, MIB, Kind, Link, Vendor
+from serving.planner.model import PlanError
+from serving.planner.place import Placement
+from serving.planner.search import Plan, Pool
+
+_PRODUCT: Final = {
+    "l4": "L4", "a10g": "A10G", "l40s": "L40S", "a100-40gb": "A100", "a100-80gb": "A100",
+    "h100": "H100", "h200": "H200", "b200": "B200",
+}  # fmt: skip
+
+
+def arguments(plan: Plan, pool: Pool) -> list[str]:
+    """What `vllm serve`, or the engine arguments of a replica, are given for one replica."""
+    split, budget = pool.candidate.split, plan.budget
+    said = ["--model", plan.model.name, "--tensor-parallel-size", str(split.tensor)]
+    if split.pipeline > 1:
+        said += ["--pipeline-parallel-size", str(split.pipeline)]
+    if split.data > 1:
+        said += ["--data-parallel-size", str(split.data)]
+    if split.experts:
+        said += ["--enable-expert-parallel"]
+    said += ["--max-model-len", str(budget.max_model_len)]
+    said += ["--max-num-seqs", str(budget.max_num_seqs)]
+    said += ["--max-num-batched-tokens", str(budget.max_num_batched_tokens)]
+    if budget.kv_bits == 8:
+        said += ["--kv-cache-dtype", "fp8"]
+    if pool.candidate.kind.vendor is Vendor.CPU:
+        return [*said, "--kv-cache-memory-bytes", str(_cpu_cache(plan, pool))]
+    return [*said, "--gpu-memory-utilization", f"{budget.utilisation:g}"]
+
+
+def _cpu_cache(plan: Plan, pool: Pool) -> int:
+    """Main memory is shared with all else: four of the longest sequences, in whole MiB."""
+    used = pool.candidate.footprint
+    if used is None:
+        raise PlanError("a pool without a footprint")
+    return max(min(used.cache, 4 * used.longest) // MIB, 1) * MIB
+
+
+def as_arguments(plan: Plan) -> str:
+    """A line of arguments for each pool, and above it where its replicas go."""
+    lines = []
+    for pool in plan.pools:
+        lines += [f"# {pool.replicas} x {pool.candidate.split} on {pool.candidate.kind.name}"]
+        lines += [f"#   {where(placement)}" for placement in pool.placements]
+        lines += [shlex.join(arguments(plan, pool))]
+    return "\n".join(lines) + "\n"
+
+
+def where(placement: Placement) -> str:
+    """A replica's hosts and its GPUs on each."""
+    return "; ".join(
+        f"{node}: GPU {', '.join(str(gpu.index) for gpu in placement.gpus if gpu.node == node)}"
+        for node in placement.nodes
+    )
+
+
+def gpus_per_pod(pool: Pool) -> int:
+    """On each host of a replica; a replica's pods are alike, so the most that any has."""
+    return max(max(Counter(gpu.node for gpu in each.gpus).values()) for each in pool.placements)
+
+
+def resource(kind: Kind) -> str:
+    """The name under which the device plugin hands such GPUs out."""
+    if kind.is_slice:
+        return f"nvidia.com/mig-{kind.profile}"
+    return "amd.com/gpu" if kind.vendor is Vendor.AMD else "nvidia.com/gpu"
+
+
+def helm_values(plan: Plan, pool: Pool) -> dict[str, Any]:
+    """Values of the chart `charts/model` for one pool."""
+    split, kind = pool.candidate.split, pool.candidate.kind
+    pods = split.gpus // gpus_per_pod(pool)
+    gpu: dict[str, Any] = {
+        "mode": "mig" if kind.is_slice else "devicePlugin",
+        "count": gpus_per_pod(pool),
+        "resourceName": resource(kind),
+    }
+    if kind.is_slice:
+        gpu["migProfile"] = kind.profile
+    if kind.vendor is Vendor.CPU:
+        gpu = {"mode": "none"}
+    return {
+        "model": {"id": plan.model.name, "contextLength": plan.budget.max_model_len},
+        "parallelism": {
+            "tensor": split.tensor,
+            "pipeline": split.pipeline,
+            "data": split.data,
+            "expert": split.experts,
+        },
+        "workload": {
+            "kind": "leaderworkerset" if pods > 1 else "deployment",
+            "replicas": pool.replicas,
+        },
+        "gpu": gpu,
+        "engine": {"args": _engine_args(arguments(plan, pool))},
+    }
+
+
+_SAID_ELSEWHERE: Final = frozenset(
+    {"model", "tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size",
+     "enable-expert-parallel", "max-model-len"}
+)  # fmt: skip
+
+
+def _engine_args(said: list[str]) -> dict[str, str]:
+    """The arguments that have no value of their own in the chart, by name."""
+    pairs = zip(said, [*said[1:], "--"], strict=True)
+    found = {
+        name.removeprefix("--"): value
+        for name, value in pairs
+        if name.startswith("--") and not value.startswith("--")
+    }
+    return {name: value for name, value in found.items() if name not in _SAID_ELSEWHERE}
+
+
+def as_helm(plan: Plan, pool: Pool) -> str:
+    """Helm values, YAML."""
+    return yaml.safe_dump(helm_values(plan, pool), sort_keys=False)
+
+
+def claim_template(plan: Plan, pool: Pool) -> dict[str, Any]:
+    """A ResourceClaimTemplate (resource.k8s.io/v1) for the GPUs of one pod. Raises PlanError.
+
+    All are of one product; where the plan counts on one PCIe switch, they share its root too.
+    Behind an NVLink switch a host's GPUs are joined alike, so nothing more is asked.
+    """
+    kind = pool.candidate.kind
+    if kind.vendor is not Vendor.NVIDIA:
+        raise PlanError(f"DRA claims are written for NVIDIA GPUs, not for {kind.name}")
+    count = gpus_per_pod(pool)
+    request = {
+        "deviceClassName": "mig.nvidia.com" if kind.is_slice else "gpu.nvidia.com",
+        "allocationMode": "ExactCount",
+        "count": count,
+        "selectors": [{"cel": {"expression": _selector(kind)}}],
+    }
+    devices: dict[str, Any] = {"requests": [{"name": "gpus", "exactly": request}]}
+    if count > 1:
+        devices["constraints"] = [
+            {"requests": ["gpus"], "matchAttribute": attribute} for attribute in _alike(pool)
+        ]
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaimTemplate",
+        "metadata": {"name": f"{claim_name(plan.model.name)}-{claim_name(kind.name)}"},
+        "spec": {"spec": {"devices": devices}},
+    }
+
+
+def _alike(pool: Pool) -> list[str]:
+    found = ["gpu.nvidia.com/productName"]
+    if all(placement.links.inner is Link.PCIE_SWITCH for placement in pool.placements):
+        found.append("resource.kubernetes.io/pcieRoot")
+    return found
+
+
+def _selector(kind: Kind) -> str:
+    attributes, capacity = (
+        'device.attributes["gpu.nvidia.com"]',
+        'device.capacity["gpu.nvidia.com"]',
+    )
+    if kind.is_slice:
+        return f'{attributes}.profile == "{kind.profile}"'
+    least = math.floor(kind.memory / GIB * 0.95)
+    product = _PRODUCT.get(kind.name)
+    named = f'{attributes}.productName.matches("{product}( |-|$)") && ' if product else ""
+    return f'{named}{capacity}.memory.compareTo(quantity("{least}Gi")) >= 0'
+
+
+def claim_name(name: str) -> str:
+    """As Kubernetes allows names: lower case, digits and dashes."""
+    kept = "".join(letter if letter.isalnum() else "-" for letter in name.lower().split("/")[-1])
+    return kept.strip("-")[:50].strip("-")
+
+
+def as_dra(plan: Plan, pool: Pool) -> str:
+    """The claim template, YAML."""
+    return yaml.safe_dump(claim_template(plan, pool), sort_keys=False)
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """All of the plan, for programs: seconds, bytes, requests a second, prices per hour."""
+    demand = plan.demand
+    return {
+        "model": plan.model.name,
+        "demand": {
+            "rate": demand.rate,
+            "prompt_tokens": demand.prompt,
+            "output_tokens": demand.output,
+            "ttft_s": demand.objectives.ttft_s,
+            "tpot_s": demand.objectives.tpot_s,
+        },
+        "rate": plan.rate,
+        "gpus": plan.gpus,
+        "price_per_hour": plan.price,
+        "pools": [_pool(plan, pool) for pool in plan.pools],
+        "considered": [
+            {
+                "gpu": each.kind.name,
+                "split": str(each.split),
+                "verdict": each.verdict,
+                "rules": [{"reason": it.reason, "source": it.source} for it in each.refused],
+                "rate_per_gpu": each.rate_per_gpu,
+            }
+            for each in plan.candidates
+        ],
+    }
+
+
+def _pool(plan: Plan, pool: Pool) -> dict[str, Any]:
+    split, expected = pool.candidate.split, plan.prediction(pool)
+    used = pool.candidate.footprint
+    return {
+        "gpu": pool.candidate.kind.name,
+        "parallelism": {
+            "tensor": split.tensor,
+            "pipeline": split.pipeline,
+            "data": split.data,
+            "expert": split.experts,
+        },
+        "replicas": [
+            [list(map(str, _ids(group))) for group in it.groups] for it in pool.placements
+        ],
+        "weights_bytes": used.weights if used else 0,
+        "cache_bytes": used.cache if used else 0,
+        "ttft_s": expected.ttft_s,
+        "tpot_s": expected.tpot_s,
+        "rate": pool.rate,
+        "is_measured": pool.candidate.is_measured,
+        "arguments": arguments(plan, pool),
+    }
+
+
+def _ids(group: Any) -> list[str]:
+    return [gpu.id for gpu in group]
+
+
+def as_json(plan: Plan) -> str:
+    """The document, JSON."""
+    return json.dumps(document(plan), indent=2) + "\n"
