@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from serving.planner.predict import Demand
     from serving.planner.search import Plan
 
-FORMATS = ("args", "helm", "dra", "json")
+FORMATS = ("args", "replica", "helm", "dra", "json")
 
 
 class PlanCommand:
@@ -43,11 +43,8 @@ class PlanCommand:
             if args.list_models:
                 return _list_models()
             plan = _plan(args)
-            quiet = any(path == "-" for _, path in args.write)
-            texts = [
-                (path, text) for what, path in args.write for path, text in _texts(what, path, plan)
-            ]
-            if not quiet:
+            texts = [each for what, path in args.write for each in _texts(what, path, plan)]
+            if all(path != "-" for path, _ in texts):
                 _show(plan)
             for path, text in texts:
                 _put(path, text)
@@ -94,6 +91,10 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         "--profile", action="append", default=[], metavar="KIND/SPLIT=FILE",
         help="measured step times in place of the roofline: h200/TP2=profile.json; repeatable",
     )  # fmt: skip
+    group.add_argument(
+        "--prefill-rate", action="append", default=[], metavar="KIND/SPLIT=TOKENS_PER_S",
+        help="bring the roofline to a rate that is known, as the gateway learns it; repeatable",
+    )  # fmt: skip
 
 
 def _list_models() -> int:
@@ -106,7 +107,7 @@ def _list_models() -> int:
 def _plan(args: argparse.Namespace) -> Plan:
     from serving.planner.legal import read_split
     from serving.planner.search import Request, search
-    from serving.planner.sources import read_model, read_profiles
+    from serving.planner.sources import read_model, read_profiles, read_rates
 
     for what, _ in args.write:
         if what not in FORMATS:
@@ -116,9 +117,9 @@ def _plan(args: argparse.Namespace) -> Plan:
     model = read_model(args.model)
     demand = _demand(args)
     budget = _budget(args, demand, model.max_len)
-    measured = read_profiles(args.profile)
+    measured, rates = read_profiles(args.profile), read_rates(args.prefill_rate)
     only = None if args.split is None else read_split(args.split)
-    return search(model, _inventory(args), Request(demand, budget, measured, only))
+    return search(model, _inventory(args), Request(demand, budget, measured, rates, only))
 
 
 def _inventory(args: argparse.Namespace) -> Inventory:
@@ -212,7 +213,7 @@ def _texts(what: str, path: str, plan: Plan) -> list[tuple[str, str]]:
         return [(path, write.as_json(plan))]
     if what == "args":
         return [(path, write.as_arguments(plan))]
-    make = write.as_helm if what == "helm" else write.as_dra
+    make = {"helm": write.as_helm, "dra": write.as_dra, "replica": write.as_replica}[what]
     if len(plan.pools) == 1 or path == "-":
         return [(path, "---\n".join(make(plan, pool) for pool in plan.pools))]
     whole = Path(path)

@@ -9,7 +9,8 @@ A step takes, on each GPU of a tensor-parallel group,
 
 The four constants are fitted to layers measured on an H200 (docs/benchmarks, 2026-11-26); the rest
 is the makers' data sheets. Where a profile has been measured, its own line takes the roofline's
-place (`serving.sim.timing`): both answer `seconds(StepWork)`.
+place (`serving.sim.timing`): both answer `seconds(StepWork)`. Where only a prefill rate is known,
+such as a gateway learns it, the roofline is brought to it.
 
 With D sequences decoding, a replica in balance takes in D * prompt / output prompt tokens a step,
 so its rate is D / (output * step) and one D tells all. Prompts wait for one another as in M/D/1.
@@ -24,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from loadtest.traces import Replayed
 from serving.planner.hardware import Kind, Link, Vendor
 from serving.planner.legal import Split
 from serving.planner.memory import Budget, layer_weights, sequence_bytes, stage_layers
@@ -58,15 +60,6 @@ class Timing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """One request of a trace."""
-
-    at_s: float
-    prompt: int
-    output: int
-
-
-@dataclass(frozen=True, slots=True)
 class Objectives:
     """Seconds that must not be passed: to the first token, and between tokens."""
 
@@ -90,9 +83,9 @@ class Demand:
     longest: int
 
 
-def demand_of_trace(arrivals: Sequence[Arrival], objectives: Objectives) -> Demand:
+def demand_of_trace(arrivals: Sequence[Replayed], objectives: Objectives) -> Demand:
     """A trace's mean rate and lengths; TTFT is held for its 95th percentile of prompts."""
-    prompts = sorted(each.prompt for each in arrivals)
+    prompts = sorted(each.prompt_tokens for each in arrivals)
     instants = [each.at_s for each in arrivals]
     span = max(instants) - min(instants)
     if span <= 0:
@@ -100,10 +93,10 @@ def demand_of_trace(arrivals: Sequence[Arrival], objectives: Objectives) -> Dema
     return Demand(
         rate=(len(arrivals) - 1) / span,
         prompt=max(1.0, sum(prompts) / len(prompts)),
-        output=max(1.0, sum(each.output for each in arrivals) / len(arrivals)),
+        output=max(1.0, sum(each.output_tokens for each in arrivals) / len(arrivals)),
         objectives=objectives,
         long_prompt=max(1, prompts[math.ceil(0.95 * len(prompts)) - 1]),
-        longest=max(each.prompt + each.output for each in arrivals),
+        longest=max(each.prompt_tokens + each.output_tokens for each in arrivals),
     )
 
 
@@ -237,6 +230,24 @@ def _cache_line(
     slope = (kept(2 * far) - kept(far)) / far
     inside = (kept(window) - state) / window - slope if window else 0.0
     return window, (state, slope, inside)
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """A timing brought to a prefill rate that is known better than it is: all steps alike."""
+
+    timing: Timing
+    factor: float
+
+    def seconds(self, work: StepWork) -> float:
+        """The duration of one step."""
+        return self.factor * self.timing.seconds(work)
+
+
+def paced(timing: Timing, tokens_per_s: float, demand: Demand) -> Paced:
+    """`timing`, so that prompts of the demand's length are prefilled at the rate."""
+    alone = timing.seconds(StepWork(demand.prompt, demand.prompt**2 / 2))
+    return Paced(timing, demand.prompt / tokens_per_s / alone)
 
 
 @dataclass(frozen=True, slots=True)

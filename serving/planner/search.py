@@ -3,8 +3,8 @@
 Each kind of GPU gets at most one split, in as many replicas as are needed: that is one Deployment,
 and the gateway sees to it that replicas of different kinds share the load. A fleet's rate is the
 sum of its replicas' greatest rates within the objectives. The cheapest fleet that serves the demand
-wins; at equal cost, that of fewer GPUs, then of lower TTFT. Without a rate the fleet that serves
-most wins.
+wins; at equal cost, that of fewer GPUs, then of the greater rate. Without a rate the fleet that
+serves most wins.
 
 Only fleets that are on the frontier of cost and rate are kept while kinds are combined, which
 loses none that could win: exhaustive search agrees (tests).
@@ -23,7 +23,7 @@ from serving.planner.legal import Refusal, Split, refusals
 from serving.planner.memory import Budget, Footprint, footprint, sequences
 from serving.planner.model import Model, PlanError
 from serving.planner.place import Placement, place
-from serving.planner.predict import Demand, Lane, Links, Prediction, Roofline, Timing
+from serving.planner.predict import Demand, Lane, Links, Prediction, Roofline, Timing, paced
 
 PIPELINES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 DATAS = (1, 2, 4, 8, 16, 32, 64)
@@ -39,6 +39,8 @@ class Request:
     demand: Demand
     budget: Budget
     measured: Measured = field(default_factory=dict)
+    prefill_rates: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Prompt tokens a second, known as `measured` is."""
     only: Split | None = None
 
 
@@ -203,11 +205,11 @@ def _rated(
     kind, split = candidate.kind, candidate.split
     if not placements:
         return replace(candidate, verdict=f"there is no room for {split.gpus} GPUs so split")
-    timing = request.measured.get((kind.name, str(split)))
+    name = (kind.name, str(split))
     rates: dict[Links, float] = {}
     lanes: dict[Links, Lane] = {}
     for each in {placement.links for placement in placements}:
-        lanes[each] = _lane(model, candidate, request, timing or each)
+        lanes[each] = _lane(model, candidate, request, each)
         best = lanes[each].capacity(demand)
         rates[each] = best.rate if best else 0.0
     ranked = sorted(placements, key=lambda each: -rates[each.links])
@@ -219,14 +221,19 @@ def _rated(
         lanes=tuple(lanes[each.links] for each in ranked),
         placements=tuple(ranked),
         rates=tuple(rates[each.links] for each in ranked),
-        is_measured=timing is not None,
+        is_measured=name in request.measured or name in request.prefill_rates,
     )
 
 
-def _lane(model: Model, candidate: Candidate, request: Request, how: Timing | Links) -> Lane:
+def _lane(model: Model, candidate: Candidate, request: Request, links: Links) -> Lane:
     demand, budget = request.demand, request.budget
     kind, split = candidate.kind, candidate.split
-    timing = Roofline(model, split, kind, how, budget.kv_bits) if isinstance(how, Links) else how
+    name = (kind.name, str(split))
+    timing = request.measured.get(name)
+    if timing is None:
+        timing = Roofline(model, split, kind, links, budget.kv_bits)
+        if name in request.prefill_rates:
+            timing = paced(timing, request.prefill_rates[name], demand)
     held = sequences(model, split, kind, budget, demand.prompt + demand.output / 2)
     most = min(held, float(budget.max_num_seqs)) / split.pipeline
     return Lane(timing, split.pipeline * split.data, most, budget)

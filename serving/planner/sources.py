@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +14,14 @@ from typing import Any
 import msgspec
 import yaml
 
+from loadtest import traces
+from loadtest.traces import Replayed
 from serving.planner.config import read_config
-from serving.planner.hardware import MIB, Inventory
+from serving.planner.hardware import MIB, Inventory, kind
 from serving.planner.inventory import Seen, from_document, from_driver, from_nodes
 from serving.planner.legal import read_split
 from serving.planner.model import Model, PlanError
-from serving.planner.predict import Arrival, Timing
+from serving.planner.predict import Timing
 from serving.sim.timing import parse_profile
 
 
@@ -64,45 +64,44 @@ def _document(path: Path, parse: Callable[[str], object]) -> object:
         raise PlanError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def read_trace(path: str) -> list[Arrival]:
-    """Requests from JSON lines (`timestamp` in ms, `input_length`, `output_length`: Mooncake's) or
-    CSV (TIMESTAMP, ContextTokens, GeneratedTokens: Azure's). Raises PlanError."""
+def read_trace(path: str) -> list[Replayed]:
+    """The requests of a recorded trace, in any format that can be replayed. Raises PlanError."""
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
-            arrivals = list(_csv(file) if path.endswith(".csv") else _json_lines(file))
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise PlanError(f"{path} is no trace we can read: {error!r}") from error
-    if len(arrivals) < 2:
-        raise PlanError(f"{path}: a trace needs at least two requests")
-    return arrivals
+            return traces.read_trace(file)
+    except (OSError, UnicodeDecodeError, traces.TraceError) as error:
+        raise PlanError(f"{path}: {error}") from error
 
 
-def _json_lines(lines: Iterator[str]) -> Iterator[Arrival]:
-    for line in lines:
-        if line.strip():
-            it = json.loads(line)
-            yield Arrival(it["timestamp"] / 1000, int(it["input_length"]), int(it["output_length"]))
+def read_rates(said: Sequence[str]) -> dict[tuple[str, str], float]:
+    """`h200/TP2=41000`: prompt tokens a second that such a replica prefills."""
+    found: dict[tuple[str, str], float] = {}
+    for each in said:
+        where, text = _of_split("--prefill-rate", each)
+        if not text.replace(".", "", 1).isdecimal() or float(text) <= 0:
+            raise PlanError(f"--prefill-rate {each}: {text!r} is not tokens a second")
+        found[where] = float(text)
+    return found
 
 
-def _csv(lines: Iterator[str]) -> Iterator[Arrival]:
-    for row in csv.DictReader(lines):
-        at = datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp()
-        yield Arrival(at, int(row["ContextTokens"]), int(row["GeneratedTokens"]))
+def _of_split(option: str, said: str) -> tuple[tuple[str, str], str]:
+    """`GPU/SPLIT=VALUE`, taken apart."""
+    where, equals, value = said.partition("=")
+    name, slash, split = where.partition("/")
+    if not (equals and slash and value):
+        raise PlanError(f"{option} {said}: expected GPU/SPLIT=VALUE, such as h200/TP2=...")
+    return (kind(name).name, str(read_split(split))), value
 
 
 def read_profiles(said: Sequence[str]) -> dict[tuple[str, str], Timing]:
     """`h200/TP2=FILE`: the measured profile of that split on that kind of GPU."""
     found: dict[tuple[str, str], Timing] = {}
     for each in said:
-        where, equals, path = each.partition("=")
-        kind_name, slash, split = where.partition("/")
-        if not (equals and slash and path):
-            raise PlanError(f"--profile {each}: expected GPU/SPLIT=FILE, such as h200/TP2=p.json")
+        where, path = _of_split("--profile", each)
         try:
-            profile = parse_profile(Path(path).read_bytes())
+            found[where] = parse_profile(Path(path).read_bytes()).timing
         except (OSError, ValueError) as error:
             raise PlanError(f"{path} is no profile: {error}") from error
-        found[kind_name.lower(), str(read_split(split))] = profile.timing
     return found
 
 

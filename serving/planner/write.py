@@ -1,7 +1,7 @@
-"""A plan as others read it: vLLM arguments, Helm values, a DRA claim, a JSON document.
+"""A plan as others read it: vLLM arguments, replica settings, Helm values, a DRA claim, JSON.
 
 Pure: a plan in, text out. What is written of one pool is one Deployment, so a plan over several
-kinds of GPU is several documents of each kind, but for JSON and arguments.
+kinds of GPU is several documents, but for JSON and arguments.
 """
 
 from __future__ import annotations
@@ -71,6 +71,45 @@ def where(placement: Placement) -> str:
     )
 
 
+def replica_settings(plan: Plan, pool: Pool) -> dict[str, Any]:
+    """The settings file of `headrace replica` for one replica, or for one node of it."""
+    kind, used = pool.candidate.kind, pool.candidate.footprint
+    settings: dict[str, Any] = {
+        "model": plan.model.name,
+        "parallelism": degrees(pool),
+        "max_model_len": plan.budget.max_model_len,
+        "args": [
+            f"--{name}={value}" for name, value in _engine_args(arguments(plan, pool)).items()
+        ],
+    }
+    if kind.vendor is Vendor.CPU or used is None:
+        return settings | {"engine": "vllm-cpu"}
+    product = _PRODUCT.get(kind.name)
+    gpus: dict[str, Any] = {"count": gpus_per_pod(pool), "memory_gib": _whole_gib(kind)}
+    return settings | {"engine": "vllm", "gpus": ({"name": product} if product else {}) | gpus}
+
+
+def _whole_gib(kind: Kind) -> int:
+    """What such a GPU has at the least, so that its like is not refused for a little less."""
+    return math.floor(kind.memory / GIB * 0.95)
+
+
+def degrees(pool: Pool) -> dict[str, Any]:
+    """The degrees of parallelism, as the chart and the replica's settings name them."""
+    split = pool.candidate.split
+    return {
+        "tensor": split.tensor,
+        "pipeline": split.pipeline,
+        "data": split.data,
+        "expert": split.experts,
+    }
+
+
+def as_replica(plan: Plan, pool: Pool) -> str:
+    """The settings, YAML."""
+    return yaml.safe_dump(replica_settings(plan, pool), sort_keys=False)
+
+
 def gpus_per_pod(pool: Pool) -> int:
     """On each host of a replica; a replica's pods are alike, so the most that any has."""
     return max(max(Counter(gpu.node for gpu in each.gpus).values()) for each in pool.placements)
@@ -98,12 +137,7 @@ def helm_values(plan: Plan, pool: Pool) -> dict[str, Any]:
         gpu = {"mode": "none"}
     return {
         "model": {"id": plan.model.name, "contextLength": plan.budget.max_model_len},
-        "parallelism": {
-            "tensor": split.tensor,
-            "pipeline": split.pipeline,
-            "data": split.data,
-            "expert": split.experts,
-        },
+        "parallelism": degrees(pool),
         "workload": {
             "kind": "leaderworkerset" if pods > 1 else "deployment",
             "replicas": pool.replicas,
@@ -178,10 +212,9 @@ def _selector(kind: Kind) -> str:
     )
     if kind.is_slice:
         return f'{attributes}.profile == "{kind.profile}"'
-    least = math.floor(kind.memory / GIB * 0.95)
     product = _PRODUCT.get(kind.name)
     named = f'{attributes}.productName.matches("{product}( |-|$)") && ' if product else ""
-    return f'{named}{capacity}.memory.compareTo(quantity("{least}Gi")) >= 0'
+    return f'{named}{capacity}.memory.compareTo(quantity("{_whole_gib(kind)}Gi")) >= 0'
 
 
 def claim_name(name: str) -> str:
@@ -225,16 +258,11 @@ def document(plan: Plan) -> dict[str, Any]:
 
 
 def _pool(plan: Plan, pool: Pool) -> dict[str, Any]:
-    split, expected = pool.candidate.split, plan.prediction(pool)
+    expected = plan.prediction(pool)
     used = pool.candidate.footprint
     return {
         "gpu": pool.candidate.kind.name,
-        "parallelism": {
-            "tensor": split.tensor,
-            "pipeline": split.pipeline,
-            "data": split.data,
-            "expert": split.experts,
-        },
+        "parallelism": degrees(pool),
         "replicas": [
             [list(map(str, _ids(group))) for group in it.groups] for it in pool.placements
         ],

@@ -23,7 +23,7 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class StepWork(msgspec.Struct, frozen=True, gc=False):
-    """What one step computes, or the mean of many; the letters are those of the module's formula."""
+    """What a step computes, or the mean of many; the letters are those of the module's formula."""
 
     prefill_tokens: float = 0
     prefill_token_pairs: float = 0.0

@@ -13,6 +13,11 @@ import pytest
 import yaml
 
 from gateway.__main__ import main
+from serving.engine_args import EngineKind, Parallelism
+from serving.machine import Gpu
+from serving.planner.hardware import kind
+from serving.replica.checks import Findings, Plan, contradictions, degrees_of
+from serving.replica.settings import Gpus, parse, read_file
 
 H200 = ("--gpu", "h200", "--count", "8")
 SMALL_LLAMA = {
@@ -177,6 +182,28 @@ def test_two_cpu_devices_serve_a_small_llama_at_tp_2(
     assert read.gpu_memory_utilization is None
 
 
+def test_the_settings_of_a_replica_are_read_by_it_and_agree(tmp_path: Path) -> None:
+    said = ("Qwen3-30B-A3B", *H200, "--split", "TP4-EP", "--kv-cache-dtype", "fp8")
+    written("replica", tmp_path / "replica.yaml", *said)
+    settings = parse(read_file(str(tmp_path / "replica.yaml")))
+    assert settings.model == "Qwen/Qwen3-30B-A3B"
+    assert degrees_of(settings.parallelism, settings.args) == Parallelism(4, 1, 1, expert=True)
+    assert settings.gpus == Gpus("H200", 4, 133)
+    assert "--kv-cache-dtype=fp8" in settings.args
+    here = [Gpu("NVIDIA H200", kind("h200").memory)] * 4
+    asked = Plan(EngineKind.VLLM, settings.parallelism, settings.gpus)
+    assert contradictions(asked, Findings(here, cores=8)) == []
+
+
+def test_the_settings_of_a_replica_on_cpu_are_read_by_it(tmp_path: Path, small_llama: str) -> None:
+    said = (small_llama, "--gpu", "cpu", "--count", "2", "--split", "TP2")
+    written("replica", tmp_path / "replica.yaml", *said)
+    settings = parse(read_file(str(tmp_path / "replica.yaml")))
+    assert settings.engine == "vllm-cpu"
+    asked = Plan(EngineKind.VLLM_CPU, settings.parallelism, settings.gpus)
+    assert contradictions(asked, Findings([], cores=2, model=SMALL_LLAMA)) == []
+
+
 def test_a_measured_profile_takes_the_rooflines_place(tmp_path: Path, small_llama: str) -> None:
     profile = tmp_path / "profile.json"
     timing = dict.fromkeys(
@@ -206,13 +233,11 @@ def test_a_measured_profile_takes_the_rooflines_place(tmp_path: Path, small_llam
 
 def test_a_trace_gives_rate_and_lengths(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
-    trace.write_text(
-        "".join(
-            json.dumps({"timestamp": 500 * n, "input_length": 1000 + n, "output_length": 100})
-            + "\n"
-            for n in range(101)
-        )
-    )
+    rows = [
+        {"timestamp": 500 * n, "input_length": 1000 + n, "output_length": 100, "hash_ids": []}
+        for n in range(101)
+    ]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = ("Llama-3.1-8B-Instruct", *H200, "--trace", str(trace))
     asked = json.loads(written("json", tmp_path / "plan.json", *said))["demand"]
     assert asked["rate"] == pytest.approx(2.0)
@@ -246,9 +271,10 @@ BROKEN = {
     "tokens, and 100200 are asked for": ("qwen3-8b", *H200, "--prompt-tokens", "100000"),
     "--max-model-len 100": ("qwen3-8b", *H200, "--max-model-len", "100"),
     "is no split": ("qwen3-8b", *H200, "--split", "QQ4"),
-    "expected GPU/SPLIT=FILE": ("qwen3-8b", *H200, "--profile", "x"),
+    "expected GPU/SPLIT=VALUE": ("qwen3-8b", *H200, "--profile", "x"),
+    "is not tokens a second": ("qwen3-8b", *H200, "--prefill-rate", "h200/TP1=fast"),
     "not a price": ("qwen3-8b", *H200, "--price", "h200=-3"),
-    "is no trace": ("qwen3-8b", *H200, "--trace", "/nowhere/trace.jsonl"),
+    "/nowhere/trace.jsonl: ": ("qwen3-8b", *H200, "--trace", "/nowhere/trace.jsonl"),
     "do not divide by TP 3": ("qwen3-8b", *H200, "--split", "TP3"),
     "not for mi300x": ("qwen3-8b", "--gpu", "mi300x", "--write", "dra", "-"),
 }

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from loadtest.traces import Replayed
 from serving.planner.hardware import Link, kind
 from serving.planner.legal import Split
 from serving.planner.memory import Budget
 from serving.planner.model import PlanError
-from serving.planner.predict import Arrival, Demand, Lane, Links, Objectives, Roofline
+from serving.planner.predict import Demand, Lane, Links, Objectives, Roofline, paced
 from serving.planner.predict import demand_of_trace as of_trace
 from serving.planner.sources import read_model
 from serving.sim.timing import StepTiming, StepWork
@@ -125,13 +126,13 @@ def test_prefill_that_cannot_keep_up_serves_nobody() -> None:
 
 
 def test_a_trace_is_its_mean_and_its_long_prompts() -> None:
-    arrivals = [Arrival(float(n), 100 if n < 95 else 1000, 10) for n in range(101)]
+    arrivals = [Replayed(float(n), 100 if n < 95 else 1000, 10) for n in range(101)]
     demand = of_trace(arrivals, CALM)
     assert demand.rate == pytest.approx(1.0)
     assert demand.long_prompt == 1000
     assert demand.longest == 1010
     with pytest.raises(PlanError, match="no rate"):
-        of_trace([Arrival(1.0, 1, 1), Arrival(1.0, 1, 1)], CALM)
+        of_trace([Replayed(1.0, 1, 1), Replayed(1.0, 1, 1)], CALM)
 
 
 def test_pipeline_stages_and_ranks_are_lanes() -> None:
@@ -139,3 +140,12 @@ def test_pipeline_stages_and_ranks_are_lanes() -> None:
     one = Roofline(model, Split(), kind("h200"), ALONE).seconds(StepWork(decode_sequences=1))
     two = Roofline(model, Split(1, 2), kind("h200"), ALONE).seconds(StepWork(decode_sequences=1))
     assert two > one
+
+
+def test_a_known_prefill_rate_brings_all_steps_to_it() -> None:
+    model, demand = read_model("Llama-3.1-8B-Instruct"), Demand(None, 2000, 100, CALM, 2000, 2100)
+    guessed = Roofline(model, Split(), kind("h200"), ALONE)
+    known = paced(guessed, 20_000, demand)
+    assert known.seconds(StepWork(2000, 2000**2 / 2)) == pytest.approx(0.1)
+    decode = StepWork(decode_sequences=8, decode_context_tokens=8000)
+    assert known.seconds(decode) == pytest.approx(known.factor * guessed.seconds(decode))
