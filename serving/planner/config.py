@@ -84,7 +84,7 @@ def read_config(name: str, document: object) -> Model:
         latent=latent,
         experts=experts,
         recurrent=recurrent,
-        quantisation=_quantisation(name, document, text, experts),
+        quantisation=_quantisation(name, document, text),
         vision_parameters=_vision(document),
     )
 
@@ -295,13 +295,11 @@ def _delta_net(name: str, text: Config, hidden: int) -> Recurrent:
     )
 
 
-def _quantisation(
-    name: str, document: Config, text: Config, experts: Experts | None
-) -> Quantisation:
+def _quantisation(name: str, document: Config, text: Config) -> Quantisation:
     for part in (document, text):
         found = part.get("quantization_config")
         if isinstance(found, Mapping):
-            return read_quantisation(name, found, has_experts=experts is not None)
+            return read_quantisation(name, found)
     if str(text.get("torch_dtype", text.get("dtype", ""))).startswith("float8"):
         return Quantisation("fp8", 8.0)
     return Quantisation()

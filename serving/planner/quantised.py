@@ -13,10 +13,10 @@ from serving.planner.model import PlanError, Quantisation
 _ATTENTION_WORDS: Final = ("self_attn", "attn", "attention")
 
 
-def read_quantisation(name: str, config: Mapping[str, Any], *, has_experts: bool) -> Quantisation:
+def read_quantisation(name: str, config: Mapping[str, Any]) -> Quantisation:
     """What `quantization_config` comes to. Raises PlanError for a method we do not know."""
     method = str(config.get("quant_method", config.get("quant_algo", ""))).lower()
-    spares = has_experts and _spares_attention(config)
+    spares = _spares_attention(config)
     if method in ("modelopt", "modelopt_fp4", "nvfp4") or "nvfp4" in _modelopt(config):
         fp4 = "fp4" in method or "fp4" in _modelopt(config)
         return Quantisation("nvfp4", 4.5, 16, 0, spares) if fp4 else Quantisation("fp8", 8.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import time
 from pathlib import Path
@@ -294,3 +295,33 @@ def test_wrong_or_impossible_input_is_one_line_and_exit_2(
 def test_names_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--list-models") == 0
     assert "deepseek-ai/DeepSeek-V3" in capsys.readouterr().out.splitlines()
+
+
+def test_what_the_page_on_planning_says_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[4] / "docs/planning.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    [inventory] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "gpus.yaml").write_text(inventory)
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model/config.json").write_text(json.dumps(SMALL_LLAMA))
+    rows = [
+        {"timestamp": 100 * n, "input_length": 300, "output_length": 50, "hash_ids": []}
+        for n in range(20)
+    ]
+    (tmp_path / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    commands = re.findall(r"^\$ headrace (plan .*)", page, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    assert list(tmp_path.glob("replica*.yaml"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    shown = capsys.readouterr().out
+    assert [flag for flag in re.findall(r"`(--[a-z-]+)", page) if flag not in shown] == []
+    for named in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE):
+        assert named in shown
+    for named in re.search(r"Kinds known: `([^`]+)`", page)[1].split():  # type: ignore[index]
+        assert kind(named)

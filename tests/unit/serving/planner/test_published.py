@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from serving.planner.hardware import kind
+from serving.planner.hardware import GIB, kind
 from serving.planner.legal import Split, refusals
 from serving.planner.memory import Budget, footprint
 from serving.planner.sources import catalogue, read_model
@@ -47,6 +47,9 @@ L70_8, L70_4 = "nvidia/Llama-3.3-70B-Instruct-FP8", "nvidia/Llama-3.3-70B-Instru
 OSS20, OSS120, M2 = "gpt-oss-20b", "gpt-oss-120b", "MiniMax-M2"
 BLOG405 = "vLLM blog 2024-07-23, Announcing Llama 3.1 Support in vLLM"
 HEADS = "vllm-project/vllm issue 11797, non divisible attention heads"
+LLAMA4 = "vLLM blog 2025-04-05, Llama 4 in vLLM"
+GLM = "zai-org/GLM-4.5 README, inference"
+SCOUT, MAVERICK = "Llama-4-Scout-17B-16E-Instruct", "Llama-4-Maverick-17B-128E-Instruct-FP8"
 MIG = "NVIDIA MIG User Guide: no peer access, NVLink or PCIe, between instances"
 
 ROWS = (
@@ -110,23 +113,28 @@ ROWS = (
         "Qwen documentation, Quantization: padded to 29696 for tensor parallelism"),
     Row("Qwen2.5-72B-Instruct-AWQ", "a100-40gb", tp(2),
         "Qwen documentation, Quantization: padded to 29696 for tensor parallelism"),
-    Row("Qwen2.5-72B-Instruct", "h100", tp(4), "Qwen documentation, Speed Benchmark: BF16"),
-    Row("Qwen2.5-72B-Instruct", "a100-80gb", tp(1), "145 GB of weights", fits=False),
+    Row("Qwen2.5-72B-Instruct", "h100", tp(4), f"{RECIPES}, Qwen2.5-VL: 72B BF16 at TP 4"),
+    Row("Qwen2.5-72B-Instruct", "a100-80gb", tp(2), "Qwen documentation, Performance: 2xA100"),
+    Row("Qwen2.5-72B-Instruct", "a100-80gb", tp(1), "Qwen documentation, Performance: 144.7 GB",
+        fits=False),
+    Row("Qwen2.5-72B-Instruct-GPTQ-Int4", "a100-80gb", tp(1),
+        "Qwen documentation, Performance: Int4 on one A100"),
+    Row("Qwen2.5-72B-Instruct", "l40s", tp(8), "ai-hpc, Qwen2.5-72B FP16: 8 x L40S"),
+    Row("Qwen2.5-72B-Instruct", "mi300x", tp(4), "ai-hpc, Qwen2.5-72B FP16: 4 x MI300X"),
     # Dense Llama
     Row(L8, "mi300x", tp(1), f"{RECIPES}, Llama3.1: 1xMI300X", max_len=131072),
-    Row(L8, "l4", tp(1), "Google Cloud, Serve Llama models on GKE: 8B on one L4", max_len=8192),
-    Row(L8, "a10g", tp(1), "AWS, Llama 3 8B on g5", max_len=8192),
-    Row(L8, "a10g", tp(1), "the model's own 131072 tokens take 16 GiB of KV cache",
+    Row(L8, "a10g", tp(1), "vllm-project/vllm issue 10517: 20000 tokens on a 24 GB card",
+        max_len=20000),
+    Row(L8, "l4", tp(1), "vllm-project/vllm issue 10517: 20000 tokens on a 24 GB card",
+        max_len=20000),
+    Row(L8, "a10g", tp(1), "Graph-COM/SubgraphRAG issue 19: not 131072 tokens on 24 GB cards",
         max_len=131072, fits=False),
     Row(L8, "h100-1g.10gb", tp(1), f"{MIG}; 16 GB of weights in 10", fits=False),
     Row(L8, "h100-3g.40gb", tp(1), f"{MIG}; 16 GB of weights in 40"),
-    Row(L8, "a100-40gb-3g.20gb", tp(1), f"{MIG}; 16 GB of weights in 20", max_len=2048,
-        fits=True,
-        differs="tight: 1.4 GiB are left for the KV cache, which is one user, not a service"),
     Row(L70, "a100-80gb", tp(8), "evokernel, Llama 3.3 70B on 8x A100: TP 8", max_len=32768),
     Row(L70, "a100-80gb", tp(1), "hamel.dev, vLLM & large models: 70B is not for one A100",
         fits=False),
-    Row(L70, "h100", tp(2), "vLLM documentation: 70B in BF16 on 2x80 GB with a short context",
+    Row(L70, "h100", tp(2), "basetenlabs/truss-examples 279: Llama 3 70B needs 2 H100, not 4",
         max_len=8192),
     Row(L70_8, "h100", tp(1), f"{RECIPES}, Llama 3.3 70B: FP8 TP1 on Hopper, FP8 KV",
         max_len=10240, kv_bits=8),
@@ -135,7 +143,6 @@ ROWS = (
     Row(L70_8, "b200", tp(8), f"{RECIPES}, Llama 3.3 70B: TP 2, 4 or 8 for latency"),
     Row(L70_4, "mi300x", tp(1), "vLLM documentation, Quantization: NVFP4 is NVIDIA's",
         rule="NVFP4"),
-    Row(L70, "l40s", tp(4), "ai-hpc, 8 x L40S: 70B BF16 wants four or more", max_len=8192),
     Row("Llama-3.1-405B-Instruct-FP8", "h100", tp(8), BLOG405),
     Row("Llama-3.1-405B-Instruct-FP8", "a100-80gb", tp(8), BLOG405),
     Row(L405, "h100", tp(8), BLOG405, fits=False),
@@ -152,12 +159,10 @@ ROWS = (
     Row("Mixtral-8x7B-Instruct-v0.1", "h100", tp(1), "axiomlogica: 2 x H100 80 GB at least",
         fits=False),
     Row("Mixtral-8x22B-Instruct-v0.1", "h100", tp(4), "axiomlogica: 4 to 8 GPUs"),
-    Row("Llama-4-Scout-17B-16E-Instruct", "h100", tp(8),
-        "vLLM blog 2025-04-05, Llama 4 in vLLM: Scout on 8xH100 up to 1M tokens",
-        max_len=1_000_000),
-    Row("Llama-4-Maverick-17B-128E-Instruct-FP8", "h100", tp(8),
-        "vLLM blog 2025-04-05, Llama 4 in vLLM: Maverick FP8 on 8xH100 up to 430K tokens",
-        max_len=430_000),
+    Row(SCOUT, "h100", tp(8), f"{LLAMA4}: Scout on 8xH100 up to 1M", max_len=1_000_000),
+    Row(SCOUT, "h200", tp(8), f"{LLAMA4}: Scout on 8xH200 up to 3.6M", max_len=3_600_000),
+    Row(MAVERICK, "h100", tp(8), f"{LLAMA4}: Maverick on 8xH100 up to 430K", max_len=430_000),
+    Row(MAVERICK, "h200", tp(8), f"{LLAMA4}: Maverick on 8xH200 up to 1M", max_len=1_000_000),
     Row(OSS20, "a100-40gb", tp(1), f"{RECIPES}, GPT-OSS: 20b on a single A100", max_len=131072),
     Row(OSS120, "a100-80gb", tp(1), f"{RECIPES}, GPT-OSS: 120b on a single A100 80 GB"),
     Row(OSS120, "a100-80gb", tp(4), f"{RECIPES}, GPT-OSS: 120b at TP 4"),
@@ -171,11 +176,17 @@ ROWS = (
     Row(M2, "h200", Split(8, experts=True), f"{RECIPES}, MiniMax-M2: TP8+EP"),
     Row(M2, "h200", Split(1, data=8, experts=True), f"{RECIPES}, MiniMax-M2: DP8+EP"),
     Row("GLM-4.5-Air-FP8", "h100", tp(8), f"{RECIPES}, GLM-4.X: TP 8", max_len=65536),
-    Row("GLM-4.5", "h200", tp(8), "zai-org GLM-4.5 README: BF16 on 8xH200"),
-    Row("GLM-4.5-FP8", "h100", tp(8), "zai-org GLM-4.5 README: FP8 on 8xH100"),
+    Row("GLM-4.5", "h200", tp(8), f"{GLM}: BF16 on 8xH200"),
+    Row("GLM-4.5", "h100", tp(8), f"{GLM}: BF16 needs 16xH100", fits=False),
+    Row("GLM-4.5-FP8", "h100", tp(8), f"{GLM}: FP8 on 8xH100"),
+    Row("GLM-4.5-FP8", "h200", tp(4), f"{GLM}: FP8 on 4xH200"),
+    Row("GLM-4.5-Air", "h100", tp(4), f"{GLM}: Air BF16 on 4xH100"),
+    Row("GLM-4.5-Air", "h200", tp(2), f"{GLM}: Air BF16 on 2xH200"),
+    Row("GLM-4.5-Air-FP8", "h100", tp(2), f"{GLM}: Air FP8 on 2xH100"),
+    Row("GLM-4.5-Air-FP8", "h200", tp(1), f"{GLM}: Air FP8 on one H200"),
     # Rules of pipelines and hybrids
-    Row("NVIDIA-Nemotron-Nano-9B-v2", "a10g", tp(1), "NVIDIA Nemotron Nano 2: 128k on one A10G",
-        max_len=131072),
+    Row("NVIDIA-Nemotron-Nano-9B-v2", "a10g", tp(1),
+        "arXiv 2508.14444, Nemotron Nano 2: 128k on one A10G", max_len=131072),
     Row("Qwen3-0.6B", "l4", tp(1, 64), "vLLM rule: a stage has a layer", rule="64 stages"),
 )  # fmt: skip
 
@@ -218,6 +229,19 @@ def test_the_planner_agrees(row: Row) -> None:
 )  # fmt: skip
 def test_parameters_are_those_on_the_model_card(name: str, billions: float) -> None:
     assert read_model(name).parameters / 1e9 == pytest.approx(billions, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "gib", "source"),
+    [
+        (L8, tp(1), 14.99, "vllm-project/vllm issue 10517"),
+        ("Llama-3.1-405B-Instruct-FP8", tp(8), 57.75, "vllm-project/vllm issue 6746"),
+    ],
+)
+def test_weights_take_what_an_engine_said(name: str, split: Split, gib: float, source: str) -> None:
+    assert source
+    used = footprint(read_model(name), split, kind("h100"), Budget())
+    assert used.weights / GIB == pytest.approx(gib, rel=0.03)
 
 
 def test_every_shipped_model_is_read_and_known_to_the_engine() -> None:
