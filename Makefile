@@ -18,7 +18,7 @@ URL ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e bench bench-routing bench-holding loadtest fuzz format clean
+.PHONY: help venv serve test check unit integration e2e e2e-zero bench bench-routing bench-holding loadtest fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ integration: $(READY) ## the gateway and simulated replicas over loopback
 
 e2e: $(READY) ## real processes and real vLLM replicas on CPU
 	$(BIN)/python -m pytest tests/e2e
+
+e2e-zero: $(READY) ## zero to one: a held request, KEDA's protocol, a real vLLM replica on CPU
+	$(BIN)/python -m pytest -s tests/e2e/test_zero.py
 
 bench: $(READY) ## CPU per request and per chunk, beside other gateways
 	$(BIN)/python -m tests.bench.hotpath $(ARGS)

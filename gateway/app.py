@@ -46,6 +46,7 @@ from gateway.relay.retries import Retries
 from gateway.scale.demands import Demands
 from gateway.scale.metrics import DemandCollector
 from gateway.scale.routes import scale_routes
+from gateway.section import SettingsError
 from gateway.server import Server
 from gateway.supply import Supply
 from gateway.tenants.watch import tenancy
@@ -58,8 +59,10 @@ if TYPE_CHECKING:
     from gateway.choose.chooser import Chooser
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import EngineFacts
+    from gateway.scale.keda import KedaScaler
     from gateway.settings import (
         BatchSettings,
+        KedaSettings,
         Settings,
     )
     from gateway.vocabulary import ModelCard, ModelName
@@ -135,6 +138,7 @@ class House(Panel):
         self.kv_events = self._listening()
         self._tell()
         self.batches = self._batches(settings.batch)
+        self.keda = self._scaler(settings.scale.keda)
         self.control = self._shown()
 
     def _shown(self) -> ASGIApp:
@@ -159,6 +163,19 @@ class House(Panel):
 
         errands = Errands(self.life.live, monotonic)
         return Batches(settings, errands, self.roster, self.models, (monotonic, wall))
+
+    def _scaler(self, settings: KedaSettings) -> KedaScaler | None:
+        """KEDA's external scaler, if it is on; if not, gRPC is not even loaded.
+
+        Raises SettingsError where gRPC is not installed.
+        """
+        if settings.port is None:
+            return None
+        try:
+            from gateway.scale.keda import KedaScaler
+        except ImportError as error:
+            raise SettingsError("scale.keda needs `pip install headrace[keda]`") from error
+        return KedaScaler(settings, self.demands)
 
     def _tell(self) -> None:
         """See to it that who must know is told."""
@@ -224,7 +241,12 @@ class House(Panel):
         return Server(config, self)
 
     async def serve(self, server: Server) -> None:
-        """Run until the server has stopped; then end every background loop."""
+        """Run until the server has stopped; then end every background loop.
+
+        Raises OSError where KEDA's scaler cannot listen.
+        """
+        if self.keda is not None:
+            await self.keda.start()
         loops: list[asyncio.Task[None]] = []
         async with asyncio.TaskGroup() as tasks:
             for name, loop in (
@@ -255,6 +277,8 @@ class House(Panel):
                 for task in loops:
                     task.cancel()
         await self._cut_short()
+        if self.keda is not None:
+            await self.keda.stop()
         if self.batches is not None:
             self.batches.close()
         self.tokens.close()
@@ -288,6 +312,8 @@ class House(Panel):
         if self.batches is not None:
             await self.batches.stop()
         self.admission.drain()
+        if self.keda is not None:
+            await self.keda.stop()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.admit.drain_grace_s
         while self.accounts.open_entries and loop.time() < deadline:

@@ -47,7 +47,7 @@ class Panel:
 
     @property
     def is_ready(self) -> bool:
-        """Takes new work, and has a replica that does."""
+        """Takes new work, and has a replica that does, or a model to wait for."""
         return self.roster.is_ready and not self.admission.is_draining
 
     @property

@@ -63,7 +63,10 @@ class KedaScaler:
     # Its life
 
     async def start(self) -> None:
-        """Listen. Raises OSError where that cannot be, or a file of TLS cannot be used."""
+        """Listen, beside other processes of the same gateway if need be: gRPC shares its port.
+
+        Raises OSError where that cannot be, or a file of TLS cannot be used.
+        """
         settings = self._settings
         where = f"{settings.host}:{settings.port}"
         options = [("grpc.max_receive_message_length", MAX_REQUEST_BYTES)]
