@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
+from msgspec.structs import asdict
 
 from gateway import __version__
 from gateway.choose.policies import POLICIES
+from gateway.choose.prior import ProfileError, read_profile
 from gateway.doctor.command import DoctorCommand
 from gateway.section import SettingsError
 from gateway.settings import Settings
@@ -62,6 +64,9 @@ class GatewayCommand:
             "--tokenizer", metavar="FOLDER", help="the model's, where its replicas' is not here"
         )
         parser.add_argument(
+            "--profile", metavar="FILE", help="of `headrace calibrate`: how fast replicas may be"
+        )
+        parser.add_argument(
             "--access-log", metavar="WHERE", help="stdout (default), off, or a file"
         )
         parser.add_argument(
@@ -79,7 +84,7 @@ class GatewayCommand:
             from gateway.app import run
 
             return run(settings)
-        except (SettingsError, OSError) as error:
+        except (SettingsError, ProfileError, OSError) as error:
             return _complain(error)
 
 
@@ -171,6 +176,8 @@ def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
     ):
         if value is not None:
             document[section][knob] = value
+    if args.profile is not None:
+        document["choose"] |= asdict(read_profile(Path(args.profile).read_bytes()))
     fleet = document["fleet"]
     if args.kubernetes is not None:
         fleet["kubernetes"]["enabled"] = True

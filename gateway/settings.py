@@ -222,6 +222,12 @@ class ChooseSettings(Section):
         description="cache-aware: the context at which attention costs as much as all the rest of "
         "a layer; about 50 000 for dense models, far more where most layers see a window",
     )
+    prior_rate_per_s: float = Field(
+        8_000.0,
+        gt=0,
+        description="cache-aware: prompt tokens a second that a GPU of a replica is believed to do "
+        "until it has been seen to; `headrace gateway --profile` takes it from a calibration",
+    )
     prefill_rates: dict[ReplicaId, Annotated[float, Field(gt=0)]] = Field(
         {},
         description="cache-aware: prompt tokens a second, by replica (host:port), where it is not "

@@ -31,6 +31,8 @@ def arguments(settings: EngineSettings) -> list[str]:
         *_cache(settings),
         *_adapters(settings),
         "--enable-prompt-tokens-details",
+        # We ask every other second, and the gateway does: that is no news.
+        *("--disable-access-log-for-endpoints", "/health,/metrics"),
         *("--shutdown-timeout", str(settings.drain_s)),
         *(["--enable-sleep-mode"] if settings.sleep_mode else []),
         *settings.extra,

@@ -22,7 +22,7 @@ import msgspec
 from gateway.choose.chooser import Choice, Claim
 from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Hits, Holdings
-from gateway.choose.pace import PRIOR_RATE_PER_S, Pace
+from gateway.choose.pace import Pace
 from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Footprint, Price, work
 from gateway.choose.text_chain import Prompt
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Reading, Tokenised
@@ -145,7 +145,7 @@ class CacheAware:
         if pinned is not None:
             return Pace(pinned, is_pinned=True)
         learnt = [each.pace.rate_per_s for each in self._targets.values() if each.pace.has_learnt]
-        return Pace(sum(learnt) / len(learnt) if learnt else PRIOR_RATE_PER_S)
+        return Pace(sum(learnt) / len(learnt) if learnt else self._settings.prior_rate_per_s)
 
     def forget(self, replica: ReplicaId) -> None:
         """It has left, or started anew."""
@@ -159,7 +159,8 @@ class CacheAware:
         """More GPUs for one engine make it likely to be faster."""
         self.holdings.described(replica, facts)
         if facts.tensor_parallel is not None:
-            self.target(replica).pace.prior(PRIOR_RATE_PER_S * facts.tensor_parallel)
+            rate_per_s = self._settings.prior_rate_per_s * facts.tensor_parallel
+            self.target(replica).pace.prior(rate_per_s)
 
     def apply(self, replica: ReplicaId, events: Sequence[BlockEvent]) -> None:
         """See `Holdings`."""

@@ -4,7 +4,8 @@ Asked: what are the facts? Invariant: any bytes give EngineFacts; what cannot be
 Of /metrics we need one line, `vllm:cache_config_info{block_size="16",num_gpu_blocks="9000",...} 1`;
 there is one for each data-parallel rank, which the label `engine` names. The fingerprint is the
 field `system_fingerprint` of a response: `vllm-VERSION[-tpN][-ppN][-dpN][-ep]-HASH`.
-Source: vLLM 0.32, v1/metrics/loggers.py.
+SGLang says less: the size of its cache and of a page of it, each a sample of its own.
+Source: vLLM 0.32, v1/metrics/loggers.py; SGLang 0.5, its collector of metrics.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from typing import Final
 from gateway.kv_cache import EngineFacts
 
 _LINE: Final = re.compile(rb"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
+_SGLANG: Final = re.compile(
+    rb"^sglang:(max_total_num_tokens|page_size)(?:\{[^}\n]*\})? ([0-9]{1,12})(?:\.0)?$",
+    re.MULTILINE,
+)
 _LABEL: Final = re.compile(rb'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 _FINGERPRINT: Final = re.compile(
     r"vllm-(?P<version>[^\s]{1,80}?)(?:-tp(?P<tp>[0-9]{1,4}))?(?:-pp(?P<pp>[0-9]{1,4}))?"
@@ -33,7 +38,10 @@ def read_facts(page: bytes, rank: int | None = None) -> EngineFacts:
         }
         if rank is None or labels.get("engine") == str(rank):
             return _facts(labels)
-    return EngineFacts()
+    sglang = {name: int(value) or None for name, value in _SGLANG.findall(page)}
+    return EngineFacts(
+        block_size=sglang.get(b"page_size"), cache_tokens=sglang.get(b"max_total_num_tokens")
+    )
 
 
 def _facts(labels: Mapping[str, str]) -> EngineFacts:

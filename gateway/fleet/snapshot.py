@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import asdict
+
 from gateway.fleet.ledger import Replica
 from gateway.fleet.roster import Roster
 
@@ -26,6 +28,9 @@ def _replica(replica: Replica) -> dict[str, Any]:
         "role": replica.role.value,
         "health": replica.health.value,
         "models": sorted(replica.models),
+        "engine": {
+            name: value for name, value in asdict(replica.facts).items() if value is not None
+        },
         "inflight_requests": replica.inflight_requests,
         "inflight_prompt_tokens": replica.inflight_prompt_tokens,
         "failures_in_a_row": replica.standing.failures_in_a_row,

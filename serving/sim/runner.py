@@ -53,10 +53,17 @@ class Runner:
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
         """Queue a request; `sink` is called with each output, the last one carrying its end."""
-        now = self._clock()
-        self.engine.submit(request, now)
-        self._deliveries[request.id] = _Delivery(sink, now)
-        self._work.set()
+        self._deliveries[request.id] = _Delivery(sink, self._clock())
+        arrival_s = self.engine.timing.arrival_s / self._speed
+        if arrival_s:
+            asyncio.get_running_loop().call_later(arrival_s, self._admit, request)
+        else:
+            self._admit(request)
+
+    def _admit(self, request: EngineRequest) -> None:
+        if request.id in self._deliveries:  # not aborted on its way
+            self.engine.submit(request, self._clock())
+            self._work.set()
 
     def abort(self, request_id: str) -> None:
         """Drop a request, if it is still here; its sink is not called again."""

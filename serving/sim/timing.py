@@ -11,7 +11,7 @@ alpha + beta*B + gamma*C for decode).
 Invariants: never negative; never shorter when any quantity grows.
 
 A profile is a JSON file that carries these parameters, the engine's shape on that hardware, and a
-statement of how the figures were made: "assumed" or "measured".
+statement of how the figures were made: "assumed", "measured" or "composed".
 """
 
 from typing import Annotated, Literal
@@ -40,6 +40,9 @@ class StepTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decode_s: NonNegative
     decode_sequence_s: NonNegative
     decode_context_token_s: NonNegative
+    arrival_s: NonNegative = 0.0
+    """Of no step: from a request's arrival until the scheduler sees it, and from its first token's
+    making until it leaves, taken together. HTTP, tokenizing, handing over."""
 
     def seconds(self, work: StepWork) -> float:
         """The modelled duration of one step; O(1)."""
@@ -63,14 +66,34 @@ class EngineShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_model_len: AtLeastOne
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where and when a profile was made, and how well its model fits what it was made from."""
+
+    date: str
+    """YYYY-MM-DD."""
+    machine: str
+    model: str
+    engine: str
+    """As its answers name it (system_fingerprint), or what was measured in its place."""
+    how: str
+    """The command."""
+    tensor_parallel: AtLeastOne = 1
+    points: int = 0
+    median_error: NonNegative = 0.0
+    """Relative, of the fitted model over the points measured."""
+    largest_error: NonNegative = 0.0
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A named model-and-hardware profile."""
 
     name: str
-    basis: Literal["assumed", "measured"]
+    basis: Literal["assumed", "measured", "composed"]
+    """composed: put together from measured parts."""
     note: str
     timing: StepTiming
     engine: EngineShape
+    origin: Origin | None = None
 
 
 def parse_profile(text: bytes) -> Profile:

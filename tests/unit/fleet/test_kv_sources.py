@@ -120,6 +120,15 @@ def test_the_facts_of_a_cache() -> None:
     assert read_facts(b"vllm:num_requests_running 3\n") == EngineFacts()
 
 
+def test_sglang_says_how_large_its_cache_is() -> None:
+    page = (
+        b'sglang:max_total_num_tokens{model_name="m",engine_type="unified"} 471258.0\n'
+        b'sglang:page_size{model_name="m"} 64.0\n'
+        b'sglang:num_running_reqs{model_name="m"} 2.0\n'
+    )
+    assert read_facts(page) == EngineFacts(block_size=64, cache_tokens=471258)
+
+
 @pytest.mark.parametrize(
     ("fingerprint", "facts"),
     [

@@ -9,6 +9,7 @@ from gateway.fleet.health import Sign
 from gateway.fleet.ledger import Replica
 from gateway.fleet.roster import Roster
 from gateway.fleet.snapshot import fleet_document
+from gateway.kv_cache import EngineFacts
 from gateway.settings import FleetSettings
 from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, Role
 
@@ -246,6 +247,7 @@ def test_the_document_holds_what_is_believed_and_no_credentials() -> None:
     replica = roster.replicas[0]
     roster.sign(replica, Sign.PROBE_SUCCESS, 0.0)
     roster.sign(replica, Sign.FAILURE, 0.0)
+    roster.observe_facts(replica, EngineFacts(tensor_parallel=2, prefix_caching=False))
     with replica.lease(9):
         assert fleet_document(roster) == {
             "is_ready": True,
@@ -256,6 +258,7 @@ def test_the_document_holds_what_is_believed_and_no_credentials() -> None:
                     "role": "both",
                     "health": "suspect",
                     "models": ["m"],
+                    "engine": {"tensor_parallel": 2, "prefix_caching": False},
                     "inflight_requests": 1,
                     "inflight_prompt_tokens": 9,
                     "failures_in_a_row": 1,

@@ -1,0 +1,117 @@
+"""Asks an engine for tokens and notes when each comes: one connection a request, raw streams.
+
+Prompts are token ids and so of exact length, and random, so that nothing of them is cached unless
+it is meant to be. What is read of a response is the little that times and counts need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from serving.asking import fetch
+from serving.vllm_facts import Facts, read_facts
+
+
+class EngineError(Exception):
+    """The engine does not answer as one that can be calibrated; the text is for the user."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """One generation: when it was asked for, when its tokens came, what of it was cached."""
+
+    asked_at: float
+    token_at: list[float] = field(default_factory=list)
+    cached_tokens: int = 0
+    fingerprint: str = ""
+
+    @property
+    def first_s(self) -> float:
+        """From the request to the first token."""
+        return self.token_at[0] - self.asked_at
+
+
+class CalibratedEngine:
+    """One engine, reached over HTTP."""
+
+    def __init__(self, url: str, model: str | None = None) -> None:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme != "http" or parts.hostname is None:
+            raise EngineError(f"{url}: expected http://HOST:PORT")
+        self.host, self.port = parts.hostname, parts.port or 80
+        self.model = model or ""
+
+    def __repr__(self) -> str:
+        return f"<CalibratedEngine {self.host}:{self.port} {self.model}>"
+
+    async def look(self) -> Facts:
+        """What it says of itself. Raises EngineError."""
+        listing = await fetch(self.host, self.port, "/v1/models", 10.0)
+        page = await fetch(self.host, self.port, "/metrics", 10.0)
+        if listing is None or page is None:
+            raise EngineError(f"no engine answers at {self.host}:{self.port}")
+        try:
+            facts = read_facts(listing, page)
+        except ValueError as error:
+            raise EngineError(f"{self.host}:{self.port}: {error}") from error
+        self.model = self.model or facts.model
+        return facts
+
+    async def generate(
+        self, prompt: Sequence[int], tokens: int, begun: asyncio.Event | None = None
+    ) -> Reply:
+        """Let it read `prompt` and make so many tokens; `begun` is set with the first.
+
+        Raises EngineError.
+        """
+        body = json.dumps({
+            "model": self.model, "prompt": list(prompt), "max_tokens": tokens, "ignore_eos": True,
+            "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
+        }).encode()  # fmt: skip
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
+            "Content-Type: application/json\r\nConnection: close\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
+            try:
+                reply = Reply(time.perf_counter())
+                writer.write(head.encode() + body)
+                await self._read(reader, reply, begun or asyncio.Event())
+            finally:
+                writer.close()
+        except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+            raise EngineError(f"{self.host}:{self.port}: {error}") from error
+        if len(reply.token_at) < tokens:
+            raise EngineError(f"{tokens} tokens were asked for, {len(reply.token_at)} came")
+        return reply
+
+    async def _read(self, reader: asyncio.StreamReader, reply: Reply, begun: asyncio.Event) -> None:
+        status = await reader.readline()
+        if b" 200 " not in status:
+            said = (await reader.read(4000)).decode("utf-8", "replace").split("\r\n\r\n")[-1]
+            raise EngineError(f"answered {status.decode('latin-1').strip()}: {said[:300].strip()}")
+        while line := await reader.readline():
+            if line.startswith(b"data: {"):
+                _note(json.loads(line[6:]), time.perf_counter(), reply)
+                begun.set()
+
+
+def _note(event: Mapping[str, Any], now: float, reply: Reply) -> None:
+    usage = event.get("usage")
+    if usage is not None:
+        # Several tokens may leave in one event: they are counted, and have its time.
+        missing = usage["completion_tokens"] - len(reply.token_at)
+        reply.token_at += reply.token_at[-1:] * missing
+        details = usage.get("prompt_tokens_details") or {}
+        reply.cached_tokens = details.get("cached_tokens") or 0
+    elif event.get("choices"):
+        reply.token_at.append(now)
+        reply.fingerprint = event.get("system_fingerprint") or reply.fingerprint

@@ -1,0 +1,206 @@
+"""One model on a replica of two ranks and on a replica of one, in one pool behind the gateway.
+
+A small Llama of 8 heads whose weights the engine makes up: what it says is noise, how it is laid
+over cores is real. Then SIGTERM in the middle of streams.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.engine_args import EngineKind
+from serving.launch import prepare
+from serving.local_models import CHAT_MODEL
+from serving.machine import choose_engine, look
+from tests.e2e.conftest import START_LIMIT_S, free_port, until
+
+MODEL = "little-llama"
+DRAIN_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One `headrace replica`."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    output: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Two of them, and the gateway."""
+
+    gateway: str
+    one_rank: Replica
+    two_ranks: Replica
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tokenizer of a model we have, and a configuration that two can share."""
+    choice = choose_engine(look(), None)
+    if choice.kind is not EngineKind.VLLM_CPU:
+        pytest.skip(f"tensor parallelism on cores needs vLLM's CPU build: {choice.reason}")
+    source = Path(prepare(choice.kind, [CHAT_MODEL.name], print).models[0].model)
+    folder = tmp_path_factory.mktemp("model") / MODEL
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(source / name, folder / name)
+    config = json.loads((source / "config.json").read_text())
+    config |= {
+        "hidden_size": 256, "head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "num_hidden_layers": 4, "intermediate_size": 512,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _start(folder: Path, name: str, keys: dict[str, Any]) -> Replica:
+    port, health_port = free_port(), free_port()
+    settings = folder / f"{name}.json"
+    settings.write_text(json.dumps({
+        "engine": "vllm-cpu", "served_name": MODEL, "port": port, "health_port": health_port,
+        "max_model_len": 1024, "kv_cache_mib": 64, "block_size": 32, "drain_s": DRAIN_S, **keys,
+    }))  # fmt: skip
+    output = folder / f"{name}.log"
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving.replica.command", "--settings", str(settings)],
+            stdout=sink, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    replica = Replica(process, f"http://127.0.0.1:{port}", output)
+
+    def is_ready() -> bool:
+        assert process.poll() is None, output.read_text()[-4000:]
+        with contextlib.suppress(httpx.HTTPError):
+            ready = httpx.get(f"http://127.0.0.1:{health_port}/ready", trust_env=False)
+            return ready.status_code == 200
+        return False
+
+    until(f"{name} is ready", is_ready, START_LIMIT_S, every_s=0.3)
+    return replica
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(DRAIN_S + 20)
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def pool(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """Both replicas, started as the planner's arguments say, and a gateway in front."""
+    folder = tmp_path_factory.mktemp("pool")
+    dummy = ["--load-format", "dummy"]
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        pytest.skip("two ranks need two cores")
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, planned: Sequence[str], threads: str) -> Replica:
+            keys = {"model": str(model), "args": [*planned, *dummy], "cpu": {"threads": threads}}
+            replica = _start(folder, name, keys)
+            stack.callback(_end, replica.process)
+            return replica
+
+        one = start("one", ["--tensor-parallel-size", "1"], f"{cores[1]}")
+        two = start("two", ["--tensor-parallel-size", "2"], f"{cores[0]}|{cores[1]}")
+        port = free_port()
+        gateway = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "gateway", "--port", str(port), "--access-log", "off",
+             "--replica", one.url, "--replica", two.url],
+        )  # fmt: skip
+        stack.callback(_end, gateway)
+        url = f"http://127.0.0.1:{port}"
+        until("the gateway sees both", lambda: len(_healthy(url)) == 2, 60.0)
+        yield Pool(url, one, two)
+
+
+def _healthy(gateway: str) -> dict[str, dict[str, Any]]:
+    """What the gateway knows of each healthy replica, by URL."""
+    try:
+        document = httpx.get(f"{gateway}/debug/fleet", trust_env=False).json()
+    except httpx.HTTPError:
+        return {}
+    replicas = document["replicas"]
+    return {each["url"]: each for each in replicas if each["health"] == "healthy"}
+
+
+def _ask(gateway: str, text: str) -> httpx.Response:
+    body = {"model": MODEL, "prompt": text, "max_tokens": 16, "ignore_eos": True}
+    return httpx.post(f"{gateway}/v1/completions", json=body, trust_env=False, timeout=120.0)
+
+
+def test_both_answer_and_their_degrees_are_known_from_what_they_say(pool: Pool) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        replies = list(
+            threads.map(
+                lambda n: _ask(pool.gateway, f"Number {n}: " + "so it goes. " * n), range(24)
+            )
+        )
+    assert [reply.status_code for reply in replies] == [200] * 24
+    said = {reply.json()["system_fingerprint"] for reply in replies}
+    assert len(said) == 2
+    assert {"-tp2-" in fingerprint for fingerprint in said} == {True, False}
+    known = _healthy(pool.gateway)
+    assert known[pool.one_rank.url]["engine"]["tensor_parallel"] == 1
+    assert known[pool.two_ranks.url]["engine"]["tensor_parallel"] == 2
+
+
+def test_heads_that_cannot_be_shared_are_refused_before_anything_starts(
+    model: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "replica.json"
+    keys = {"model": str(model), "engine": "vllm-cpu", "args": ["--tensor-parallel-size=3"]}
+    settings.write_text(json.dumps(keys))
+    run = subprocess.run(
+        [sys.executable, "-m", "serving.replica.command", "--settings", str(settings)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "8 attention heads cannot be shared by 3 ranks" in run.stderr
+
+
+def test_sigterm_in_the_middle_of_streams_lets_them_end(pool: Pool) -> None:
+    """Last in this file: it takes a replica of the pool away."""
+    replica = pool.two_ranks
+    body = {"model": MODEL, "prompt": "Go on.", "max_tokens": 200, "ignore_eos": True}
+
+    def stream(number: int) -> list[str]:
+        asked = {**body, "stream": True, "prompt": f"Go on, {number}."}
+        url = f"{replica.url}/v1/completions"
+        with httpx.stream("POST", url, json=asked, trust_env=False, timeout=120.0) as reply:
+            return [line for line in reply.iter_lines() if line]
+
+    with ThreadPoolExecutor(4) as threads:
+        streams = [threads.submit(stream, number) for number in range(4)]
+        until("all run", lambda: _running(replica) == 4, 30.0)
+        replica.process.terminate()
+        ended = [each.result() for each in streams]
+    assert all(lines[-1] == "data: [DONE]" for lines in ended)
+    assert all(len(lines) > 100 for lines in ended)
+    assert replica.process.wait(DRAIN_S + 20) == 0
+    assert _ask(pool.gateway, "And now?").status_code == 200
+
+
+def _running(replica: Replica) -> float:
+    page = httpx.get(f"{replica.url}/metrics", trust_env=False).text
+    lines = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
