@@ -67,6 +67,9 @@ bench: $(READY) ## CPU per request and per chunk, beside other gateways
 bench-routing: $(READY) ## routing policies beside others': in virtual time, or ARGS=--http for real gateways
 	$(BIN)/python -m tests.bench.routing $(ARGS)
 
+bench-fidelity: $(READY) ## the simulator beside the real engine it was calibrated on (vLLM on CPU)
+	$(BIN)/python -m tests.bench.fidelity $(ARGS)
+
 bench-holding: $(READY) ## what late binding and the order of the queue are worth, in virtual time
 	$(BIN)/python -m tests.bench.holding $(ARGS)
 
