@@ -1,8 +1,8 @@
 """An engine's log as JSON lines.
 
 Pure but for `LogSink`. vLLM writes `(PROCESS pid=N) LEVEL MM-DD HH:MM:SS [FILE:LINE] text`, in
-parts where it can; libraries write what they like, progress bars among it. Every line comes out,
-with what could be read of it; none is longer than LONGEST.
+parts where it can; its HTTP server `LEVEL:  text`; libraries what they like, bars among it. Every
+line comes out, with what could be read of it; none is longer than LONGEST.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ _LINE: Final = re.compile(
     r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) [0-9-]{4,10} [0-9:.,]{8,15} "
     r"\[(?P<where>[^\]]{1,200})\] ?(?P<message>.*)",
     re.DOTALL,
+)
+_SERVER: Final = re.compile(
+    r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL): +(?P<message>.*)", re.DOTALL
 )
 
 
@@ -45,14 +48,13 @@ class Lines:
 
 def read_line(line: str) -> dict[str, str | int]:
     """What a line says, of which process, how loudly."""
-    said: dict[str, str | int] = {"level": "info"}
+    said: dict[str, str | int] = {}
     if (process := _PROCESS.match(line)) is not None:
         said |= {"process": process["process"], "pid": int(process["pid"])}
         line = line[process.end() :]
-    if (found := _LINE.fullmatch(line)) is None:
-        return {**said, "message": line}
-    message = found["message"]
-    return {**said, "level": found["level"].lower(), "where": found["where"], "message": message}
+    found = _LINE.fullmatch(line) or _SERVER.fullmatch(line)
+    read = found.groupdict() if found else {"message": line}
+    return said | read | {"level": read.get("level", "info").lower()}
 
 
 class LogSink:

@@ -105,6 +105,10 @@ def test_an_engines_line_is_taken_apart() -> None:
         "where": "cpu_worker.py:97",
         "message": "NUMA is not known.",
     }
+    assert read_line("ERROR:    Exception in ASGI application") == {
+        "level": "error",
+        "message": "Exception in ASGI application",
+    }
     assert read_line("Loading: 40%") == {"level": "info", "message": "Loading: 40%"}
 
 
