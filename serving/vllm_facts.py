@@ -13,11 +13,6 @@ from typing import Final
 
 _CACHE: Final = re.compile(rb"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL: Final = re.compile(rb'(block_size|num_gpu_blocks)="([0-9]{1,12})"')
-_STEPS: Final = re.compile(
-    rb"^vllm:iteration_tokens_total_count(?:\{[^}\n]*\})? "
-    rb"([0-9]{1,15}(?:\.[0-9]+)?(?:e\+[0-9]{1,2})?)$",
-    re.MULTILINE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +37,3 @@ def read_facts(listing: bytes, metrics: bytes) -> Facts:
     if len(labels) < 2:
         raise ValueError("its /metrics has no vllm:cache_config_info with blocks")
     return Facts(model, longest, int(labels[b"block_size"]), int(labels[b"num_gpu_blocks"]))
-
-
-def read_steps(metrics: bytes) -> int:
-    """How many steps that computed tokens the engine has made; 0 where it does not say."""
-    return int(sum(float(count) for count in _STEPS.findall(metrics)))

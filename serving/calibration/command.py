@@ -23,14 +23,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from serving.asking import fetch
 from serving.calibration.engine import CalibratedEngine, EngineError
 from serving.calibration.fit import Row, errors, fit, predicted_s
 from serving.calibration.measure import Bench
 from serving.calibration.points import Limits, Point, plan
 from serving.machine import look
 from serving.sim.timing import EngineShape, Origin, Profile, StepTiming
-from serving.vllm_facts import read_steps
 
 MOST_PASSES: Final = 5
 ASSUMED_STEP_TOKENS: Final = 2048
@@ -59,8 +57,8 @@ class CalibrateCommand:
             help="the engine's setting, which it does not tell (%(default)s)",
         )  # fmt: skip
         parser.add_argument(
-            "--max-num-batched-tokens", type=int, metavar="N",
-            help="the engine's setting (seen from the steps of a long prompt)",
+            "--max-num-batched-tokens", type=int, default=ASSUMED_STEP_TOKENS, metavar="N",
+            help="the same (%(default)s)",
         )  # fmt: skip
 
     def run(self, args: argparse.Namespace) -> int:
@@ -69,19 +67,19 @@ class CalibrateCommand:
         try:
             engine = CalibratedEngine(args.url, args.model)
         except (EngineError, ValueError) as error:
-            console.print(f"headrace calibrate: {error}", style="red", markup=False)
+            print(f"headrace calibrate: {error}", file=sys.stderr)
             return 2
         try:
             profile, rows = asyncio.run(_calibrate(engine, args, console))
         except EngineError as error:
-            console.print(f"headrace calibrate: {error}", style="red", markup=False)
+            print(f"headrace calibrate: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             return 130
         target = Path(args.write or f"{profile.name}-{_today()}.json")
         target.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
         console.print(_table(profile.timing, rows))
-        console.print(f"written: {target}", markup=False)
+        print(f"written: {target}", file=sys.stderr)
         return 0
 
 
@@ -90,10 +88,11 @@ async def _calibrate(
 ) -> tuple[Profile, list[Row]]:
     facts = await engine.look()
     limits = Limits(
-        facts.max_model_len, facts.block_size, facts.block_size * facts.blocks, args.max_num_seqs
-    )
-    step_tokens = args.max_num_batched_tokens or await _step_tokens(engine, limits)
-    bench = Bench(engine, step_tokens, args.seed)
+        facts.max_model_len, facts.block_size, facts.block_size * facts.blocks,
+        args.max_num_seqs, args.max_num_batched_tokens,
+    )  # fmt: skip
+    bench = Bench(engine, args.max_num_batched_tokens, args.seed)
+    await engine.generate(bench.prompt(1), 1)  # what does not work at all is said at once
     rows = await _measure(bench, plan(limits), args.seconds, console)
     timing = fit(rows)
     off, most = errors(timing, rows)
@@ -111,21 +110,17 @@ async def _calibrate(
         largest_error=round(most, 4),
     )
     shape = EngineShape(
-        facts.block_size, facts.blocks, args.max_num_seqs, step_tokens, facts.max_model_len
+        facts.block_size,
+        facts.blocks,
+        args.max_num_seqs,
+        args.max_num_batched_tokens,
+        facts.max_model_len,
     )
-    note = f"The median of each of {len(rows)} points. max_num_seqs is not told by the engine."
+    note = (
+        f"The median of each of {len(rows)} points. The engine does not tell max_num_seqs and "
+        "max_num_batched_tokens: they are as given."
+    )
     return Profile(name, "measured", note, _rounded(timing), shape, origin), rows
-
-
-async def _step_tokens(engine: CalibratedEngine, limits: Limits) -> int:
-    """The most tokens of a step: from the number of steps that the longest prompt takes."""
-    prompt = Bench(engine, ASSUMED_STEP_TOKENS, seed=1).prompt(limits.longest)
-    before = read_steps(await fetch(engine.host, engine.port, "/metrics") or b"")
-    await engine.generate(prompt, 1)
-    after = read_steps(await fetch(engine.host, engine.port, "/metrics") or b"")
-    if after - before <= 1:  # it was not cut, or it is not said
-        return max(ASSUMED_STEP_TOKENS, limits.longest)
-    return -(-limits.longest // (after - before))
 
 
 async def _measure(
@@ -201,9 +196,7 @@ def _processor() -> str:
 def _said(args: argparse.Namespace) -> list[str]:
     words = [args.url, f"--seconds {args.seconds:g}", f"--seed {args.seed}"]
     words.append(f"--max-num-seqs {args.max_num_seqs}")
-    if args.max_num_batched_tokens:
-        words.append(f"--max-num-batched-tokens {args.max_num_batched_tokens}")
-    return words
+    return [*words, f"--max-num-batched-tokens {args.max_num_batched_tokens}"]
 
 
 command = CalibrateCommand()

@@ -96,7 +96,7 @@ class CalibratedEngine:
     async def _read(self, reader: asyncio.StreamReader, reply: Reply, begun: asyncio.Event) -> None:
         status = await reader.readline()
         if b" 200 " not in status:
-            said = (await reader.read(4000)).decode("utf-8", "replace").split("\r\n\r\n")[-1]
+            said = (await reader.read()).decode("utf-8", "replace").split("\r\n\r\n")[-1]
             raise EngineError(f"answered {status.decode('latin-1').strip()}: {said[:300].strip()}")
         while line := await reader.readline():
             if line.startswith(b"data: {"):

@@ -24,6 +24,7 @@ class Limits:
     block_size: int
     capacity_tokens: int
     max_num_seqs: int
+    max_num_batched_tokens: int
 
     @property
     def longest(self) -> int:
@@ -65,10 +66,12 @@ def plan(limits: Limits) -> list[Point]:
         for cached in (limits.aligned(total // 2), limits.aligned(total * 7 // 8))
         if 0 < cached < total
     ]
+    # What is computed in several steps would share the last of them with whatever comes behind.
+    ahead = min(limits.longest, limits.max_num_batched_tokens)
     points += [
-        Point(uncached=length, behind=limits.longest)
-        for length in (SHORTEST, limits.longest // 4)
-        if 0 < length < limits.longest
+        Point(uncached=length, behind=ahead)
+        for length in (SHORTEST, ahead // 4)
+        if 0 < length < ahead
     ]
     contexts = {limits.aligned(limits.longest * part // 8) for part in (1, 3, 6)}
     points += [
@@ -95,6 +98,8 @@ def _lengths(longest: int) -> list[int]:
 
 
 def _fits(limits: Limits, batch: int, context: int, prompt: int) -> bool:
-    if batch > limits.max_num_seqs or context + ROOM > limits.max_model_len:
+    if batch + bool(prompt) > limits.max_num_seqs or context + ROOM > limits.max_model_len:
         return False
+    if batch + prompt > limits.max_num_batched_tokens:
+        return False  # the prompt would take more than the one step
     return batch * (context + ROOM) + prompt <= limits.capacity_tokens * 3 // 4
