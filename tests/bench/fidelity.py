@@ -168,6 +168,7 @@ async def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": describe(ROOT),
         "load": {"before": before, "after": after},
+        "note": args.note,
         "trace": {
             "seed": SEED, "seconds": args.trace_seconds, "rate_per_s": args.rate,
             "requests": len(turns), "prompt_tokens": sum(len(turn.prompt) for turn in turns),
@@ -192,6 +193,7 @@ async def _calibrate(port: int, profile: Path, seconds: float) -> None:
 def page(record: dict[str, Any]) -> str:
     """The record for people."""
     machine, trace_said = record["machine"], record["trace"]
+    before, after = (record["load"][when][0] for when in ("before", "after"))
     lines = [
         f"# The simulator beside the engine, {record['date']}",
         "",
@@ -201,7 +203,8 @@ def page(record: dict[str, Any]) -> str:
         f"{trace_said['seed']}. {trace_said['requests']} requests in {trace_said['seconds']:g} s, "
         f"{trace_said['prompt_tokens']} prompt tokens of which the engine found "
         f"{record['cached_tokens']['real']} cached and the simulator "
-        f"{record['cached_tokens']['simulated']}, {trace_said['output_tokens']} tokens generated.",
+        f"{record['cached_tokens']['simulated']}, {trace_said['output_tokens']} tokens generated. "
+        f"Load average {before:.1f} before the engine's turn, {after:.1f} after. {record['note']}",
         "",
         "| | vLLM ms | simulator ms | off by | limit | |",
         "|---|---|---|---|---|---|",
@@ -225,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=0.7, help="requests a second")
     parser.add_argument("--profile", metavar="FILE", help="instead of calibrating")
     parser.add_argument("--record", action="store_true", help="write to docs/benchmarks")
+    parser.add_argument("--note", default="", help="a sentence for the record")
     parser.add_argument("--folder", default="/tmp/headrace-fidelity", help="of working files")
     args = parser.parse_args(argv)
     folder = Path(args.folder)
