@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from serving.engine_args import EngineKind
 from serving.launch import prepare
@@ -69,12 +70,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _planned(model: Path, folder: Path, split: str) -> dict[str, Any]:
+    """The settings of a replica as `headrace plan` writes them for two cores of this machine."""
+    target = folder / f"{split}.yaml"
+    words = ["plan", str(model), "--gpu", "cpu", "--count", "2", "--split", split]
+    words += ["--max-model-len", "1024", "--max-num-seqs", "16", "--max-num-batched-tokens", "1024"]
+    words += ["--prompt-tokens", "100", "--output-tokens", "50", "--write", "replica", str(target)]
+    subprocess.run([sys.executable, "-m", "gateway", *words], check=True)
+    keys = yaml.safe_load(target.read_text())
+    assert isinstance(keys, dict)
+    return keys
+
+
 def _start(folder: Path, name: str, keys: dict[str, Any]) -> Replica:
+    """A replica of the plan's settings, with what a plan does not know of this machine."""
     port, health_port = free_port(), free_port()
     settings = folder / f"{name}.json"
     settings.write_text(json.dumps({
-        "engine": "vllm-cpu", "served_name": MODEL, "port": port, "health_port": health_port,
-        "max_model_len": 1024, "kv_cache_mib": 64, "block_size": 32, "drain_s": DRAIN_S, **keys,
+        **keys, "served_name": MODEL, "port": port, "health_port": health_port,
+        "block_size": 32, "drain_s": DRAIN_S, "args": [*keys["args"], "--load-format=dummy"],
     }))  # fmt: skip
     output = folder / f"{name}.log"
     with output.open("wb") as sink:
@@ -106,22 +120,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="module")
 def pool(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """Both replicas, started as the planner's arguments say, and a gateway in front."""
+    """Both replicas, started from what the planner writes, and a gateway in front."""
     folder = tmp_path_factory.mktemp("pool")
-    dummy = ["--load-format", "dummy"]
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         pytest.skip("two ranks need two cores")
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, planned: Sequence[str], threads: str) -> Replica:
-            keys = {"model": str(model), "args": [*planned, *dummy], "cpu": {"threads": threads}}
+        def start(name: str, split: str, threads: str) -> Replica:
+            keys = _planned(model, folder, split) | {"cpu": {"threads": threads}}
             replica = _start(folder, name, keys)
             stack.callback(_end, replica.process)
             return replica
 
-        one = start("one", ["--tensor-parallel-size", "1"], f"{cores[1]}")
-        two = start("two", ["--tensor-parallel-size", "2"], f"{cores[0]}|{cores[1]}")
+        one = start("one", "TP1", f"{cores[1]}")
+        two = start("two", "TP2", f"{cores[0]}|{cores[1]}")
         port = free_port()
         gateway = subprocess.Popen(
             [sys.executable, "-m", "gateway", "gateway", "--port", str(port), "--access-log", "off",
