@@ -11,11 +11,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from serving.asking import fetch
 from serving.vllm_facts import Facts, read_facts
+
+PATIENCE_S: Final = 300.0
+"""For one generation: more than the longest prompt takes on the slowest engine worth a profile."""
 
 
 class EngineError(Exception):
@@ -66,9 +69,9 @@ class CalibratedEngine:
     async def generate(
         self, prompt: Sequence[int], tokens: int, begun: asyncio.Event | None = None
     ) -> Reply:
-        """Let it read `prompt` and make so many tokens; `begun` is set with the first.
+        """Let it read `prompt` and make so many tokens. Raises EngineError.
 
-        Raises EngineError.
+        `begun` is set with the first token, or at the end if none comes.
         """
         body = json.dumps({
             "model": self.model, "prompt": list(prompt), "max_tokens": tokens, "ignore_eos": True,
@@ -79,18 +82,28 @@ class CalibratedEngine:
             "Content-Type: application/json\r\nConnection: close\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
+        begun = begun or asyncio.Event()
         try:
-            reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
-            try:
-                reply = Reply(time.perf_counter())
-                writer.write(head.encode() + body)
-                await self._read(reader, reply, begun or asyncio.Event())
-            finally:
-                writer.close()
+            async with asyncio.timeout(PATIENCE_S):
+                reply = await self._exchange(head.encode() + body, begun)
+        except TimeoutError as error:
+            raise EngineError(f"{self.host}:{self.port} hangs: {PATIENCE_S:g} s") from error
         except (OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise EngineError(f"{self.host}:{self.port}: {error}") from error
+        finally:
+            begun.set()
         if len(reply.token_at) < tokens:
             raise EngineError(f"{tokens} tokens were asked for, {len(reply.token_at)} came")
+        return reply
+
+    async def _exchange(self, request: bytes, begun: asyncio.Event) -> Reply:
+        reader, writer = await asyncio.open_connection(self.host, self.port, limit=1 << 20)
+        try:
+            reply = Reply(time.perf_counter())
+            writer.write(request)
+            await self._read(reader, reply, begun)
+        finally:
+            writer.close()
         return reply
 
     async def _read(self, reader: asyncio.StreamReader, reply: Reply, begun: asyncio.Event) -> None:
