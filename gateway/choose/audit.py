@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.vocabulary import Tokens
+from gateway.vocabulary import ModelName, Tokens
 
 RECENT: Final = 8  # verdicts looked at
 WRONG: Final = 3  # of those: something is amiss
@@ -85,6 +85,31 @@ class Curiosity:
         self._prompts += 1
         self._surprise *= _CALM
         return self._is_all or self._surprise > SURPRISED or self._prompts % SOME == 0
+
+
+class Answers:
+    """Does the next turn of a conversation repeat the tokens of the last answer?
+
+    As a rule; but templates leave earlier reasoning out, and then what was cached of the answer is
+    of no use. Told by responses, model by model.
+    """
+
+    __slots__ = ("_scores",)
+
+    def __init__(self) -> None:
+        self._scores: dict[ModelName, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Answers {self._scores}>"
+
+    def are_kept(self, model: ModelName) -> bool:
+        """As far as is known."""
+        return self._scores.get(model, 1) >= 0
+
+    def found(self, model: ModelName, *, is_kept: bool) -> None:
+        """In one more next turn. Two of a kind in a row decide."""
+        score = self._scores.get(model, 1) + (1 if is_kept else -1)
+        self._scores[model] = min(max(score, -2), 1)
 
 
 class Audit:

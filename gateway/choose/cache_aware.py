@@ -266,16 +266,17 @@ class CacheAware:
         cold = work(hits.prompt_tokens, uncached, self._settings.attention_tokens)
         found = hit / max(hits.prompt_tokens, 1)
         self._reuse += REUSE_WEIGHT * (found - self._reuse)
-        dispatch = self.holdings.dispatched(prompt, name, now, hit)
+        dispatch = self.holdings.dispatched(prompt, name, now, (hit, hits.ruler))
         beginning = prompt.hashes[0] if prompt.hashes else 0
-        own = uncached + self._settings.request_overhead_tokens
-        use = Use(target.footprint, beginning, hit, uncached, own)
         self._prompt = None  # it is a view of the request's body
-        if not request.stream:
+        use = (beginning, hit, uncached + self._settings.request_overhead_tokens)
+        owed = Owed(target, use, uncached, dispatch)
+        if request.stream:
+            target.pace.begin(cold, now)
+            owed.owed = cold
+        else:  # its first byte says nothing of its prefill
             target.pace.begin_unseen(cold, now)
-            return Owed(target.pace, 0, use, dispatch)
-        target.pace.begin(cold, now)
-        return Owed(target.pace, cold, use, dispatch)
+        return owed
 
     def _hits_of(
         self, choice: Choice[ReplicaView], prompt: Prompt, now: Seconds
@@ -320,33 +321,23 @@ class Priced(msgspec.Struct, frozen=True):
         )
 
 
-class Use(msgspec.Struct, frozen=True):
-    """What a running request has in use."""
-
-    footprint: Footprint
-    beginning: int
-    hit: Tokens
-    uncached: Tokens
-    own: Tokens  # the uncached, and what it will generate
-
-
 class Owed:
-    """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`.
+    """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
 
-    `owed` is 0 for a unary request: its first byte says nothing of its prefill.
-    """
+    __slots__ = ("_dispatch", "_target", "_use", "owed", "uncached")
 
-    __slots__ = ("_dispatch", "_owed", "_pace", "_use", "uncached")
-
-    def __init__(self, pace: Pace, owed: Tokens, use: Use, dispatch: Dispatch) -> None:
-        self._pace = pace
-        self._owed = owed
+    def __init__(
+        self, target: Target, use: tuple[int, Tokens, Tokens], uncached: Tokens, dispatch: Dispatch
+    ) -> None:
+        """`use` is what its `Footprint` is to be told: the prompt's beginning, the hit, its own."""
+        self._target = target
         self._use = use
         self._dispatch = dispatch
-        self.uncached: Tokens | None = use.uncached
+        self.owed: Tokens = 0
+        self.uncached: Tokens | None = uncached
 
     def __repr__(self) -> str:
-        return f"<Owed {self._owed}, {self._use!r}>"
+        return f"<Owed {self.owed}, {self._use}>"
 
     @property
     def dispatch(self) -> Dispatch | None:
@@ -359,22 +350,25 @@ class Owed:
         return self._dispatch.wants_report
 
     def __enter__(self) -> Self:
-        use = self._use
-        use.footprint.begin(use.beginning, use.hit, use.own)
+        self._target.footprint.begin(*self._use)
         return self
 
     def first_byte(self, now: Seconds) -> None:
         """Its prompt has been read. Only the first call counts."""
-        owed, self._owed = self._owed, 0
-        if owed:
-            self._pace.prefilled(owed, now)
+        if self.owed:
+            self._target.pace.prefilled(self.owed, now)
+            self.owed = 0
         self._dispatch.first_byte(now)
 
     def answered(
-        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+        self,
+        prompt_tokens: Tokens | None,
+        cached_tokens: Tokens | None,
+        output_tokens: Tokens | None,
+        now: Seconds,
     ) -> None:
         """The hit can be judged."""
-        self._dispatch.answered(prompt_tokens, cached_tokens, now)
+        self._dispatch.answered(prompt_tokens, cached_tokens, output_tokens, now)
 
     def __exit__(
         self,
@@ -382,9 +376,8 @@ class Owed:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        owed, self._owed = self._owed, 0
-        if owed:
-            self._pace.dropped(owed)
-        use = self._use
-        use.footprint.end(use.beginning, use.hit, use.own)
+        if self.owed:
+            self._target.pace.dropped(self.owed)
+            self.owed = 0
+        self._target.footprint.end(*self._use)
         self._dispatch.ended()

@@ -115,7 +115,11 @@ class Claim(Protocol):
         """The replica has read the prompt."""
 
     def answered(
-        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+        self,
+        prompt_tokens: Tokens | None,
+        cached_tokens: Tokens | None,
+        output_tokens: Tokens | None,
+        now: Seconds,
     ) -> None:
         """The response was relayed whole, and this is what it says of the prompt."""
 
@@ -169,7 +173,11 @@ class _NoClaim:
     def first_byte(self, now: Seconds) -> None: ...
 
     def answered(
-        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+        self,
+        prompt_tokens: Tokens | None,
+        cached_tokens: Tokens | None,
+        output_tokens: Tokens | None,
+        now: Seconds,
     ) -> None: ...
 
 

@@ -11,10 +11,11 @@ from collections import deque
 from enum import StrEnum
 from typing import Final
 
-from gateway.choose.audit import Audit, Curiosity
+from gateway.choose.audit import Answers, Audit, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import Instant, KvSource
-from gateway.choose.stretch import Given, Lesson
+from gateway.choose.ruler import Ruler
+from gateway.choose.stretch import End, Given, Lesson
 from gateway.choose.text_chain import Prompt
 from gateway.choose.text_index import TextIndex
 from gateway.kv_cache import Certainty
@@ -39,13 +40,16 @@ class Grade(StrEnum):
 class Record:
     """What is known of one replica."""
 
-    __slots__ = ("_block_size", "audit", "curiosity", "has_cache", "sent", "source")
+    __slots__ = ("_block_size", "answers", "audit", "curiosity", "has_cache", "sent", "source")
 
-    def __init__(self, source: KvSource, sent: Given, curiosity: Curiosity) -> None:
-        """`curiosity` is all replicas'."""
+    def __init__(
+        self, source: KvSource, sent: Given, curiosity: Curiosity, answers: Answers
+    ) -> None:
+        """`curiosity` and `answers` are all replicas'."""
         self.source = source
         self.sent = sent
         self.curiosity = curiosity
+        self.answers = answers
         self.audit = Audit()
         self.has_cache = True
         self._block_size: Tokens = GUESSED_BLOCK
@@ -74,9 +78,9 @@ class Dispatch:
     """From the choice on. Whatever is told twice counts once."""
 
     __slots__ = (
-        "_arrived", "_found", "_instant", "_is_awaited", "_is_pending", "_predicted", "_sent",
-        "_settled", "_texts", "_unread_from", "hashes", "named", "record", "wants_report",
-        "wants_tokens",
+        "_arrived", "_end", "_found", "_instant", "_is_awaited", "_is_pending", "_last",
+        "_parting", "_predicted", "_prompt", "_sent", "_settled", "_texts", "_unread_from",
+        "hashes", "named", "record", "wants_report", "wants_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -85,17 +89,20 @@ class Dispatch:
         arrived: deque[tuple[Seconds, Dispatch]],
         record: Record,
         prompt: Prompt,
-        predicted: Tokens,
+        foreseen: tuple[Tokens, Ruler],
     ) -> None:
         """It is sent; `arrived` gets those that are pending and whose first byte came."""
         self._texts = texts
         self._arrived = arrived
         self._sent = record.sent
-        self._predicted = predicted
+        self._predicted, ruler = foreseen
+        self._prompt: Prompt | None = prompt
+        self._end = ruler.ends.get(record.sent.bit)
+        self._parting = ruler.parting
         self._is_awaited = True  # its first byte is
         self._is_pending = record.source.certainty is not Certainty.SILENT
         self.hashes = prompt.whole()
-        self._unread_from = texts.send(
+        self._unread_from, self._last = texts.send(
             record.sent,
             self.hashes,
             prompt.request.prompt_tokens / max(len(prompt), 1),
@@ -123,7 +130,8 @@ class Dispatch:
         """The replica has read the prompt."""
         if self._is_awaited:
             self._is_awaited = False
-            self._texts.arrived(self._sent, self.hashes, self._unread_from)
+            if self._unread_from < len(self.hashes):
+                self._texts.arrived(self._sent, self.hashes, self._unread_from)
             if self._is_pending:
                 self._arrived.append((now, self))
 
@@ -133,6 +141,7 @@ class Dispatch:
 
     def ended(self) -> None:
         """It is over. If no first byte has come, the prompt is not there."""
+        self._prompt = None  # it is a view of the request's body
         if self._found is None:
             self._unwatch()  # nothing to judge
         if self._is_awaited:
@@ -142,12 +151,19 @@ class Dispatch:
                 self._texts.settle(self._sent, self.hashes)
 
     def answered(
-        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+        self,
+        prompt_tokens: Tokens | None,
+        cached_tokens: Tokens | None,
+        output_tokens: Tokens | None,
+        now: Seconds,
     ) -> None:
         """The response was relayed whole, and this is what it says."""
         self.first_byte(now)
+        if prompt_tokens and output_tokens:
+            self._remember(prompt_tokens, output_tokens)
         if cached_tokens is None:
             return
+        self._learn(cached_tokens)
         record = self.record
         record.audit.predicted.add(self._predicted, cached_tokens, record.block_size)
         record.curiosity.foresaw(self._predicted, cached_tokens, record.block_size)
@@ -156,6 +172,28 @@ class Dispatch:
         self._found = cached_tokens
         if self._settled is not None:
             self._judge(self._settled, cached_tokens)
+
+    def _remember(self, prompt_tokens: Tokens, output_tokens: Tokens) -> None:
+        """Its next turn begins with it and its answer, of which the last token is not computed."""
+        prompt, last = self._prompt, self._last
+        if prompt is None or last is None or last.hashes[-1] != self.hashes[-1]:
+            return
+        length = len(prompt)
+        digest = prompt.digest(len(self.hashes), length)
+        computed = prompt_tokens + output_tokens - 1
+        last.end(End(length, digest, self._sent.bit, prompt_tokens, computed))
+
+    def _learn(self, found: Tokens) -> None:
+        """What was found where an earlier prompt ended, or where it parted from those known."""
+        size, end, parting, prompt = self.record.block_size, self._end, self._parting, self._prompt
+        if end is not None and prompt is not None:
+            asked, whole = end.prompt_tokens // size * size, end.tokens // size * size
+            if whole > asked and found >= asked - size:
+                self.record.answers.found(prompt.request.model, is_kept=found > asked)
+        elif parting is not None and found:
+            margin = 2 * size + self._predicted // ROUGHLY
+            if abs(found - self._predicted) <= margin:
+                parting.parted = found
 
     def settle(self, chain: Chain | None, length: Tokens) -> None:
         """The prompt is so many tokens, and these are the names of its blocks."""

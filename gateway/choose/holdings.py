@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from gateway.choose.audit import Audit, Curiosity
+from gateway.choose.audit import Answers, Audit, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.block_index import GPU, BlockIndex
 from gateway.choose.dispatch import Dispatch, Grade, Record
@@ -50,6 +50,10 @@ NEW: Final = 0.5
 TIDY_SHARDS, TIDY_STRETCHES, TIDY_DISPATCHES = 8, 1_000, 20  # per call: about 1 ms
 
 
+Foreseen = tuple[Tokens, Ruler]
+"""A hit, and what it was measured with."""
+
+
 class Hits(msgspec.Struct, frozen=True):
     """What replicas hold of one prompt, in their order.
 
@@ -60,6 +64,7 @@ class Hits(msgspec.Struct, frozen=True):
     prompt_tokens: Tokens
     tokens: list[Tokens]
     load_s: list[Seconds]
+    ruler: Ruler
 
     def uncached(self, index: int) -> Tokens:
         """To be prefilled there; at least one."""
@@ -79,8 +84,8 @@ class Holdings:
     """Of all replicas. A `BlockListener`."""
 
     __slots__ = (
-        "_arrived", "_blocks", "_cache_tokens", "_curiosity", "_is_taught", "_load_per_s", "_named",
-        "_records", "_texts", "untold",
+        "_answers", "_arrived", "_blocks", "_cache_tokens", "_curiosity", "_is_taught",
+        "_load_per_s", "_named", "_records", "_texts", "untold",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +100,7 @@ class Holdings:
         self._texts = TextIndex()
         self._arrived: deque[tuple[Seconds, Dispatch]] = deque()  # first bytes, oldest first
         self._curiosity = Curiosity(is_all=reads_all)
+        self._answers = Answers()
         self._is_taught = False  # somebody tokenises prompts
         self._named: WeakKeyDictionary[Reading, Lesson] = WeakKeyDictionary()
         self.untold: frozenset[ReplicaId] = frozenset()
@@ -141,13 +147,20 @@ class Holdings:
         """O(marks of the prompt that are known + replicas that hold any of it)."""
         tokens, load_s = [0] * len(replicas), [0.0] * len(replicas)
         walk = self._texts.walk(prompt)
-        ruler = Ruler(prompt, walk)
+        ruler = Ruler(prompt, walk, keeps_answers=self._answers.are_kept(prompt.request.model))
         names = self._names_of(prompt, walk)
         if names is not None and names.is_whole:
             ruler.length = names.tokens
         elif not walk.depth:
-            return Hits(ruler.length, tokens, load_s)
-        sent, pending = ruler.tokens_of(walk.believed), ruler.tokens_of(walk.pending)
+            return Hits(ruler.length, tokens, load_s, ruler)
+        sent = ruler.tokens_of(walk.believed)
+        if names is None:
+            for at, replica in enumerate(replicas):
+                record = self._records.get(replica)
+                if record is not None and record.has_cache and record.sent.bit in sent:
+                    tokens[at] = ruler.cut(sent[record.sent.bit], record.block_size)
+            return Hits(ruler.length, tokens, load_s, ruler)
+        pending = ruler.tokens_of(walk.pending)
         holders = self._first_holders(names)
         get = self._records.get
         near = []  # those that may hold any of it: few of many
@@ -169,7 +182,7 @@ class Holdings:
                     load = told.tokens - max(told.on_gpu, coming)
                     load_s[at] = max(load, 0) / self._load_per_s
             tokens[at] = ruler.cut(hit, record.block_size)
-        return Hits(ruler.length, tokens, load_s)
+        return Hits(ruler.length, tokens, load_s, ruler)
 
     def _names_of(self, prompt: Prompt, walk: Walk) -> Names | None:
         """As far as they are known: all, where it was read before."""
@@ -181,19 +194,17 @@ class Holdings:
             return None
         return Names(walk.lesson, walk.tokens, is_whole=False)
 
-    def _first_holders(self, names: Names | None) -> int:
+    def _first_holders(self, names: Names) -> int:
         """Bits of those that hold the first block: nobody else can hold any."""
         bits = 0
-        for chain in names.lesson.chains.values() if names is not None else ():
+        for chain in names.lesson.chains.values():
             if len(chain):
                 bits |= self._blocks.holders(chain.hashes[0], self._blocks.media)
         return bits
 
-    def _look_up(self, names: Names | None, records: Sequence[Record]) -> dict[int, Held]:
+    def _look_up(self, names: Names, records: Sequence[Record]) -> dict[int, Held]:
         """By the names of its blocks, as far as they are known: bits of sources, what they hold."""
         held: dict[int, Held] = {}
-        if names is None:
-            return held
         lesson, known = names.lesson, names.tokens
         alike: dict[ChainKey, int] = {}
         for record in records:
@@ -216,18 +227,19 @@ class Holdings:
         return held
 
     def dispatched(
-        self, prompt: Prompt, replica: ReplicaId, now: Seconds, predicted: Tokens | None = None
+        self, prompt: Prompt, replica: ReplicaId, now: Seconds, foreseen: Foreseen | None = None
     ) -> Dispatch:
         """It goes there: pending there from now on. To be told what becomes of it.
 
-        `predicted` is the hit to be judged; None: what it would hit now.
+        `foreseen` is the hit to be judged, and how it was found; None: what it would hit now.
         """
         self._expire(now, 2)  # as many as can have come meanwhile, and one more
         record = self._record(replica)
-        if predicted is None:
-            predicted = self.hits(prompt, (replica,)).tokens[0]
+        if foreseen is None:
+            hits = self.hits(prompt, (replica,))
+            foreseen = hits.tokens[0], hits.ruler
         request = prompt.request
-        dispatch = Dispatch(self._texts, self._arrived, record, prompt, predicted)
+        dispatch = Dispatch(self._texts, self._arrived, record, prompt, foreseen)
         if request.reading is not None:
             dispatch.named = self._named.get(request.reading)
         if record.source.certainty is not Certainty.SILENT:
@@ -349,7 +361,7 @@ class Holdings:
         found = self._records.get(replica)
         if found is None:
             source, sent = KvSource(self._blocks), self._texts.join(self._cache_tokens)
-            found = self._records[replica] = Record(source, sent, self._curiosity)
+            found = self._records[replica] = Record(source, sent, self._curiosity, self._answers)
         return found
 
     def _forget_sent(self, record: Record) -> None:

@@ -1,50 +1,90 @@
 """How many tokens is so much of a prompt?
 
-Asked when a prompt is looked up: beginnings are marked in bytes, hits are told in tokens. Learnt
-beginnings are known; beyond them bytes are taken in proportion to the whole prompt's estimate.
+Asked when a prompt is looked up: beginnings are marked in bytes, hits are told in tokens. Three
+things are known for certain: where an earlier prompt ended and its answer began, as the response to
+it told (so the next turn of a conversation is foreseen to the token); what the last one found that
+parted from known ones at the same mark; and edges of prompts that have been read. Beyond them bytes
+are taken in proportion to the whole prompt's estimate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.choose.stretch import each_bit
+from gateway.choose.stretch import End, Stretch, each_bit
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import Walk
 from gateway.vocabulary import Tokens
 
 
 class Ruler:
-    """Beginnings of a prompt measured in tokens: learnt where they are, in proportion beyond."""
+    """Beginnings of a prompt measured in tokens."""
 
-    __slots__ = ("_per_byte", "_walk", "length")
+    __slots__ = ("_keeps_answers", "_per_byte", "_walk", "ends", "length")
 
-    def __init__(self, prompt: Prompt, walk: Walk) -> None:
+    def __init__(self, prompt: Prompt, walk: Walk, *, keeps_answers: bool) -> None:
+        """`keeps_answers`: the next turn of a conversation repeats the last answer's tokens."""
         self._walk = walk
         self._per_byte = prompt.request.prompt_tokens / max(len(prompt), 1)
+        self._keeps_answers = keeps_answers
         self.length: Tokens = prompt.request.prompt_tokens
+        self.ends: dict[int, End] = {}
+        """Of the prompt that this one continues, by bits of replicas that have answered it."""
         if walk.learnt:
             rest = len(prompt) - MARKS[walk.learnt - 1] + walk.beyond
             self.length = walk.tokens + int(rest * self._per_byte)
+        if walk.is_whole and walk.last is not None and walk.last.ends:
+            self._find_ends(prompt, walk.last.ends)
 
     def __repr__(self) -> str:
         return f"<Ruler of {self.length} tokens>"
+
+    @property
+    def parting(self) -> Stretch | None:
+        """Where it goes on from what is known, if it is not where a known prompt ended."""
+        return None if self.ends else self._walk.last
 
     def tokens_of(self, depths: Sequence[tuple[int, int]]) -> dict[int, Tokens]:
         """(bits, marks) to tokens by bit."""
         found: dict[int, Tokens] = {}
         for bits, depth in depths:
+            if not bits:
+                continue
             tokens = self._at(depth)
-            for bit in each_bit(bits):
-                found[bit] = tokens
+            if bits & (bits - 1):
+                for bit in each_bit(bits):
+                    found[bit] = tokens
+            else:
+                found[bits] = tokens
+            if self.ends and depth == self._walk.depth:
+                for bit, end in self.ends.items():
+                    if bit & bits:
+                        found[bit] = self._kept(end)
         return found
 
     def cut(self, tokens: Tokens, block_size: Tokens) -> Tokens:
         """To whole blocks, and to less than the prompt: its last token is always computed."""
         return max(min(tokens, self.length - 1), 0) // block_size * block_size
 
+    def _find_ends(self, prompt: Prompt, ends: Sequence[End]) -> None:
+        depth, length = self._walk.depth, len(prompt)
+        for end in ends:
+            if end.length > length or prompt.digest(depth, end.length) != end.digest:
+                continue
+            if end.length == length or prompt.is_answered(end.length):
+                self.ends[end.bit] = end
+                rest = int((length - end.length) * self._per_byte)
+                self.length = end.prompt_tokens + rest
+                if end.length < length:
+                    self.length = max(self.length, self._kept(end) + 1)
+
+    def _kept(self, end: End) -> Tokens:
+        return end.tokens if self._keeps_answers else end.prompt_tokens
+
     def _at(self, depth: int) -> Tokens:
         walk, mark = self._walk, MARKS[depth - 1]
+        if depth == walk.depth and walk.is_whole and walk.last is not None and walk.last.parted:
+            return walk.last.parted
         if walk.lesson is None:
             return int(mark * self._per_byte)
         if depth > walk.learnt:

@@ -208,11 +208,15 @@ class Shadowed:
         self._read()
 
     def answered(
-        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+        self,
+        prompt_tokens: Tokens | None,
+        cached_tokens: Tokens | None,
+        output_tokens: Tokens | None,
+        now: Seconds,
     ) -> None:
         """What the response says of its cache is true of the live placement alone."""
-        self._claims[0].answered(prompt_tokens, cached_tokens, now)
-        self._claims[2].answered(prompt_tokens, cached_tokens, now)
+        self._claims[0].answered(prompt_tokens, cached_tokens, output_tokens, now)
+        self._claims[2].answered(prompt_tokens, cached_tokens, output_tokens, now)
 
     def __exit__(
         self,

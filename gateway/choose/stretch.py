@@ -19,6 +19,9 @@ from gateway.choose.kv_source import ChainKey
 from gateway.choose.text_chain import MARKS
 from gateway.vocabulary import Tokens
 
+MOST_ENDS: Final = 4
+"""Remembered of prompts that are alike up to their last mark."""
+
 LEAST_SHARE: Final = 1 / 64
 """Of its nominal size, what a cache is believed to have at the least."""
 
@@ -50,6 +53,20 @@ class Lesson:
         return (self._counts[at - 1], mark - self._ends[at - 1]) if at else (0, mark)
 
 
+class End(msgspec.Struct, gc=False, frozen=True):
+    """Where a prompt ended, and its answer began, at one replica.
+
+    The prompt is so many bytes, those beyond its last mark told by their digest. Its tokens, and
+    those the replica computed with the answer, are as the response told them.
+    """
+
+    length: int
+    digest: int
+    bit: int
+    prompt_tokens: Tokens
+    tokens: Tokens
+
+
 class Stretch(msgspec.Struct, gc=False, eq=False):
     """Some successive beginnings of prompts.
 
@@ -61,6 +78,16 @@ class Stretch(msgspec.Struct, gc=False, eq=False):
     believed: int = 0  # bits of replicas
     pending: int = 0
     lesson: Lesson | None = None  # of a prompt that goes all along it
+    ends: tuple[End, ...] = ()  # beyond its last mark
+    parted: Tokens = 0  # cached of the last prompt that went on from here where nobody had
+
+    def end(self, end: End) -> None:
+        """A prompt that goes no further than a mark beyond it was answered."""
+        if not self.ends:
+            self.ends = (end,)
+            return
+        others = [each for each in self.ends if (each.digest, each.bit) != (end.digest, end.bit)]
+        self.ends = (*others[1 - MOST_ENDS :], end)
 
     def __repr__(self) -> str:
         return f"<Stretch of {len(self.hashes)} held by {self.believed:b}>"

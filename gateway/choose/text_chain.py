@@ -12,8 +12,10 @@ cryptographic: a collision costs a cache miss, never a wrong answer.
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_right
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import xxhash
@@ -22,9 +24,15 @@ if TYPE_CHECKING:
     from gateway.vocabulary import GenerationRequest
 
 _STEPS: Final = (
-    (128, 2048), (256, 4096), (512, 8192), (1024, 16_384), (2048, 65_536), (4096, 131_072),
+    (128, 512), (256, 4096), (512, 8192), (1024, 16_384), (2048, 65_536), (4096, 131_072),
     (16_384, 2_097_152),
 )  # fmt: skip
+_SPACE: Final = 0x20
+_MOST_BLANKS: Final = 32
+_ROLE_WITHIN: Final = 128
+_ANSWER: Final = re.compile(
+    rb'\s*,\s*\{\s*(?:"\w+"\s*:\s*"[^"\\]*"\s*,\s*){0,3}"role"\s*:\s*"assistant"'
+)
 _STOP_EVERY: Final = 16_384
 
 
@@ -37,6 +45,9 @@ def _marks() -> tuple[int, ...]:
 
 MARKS: Final = _marks()
 """Bytes from the beginning, ascending; what is longer than the last is told apart by then."""
+
+
+_PARTS: Final = tuple([slice(start, end) for start, end in zip((0, *MARKS), MARKS, strict=False)])
 
 
 def _stops() -> tuple[int, ...]:
@@ -52,13 +63,18 @@ remembered, and forgotten, in one are not longer than that."""
 class Prompt:
     """One request's prompt, hashed as far as anybody asked and never twice."""
 
-    __slots__ = ("_bytes", "hashes", "marks", "request")
+    __slots__ = ("_bytes", "_length", "hashes", "marks", "request")
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
         self.hashes: array[int] = array("Q")  # at MARKS, as far as hashed
-        self._bytes = memoryview(request.prompt)
-        self.marks = bisect_right(MARKS, len(self))
+        self._bytes = data = memoryview(request.prompt)
+        end = max(len(data) - 1, 0)  # what closes it is none of the next turn's, nor are
+        if end and data[end - 1] <= _SPACE:  # blanks before that
+            before = bytes(data[max(end - _MOST_BLANKS, 0) : end])
+            end -= len(before) - len(before.rstrip(b" \t\r\n"))
+        self._length = end
+        self.marks = bisect_right(MARKS, self._length)
         """How many it has: what closes it is behind them all."""
 
     def __repr__(self) -> str:
@@ -66,7 +82,7 @@ class Prompt:
 
     def __len__(self) -> int:
         """In bytes, without what closes it."""
-        return max(len(self._bytes) - 1, 0)
+        return self._length
 
     def hash_to(self, marks: int) -> None:
         """As many of its first marks as there are."""
@@ -74,31 +90,35 @@ class Prompt:
         begin, end = len(hashes), min(marks, self.marks)
         if begin >= end:
             return
-        above, start = (hashes[-1], MARKS[begin - 1]) if begin else (_scope(self.request), 0)
-        for mark in MARKS[begin:end]:
-            above = digest(data[start:mark], above)
-            hashes.append(above)
-            start = mark
+        above, append = hashes[-1] if begin else _scope(self.request), hashes.append
+        for part in _PARTS[begin:end]:
+            above = digest(data[part], above)
+            append(above)
 
     def whole(self) -> array[int]:
         """The hashes at all its marks."""
         self.hash_to(self.marks)
         return self.hashes
 
-    def digest(self, end: int) -> int:
-        """Of its first bytes, from the last mark before `end` on with all before it; hashed up to
-        there."""
-        at = bisect_right(MARKS, end)
-        above, start = (self.hashes[at - 1], MARKS[at - 1]) if at else (_scope(self.request), 0)
-        return xxhash.xxh3_64_intdigest(self._bytes[start:end], above)
+    def digest(self, marks: int, end: int) -> int:
+        """Of so many first bytes, given the last of their marks."""
+        return xxhash.xxh3_64_intdigest(self._bytes[MARKS[marks - 1] : end], self.hashes[marks - 1])
+
+    def is_answered(self, end: int) -> bool:
+        """Is the next of its messages an answer, as far as can be seen at once?"""
+        return _ANSWER.match(self._bytes, end, end + _ROLE_WITHIN) is not None
 
 
 def _scope(request: GenerationRequest) -> int:
     """What must be equal, beside the prompt, for a prefix to be shared."""
-    digest = xxhash.xxh3_64(request.model.encode())
-    digest.update(b"\x00" + request.route.path.encode())
+    scope = _scope_of(request.model, request.route.path)
     for name, part in request.context:
         # Each by its own digest: parts that only join to the same bytes are different.
-        digest.update(name.encode() + b"\x00")
-        digest.update(xxhash.xxh3_64_digest(part))
-    return digest.intdigest()
+        named = name.encode() + b"\x00" + xxhash.xxh3_64_digest(part)
+        scope = xxhash.xxh3_64_intdigest(named, scope)
+    return scope
+
+
+@lru_cache(maxsize=256)
+def _scope_of(model: str, path: str) -> int:
+    return xxhash.xxh3_64_intdigest(model.encode() + b"\x00" + path.encode())

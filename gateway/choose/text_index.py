@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import Final
 
+import msgspec
+
 from gateway.choose.stretch import (
     Given,
     Lesson,
@@ -46,13 +48,16 @@ class Walk:
     """How far a prompt is known: its marks, and who was given how many of them.
 
     `lesson` is the one that goes furthest, for `learnt` marks: `tokens` for certain, and the bytes
-    `beyond` them.
+    `beyond` them. `last` is the stretch in which it ends, at its end where `is_whole`.
     """
 
-    __slots__ = ("believed", "beyond", "depth", "learnt", "lesson", "pending", "tokens")
+    __slots__ = ("believed", "beyond", "depth", "is_whole", "last", "learnt", "lesson", "pending",
+                 "tokens")  # fmt: skip
 
     def __init__(self) -> None:
         self.depth = 0
+        self.is_whole = False
+        self.last: Stretch | None = None
         self.believed: list[tuple[int, int]] = []  # (bits, marks)
         self.pending: list[tuple[int, int]] = []
         self.lesson: Lesson | None = None
@@ -149,19 +154,22 @@ class TextIndex:
                     walk.pending.append((pending & ~here, at))
                 pending &= here
             at += shared
+            walk.last = stretch
             if stretch.lesson is not None:
                 walk.lesson, walk.learnt = stretch.lesson, at
         if at:
+            walk.is_whole = is_whole
             walk.ends(at, believed, pending)
         return walk
 
     def send(
         self, given: Given, hashes: array[int], tokens_per_byte: float, *, is_pending: bool
-    ) -> int:
-        """A prompt with these beginnings is on its way there. From which of them on it has not been
-        read there by any before."""
+    ) -> tuple[int, Stretch | None]:
+        """A prompt with these beginnings is on its way there. From which of them on no other has
+        been read there, and the last stretch."""
         bit, stamps, unread = given.bit, given.stamps, given.unread
         get, at, marks, unread_from = self._stretches.get, 0, len(hashes), len(hashes)
+        stretch: Stretch | None = None
         given.tick += _TICK
         newest = given.tick + _TICK - 1
         while at < marks:
@@ -189,7 +197,7 @@ class TextIndex:
             at += len(stretch.hashes)
         if given.tokens > given.capacity:
             self.trim(given)
-        return unread_from
+        return unread_from, stretch
 
     def arrived(self, given: Given, hashes: array[int], unread_from: int) -> None:
         """It has been read there."""
@@ -279,10 +287,8 @@ class TextIndex:
     def _split(self, stretch: Stretch, at: int, marks: int) -> None:
         """Somebody goes only so far along it: what is behind is a stretch of its own."""
         tokens = tokens_behind(stretch, at, marks)
-        behind = Stretch(
-            stretch.hashes[marks:], tokens, stretch.believed, stretch.pending, stretch.lesson
-        )
-        stretch.hashes = stretch.hashes[:marks]
+        behind = msgspec.structs.replace(stretch, hashes=stretch.hashes[marks:], tokens=tokens)
+        stretch.hashes, stretch.ends, stretch.parted = stretch.hashes[:marks], (), 0
         stretch.tokens -= tokens
         self._stretches[behind.hashes[0]] = behind
         for bit in each_bit(behind.believed | behind.pending):

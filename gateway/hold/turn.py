@@ -55,7 +55,11 @@ class Claim(Protocol):
     def first_byte(self, now: Seconds) -> None: ...
 
     def answered(
-        self, prompt_tokens: Tokens | None, cached_tokens: Tokens | None, now: Seconds
+        self,
+        prompt_tokens: Tokens | None,
+        cached_tokens: Tokens | None,
+        output_tokens: Tokens | None,
+        now: Seconds,
     ) -> None: ...
 
 
@@ -183,7 +187,7 @@ class Turn(Load):
     ) -> None:
         """The response was relayed whole, and this is what it says; None where it does not."""
         if self.claim is not None:
-            self.claim.answered(prompt_tokens, cached_tokens, now)
+            self.claim.answered(prompt_tokens, cached_tokens, output, now)
         if output is not None:
             self._gate.learn(output)
         if self.waiter is not None:

@@ -83,7 +83,7 @@ class World:
 
     def answer(self, which: int, cached: int | None) -> None:
         if self.open:
-            self.open[which % len(self.open)].answered(None, cached, self.now)
+            self.open[which % len(self.open)].answered(None, cached, None, self.now)
 
     def end(self, which: int) -> None:
         if self.open:

@@ -83,7 +83,7 @@ class World:
         asked, given = prompt(which), self.given[who]
         self.index.walk(asked)
         hashes = asked.whole()
-        unread_from = self.index.send(given, hashes, 0.25, is_pending=is_pending)
+        unread_from, _ = self.index.send(given, hashes, 0.25, is_pending=is_pending)
         self.open.append(Sent(given, which, unread_from, is_pending))
         model = self.models[given.bit]
         for each in hashes:

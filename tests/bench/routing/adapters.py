@@ -115,7 +115,7 @@ class GatewayRouter:
         """The claim ends and the lease is given back."""
         claim = self._claims.pop(arrival.number)
         if cached_tokens is not None:
-            claim.answered(arrival.prompt_tokens, cached_tokens, now)
+            claim.answered(arrival.prompt_tokens, cached_tokens, None, now)
         claim.__exit__(None, None, None)
         self._views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number, 0)
         self._views[replica].inflight_requests -= 1

@@ -161,17 +161,17 @@ def test_a_cache_that_keeps_less_than_was_thought_is_believed_to_be_smaller() ->
     holdings = some_holdings(cache_tokens=1024)
     for _ in range(30):
         dispatch = holdings.dispatched(text(PROMPT), A, 0.0)
-        dispatch.answered(512, 0, 1.0)
+        dispatch.answered(512, 0, None, 1.0)
     assert hits(holdings, PROMPT, A)[0] < 128
     assert holdings.cache(A).audit.predicted.over > 5
     for _ in range(60):
-        holdings.dispatched(text(PROMPT), A, 0.0).answered(512, MOST, 1.0)
+        holdings.dispatched(text(PROMPT), A, 0.0).answered(512, MOST, None, 1.0)
     assert hits(holdings, PROMPT, A) == [MOST]
 
 
 def test_a_response_that_says_nothing_teaches_nothing() -> None:
     holdings = some_holdings()
-    holdings.dispatched(text(PROMPT), A, 0.0).answered(512, None, 1.0)
+    holdings.dispatched(text(PROMPT), A, 0.0).answered(512, None, None, 1.0)
     tally = holdings.cache(A).audit.predicted
     assert (tally.exact, tally.over, tally.under) == (0, 0, 0)
 
@@ -186,6 +186,86 @@ def test_what_is_forgotten_is_swept_bit_by_bit_and_its_bit_serves_another() -> N
     holdings.dispatched(text(PROMPT), B, 0.0)
     late.ended()  # of a replica that is gone: must not take B's bit along
     assert hits(holdings, PROMPT) == [0, MOST]
+
+
+# By what responses say of where prompts end
+
+ASKED = 500  # tokens of PROMPT, as its response tells; 512 are what its bytes make likely
+SAYS = b',{"role":"assistant","content":"well"},{"role":"user","content":"and then?"}'
+
+
+def answered(
+    holdings: Holdings, prompt: bytes, *, asked: int, found: int = 0, says: int = 21
+) -> None:
+    dispatch = holdings.dispatched(text(prompt), A, 0.0)
+    dispatch.answered(asked, found, says, 1.0)
+    dispatch.ended()
+
+
+def test_the_next_turn_hits_the_last_one_and_its_answer_but_for_the_token_not_computed() -> None:
+    holdings = some_holdings()
+    answered(holdings, PROMPT, asked=ASKED, says=12)
+    assert hits(holdings, PROMPT + SAYS) == [496, 0]
+    answered(holdings, PROMPT, asked=ASKED, says=13)
+    assert hits(holdings, PROMPT + SAYS) == [512, 0]
+    assert hits(holdings, PROMPT + SAYS * 20) == [512, 0]
+    assert holdings.hits(text(PROMPT + SAYS), (A,)).prompt_tokens == ASKED + len(SAYS) // 4
+
+
+def test_the_same_prompt_hits_all_but_its_last_token() -> None:
+    holdings = some_holdings()
+    answered(holdings, PROMPT, asked=497)
+    assert hits(holdings, PROMPT) == [496, 0]
+    answered(holdings, PROMPT, asked=496)
+    assert hits(holdings, PROMPT) == [480, 0]
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [
+        b'x","role":"assistant"}',
+        b',{"role":"user","content":"and"}',
+        b',{"role":"tool"},' + SAYS * 9,
+    ],
+)
+def test_what_goes_on_otherwise_is_no_next_turn(goes_on: bytes) -> None:
+    holdings = some_holdings()
+    answered(holdings, PROMPT[:-40], asked=ASKED)
+    assert hits(holdings, PROMPT[:-40] + goes_on) in ([432, 0], [448, 0])
+
+
+def test_where_answers_are_not_repeated_they_are_expected_no_more() -> None:
+    """A template leaves reasoning out."""
+    holdings = some_holdings()
+    for _ in range(2):
+        answered(holdings, PROMPT, asked=ASKED, says=200)
+        assert hits(holdings, PROMPT + SAYS) == [688, 0]
+        answered(holdings, PROMPT + SAYS, asked=530, found=496)
+    answered(holdings, PROMPT, asked=ASKED, says=200)
+    assert hits(holdings, PROMPT + SAYS) == [496, 0]
+    for _ in range(2):
+        answered(holdings, PROMPT + SAYS, asked=530, found=688)
+        answered(holdings, PROMPT, asked=ASKED, says=200)
+    assert hits(holdings, PROMPT + SAYS) == [688, 0], "until they are again"
+
+
+def test_an_end_is_known_of_the_replica_that_answered() -> None:
+    holdings = some_holdings()
+    answered(holdings, PROMPT, asked=ASKED, says=30)
+    holdings.dispatched(text(PROMPT), B, 0.0)
+    assert hits(holdings, PROMPT + SAYS) == [528, 512], "B's by its marks"
+    holdings.forget(A)
+    assert hits(holdings, PROMPT + SAYS) == [0, 512]
+
+
+def test_what_one_found_that_parted_from_a_known_prompt_the_next_one_will() -> None:
+    holdings = some_holdings()
+    system = PROMPT[:1024]
+    for found in (240, 240, 272):  # by its bytes it would be 256
+        answered(holdings, system + bytes([found % 256]) * 1000, asked=ASKED, found=found)
+    assert hits(holdings, system + b"!" * 1000) == [272, 0]
+    answered(holdings, system + b"?" * 1000, asked=ASKED, found=0)
+    assert hits(holdings, system + b"!" * 1000) == [272, 0], "that was evicted"
 
 
 # By what engines say
@@ -389,7 +469,7 @@ def ask(holdings: Holdings, found: int, *, settle_first: bool = True) -> Dispatc
     dispatch = holdings.dispatched(text(PROMPT), A, 0.0)
     if settle_first:
         learn(holdings, dispatch, tokenised(PROMPT))
-    dispatch.answered(512, found, 0.0)
+    dispatch.answered(512, found, None, 0.0)
     if not settle_first:
         learn(holdings, dispatch, tokenised(PROMPT))
     dispatch.ended()
@@ -406,7 +486,7 @@ def test_what_a_request_stored_itself_does_not_count_as_its_hit(settle_first: bo
     holdings.apply(A, [stored(PROMPT, start=4), BlocksRemoved(names(SHA256, PROMPT)[3:4])])
     for step in (0, 1) if settle_first else (1, 0):
         if step:
-            dispatch.answered(512, 64, 1.0)
+            dispatch.answered(512, 64, None, 1.0)
         else:
             learn(holdings, dispatch, tokenised(PROMPT))
     tally = holdings.cache(A).audit.settled
@@ -518,7 +598,7 @@ def test_a_prompt_that_was_read_first_is_not_hashed_again_to_be_learnt() -> None
     dispatch = holdings.dispatched(read_first(holdings, PROMPT), A, 0.0)
     assert list(holdings.learn(dispatch, tokenised(PROMPT))) == []
     assert hits(holdings, PROMPT, A, B) == [MOST, 0]
-    dispatch.answered(512, MOST, 1.0)
+    dispatch.answered(512, MOST, None, 1.0)
     assert holdings.cache(A).audit.settled.exact == 1
 
 

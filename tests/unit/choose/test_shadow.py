@@ -42,7 +42,7 @@ def serve(chooser: Any, fleet: list[Replica], prompt: bytes, now: float) -> str:
         chooser.dispatched(request, choice, now) as claim,
     ):
         claim.first_byte(now + 0.2)
-        claim.answered(request.prompt_tokens, 0, now + 0.5)
+        claim.answered(request.prompt_tokens, 0, None, now + 0.5)
     return str(choice.replica.id)
 
 
