@@ -59,8 +59,8 @@ class Tally:
 class Curiosity:
     """Is the next prompt worth reading as tokens?
 
-    Reading costs more than all else that is done for a request, so where predictions have come true
-    without it, it is left out, but for one prompt in `SOME`.
+    Reading costs more than all else that is done for a request, so it is left out, but for one
+    prompt in `SOME`, until what is predicted without does not come true.
     """
 
     __slots__ = ("_is_all", "_prompts", "_surprise")
@@ -68,7 +68,7 @@ class Curiosity:
     def __init__(self, *, is_all: bool = False) -> None:
         """`is_all`: every prompt is, whatever comes true."""
         self._is_all = is_all
-        self._surprise = 1.0  # at first nothing is known
+        self._surprise = 0.0
         self._prompts = 0
 
     def __repr__(self) -> str:
@@ -82,9 +82,10 @@ class Curiosity:
 
     def takes(self) -> bool:
         """Decides on one more prompt."""
+        is_one_of_some = self._prompts % SOME == 0  # and the first of all
         self._prompts += 1
         self._surprise *= _CALM
-        return self._is_all or self._surprise > SURPRISED or self._prompts % SOME == 0
+        return self._is_all or self._surprise > SURPRISED or is_one_of_some
 
 
 class Answers:

@@ -1,4 +1,4 @@
-"""When a prompt is worth reading: while predictions are not known to come true without."""
+"""When a prompt is worth reading: while predictions do not come true without."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def read(curiosity: Curiosity) -> int:
     return sum(curiosity.takes() for _ in range(DISPATCHES))
 
 
-def test_every_prompt_is_read_until_predictions_have_come_true() -> None:
+def test_one_of_some_is_read_while_predictions_come_true() -> None:
     curiosity = Curiosity()
-    assert sum(curiosity.takes() for _ in range(SOME)) == SOME
+    assert read(curiosity) == DISPATCHES / SOME
     for _ in range(100):
         curiosity.foresaw(320, 320, BLOCK)
     assert read(curiosity) == DISPATCHES / SOME
@@ -28,7 +28,7 @@ def test_what_is_off_by_a_block_is_no_surprise() -> None:
     assert read(curiosity) == DISPATCHES / SOME
 
 
-def test_surprises_have_every_prompt_read_again() -> None:
+def test_surprises_have_every_prompt_read() -> None:
     curiosity = Curiosity()
     for _ in range(100):
         curiosity.foresaw(320, 320, BLOCK)
@@ -39,7 +39,9 @@ def test_surprises_have_every_prompt_read_again() -> None:
 
 def test_where_responses_say_nothing_it_calms_down() -> None:
     curiosity = Curiosity()
-    for _ in range(3 * DISPATCHES):
+    for _ in range(8):
+        curiosity.foresaw(320, 0, BLOCK)
+    for _ in range(DISPATCHES):
         curiosity.takes()
     assert read(curiosity) == DISPATCHES / SOME
 

@@ -80,7 +80,7 @@ def hits(holdings: Holdings, prompt: bytes, *names: ReplicaId) -> list[int]:
 
 
 def some_holdings(cache_tokens: int = 100_000) -> Holdings:
-    return Holdings(cache_tokens, load_tokens_per_s=10_000.0)
+    return Holdings(cache_tokens, load_tokens_per_s=10_000.0, reads_all=True)
 
 
 def exact(*replicas: ReplicaId) -> Holdings:
