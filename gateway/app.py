@@ -186,12 +186,15 @@ class House(Panel):
 
     def _listening(self) -> KvEvents | None:
         """To KV events, if the policy wants to know."""
-        listener = self.life.chooser.listener
+        listener, holdings = self.life.chooser.listener, self.life.chooser.holdings
         fleet = self._settings.fleet
         if listener is None or fleet.kv_events.listen == "off":
             return None
         news = CacheNews(listener, self.gate)
-        return KvEvents(self.roster, fleet, news, monotonic, self._tls)
+        events = KvEvents(self.roster, fleet, news, monotonic, self._tls)
+        if holdings is not None:
+            holdings.catch_up = events.catch_up
+        return events
 
     def _is_served(self, model: ModelName) -> bool:
         return model in self.roster.known_models()

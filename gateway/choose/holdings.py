@@ -19,7 +19,7 @@ is left.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -85,7 +85,7 @@ class Holdings:
 
     __slots__ = (
         "_answers", "_arrived", "_blocks", "_cache_tokens", "_curiosity", "_is_taught",
-        "_load_per_s", "_named", "_records", "_texts", "untold",
+        "_load_per_s", "_named", "_records", "_texts", "catch_up", "untold",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +103,8 @@ class Holdings:
         self._answers = Answers()
         self._is_taught = False  # somebody tokenises prompts
         self._named: WeakKeyDictionary[Reading, Lesson] = WeakKeyDictionary()
+        self.catch_up: Callable[[ReplicaId], object] | None = None
+        """Has what a replica told by now applied, where events are heard with a delay."""
         self.untold: frozenset[ReplicaId] = frozenset()
         """Who holds noticeably more than we sent there, by its events; as of the last `tidy`."""
 
@@ -238,13 +240,18 @@ class Holdings:
         if foreseen is None:
             hits = self.hits(prompt, (replica,))
             foreseen = hits.tokens[0], hits.ruler
-        request = prompt.request
+        if record.source.certainty is Certainty.SILENT:
+            return Dispatch(self._texts, self._arrived, record, prompt, foreseen)
+        reading = prompt.request.reading
+        wants_tokens = reading is not None or self._curiosity.takes()
+        is_watched = self._is_taught and wants_tokens and record.source.is_readable
+        if is_watched and self.catch_up is not None:
+            self.catch_up(replica)
         dispatch = Dispatch(self._texts, self._arrived, record, prompt, foreseen)
-        if request.reading is not None:
-            dispatch.named = self._named.get(request.reading)
-        if record.source.certainty is not Certainty.SILENT:
-            dispatch.wants_tokens = request.reading is not None or self._curiosity.takes()
-        if self._is_taught and dispatch.wants_tokens and record.source.is_readable:
+        dispatch.wants_tokens = wants_tokens
+        if reading is not None:
+            dispatch.named = self._named.get(reading)
+        if is_watched:
             dispatch.watch()
             dispatch.wants_report, record.audit.misses = record.audit.misses, False
         return dispatch

@@ -91,6 +91,12 @@ class KvEvents:
         if ear is not None:
             ear.repair()
 
+    def catch_up(self, replica: ReplicaId) -> None:
+        """The listener is told what has come from it by now. Less than a millisecond."""
+        ear = self._ears.get(replica)
+        if ear is not None:
+            ear.hear()
+
     def observe_facts(self, replica: Replica, facts: EngineFacts) -> None:
         """More is known of its engine; the listener hears of it where that is new."""
         if self._roster.observe_facts(replica, facts):

@@ -16,6 +16,7 @@ import zmq
 from gateway.app import House
 from gateway.clock import monotonic
 from gateway.fleet.health import Sign
+from gateway.fleet.kv_ear import GATHER_S
 from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.kv_sequence import PATIENCE, Patience
 from gateway.fleet.roster import Roster
@@ -260,7 +261,7 @@ def test_a_repair_tells_everything_anew_but_not_all_the_time() -> None:
                     before = listens.hearing.retold_times[listens.id]
                     listens.hearing.held[listens.id].clear()
                     listens.kv_events.replay(listens.id)
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(3 * GATHER_S)
                     assert listens.hearing.retold_times[listens.id] <= before + 1
                 assert listens.hearing.holds(listens.id) == set()
                 listens.kv_events.replay(ReplicaId("nobody:1"))
