@@ -208,7 +208,7 @@ class ChooseSettings(Section):
     read_every_prompt: bool = Field(
         False,
         description="cache-aware: read every prompt as tokens after dispatch, and so audit every "
-        "response; else only some, once hits have been foreseen without",
+        "response; else one in sixteen, and all while hits are not foreseen without",
     )
     request_overhead_tokens: int = Field(
         256,

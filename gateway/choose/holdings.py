@@ -155,16 +155,15 @@ class Holdings:
             ruler.length = names.tokens
         elif not walk.depth:
             return Hits(ruler.length, tokens, load_s, ruler)
-        sent = ruler.tokens_of(walk.believed)
+        sent, get = ruler.tokens_of(walk.believed), self._records.get
         if names is None:
             for at, replica in enumerate(replicas):
-                record = self._records.get(replica)
-                if record is not None and record.has_cache and record.sent.bit in sent:
+                record = get(replica)
+                if record is not None and record.sent.bit in sent and record.has_cache:
                     tokens[at] = ruler.cut(sent[record.sent.bit], record.block_size)
             return Hits(ruler.length, tokens, load_s, ruler)
         pending = ruler.tokens_of(walk.pending)
         holders = self._first_holders(names)
-        get = self._records.get
         near = []  # those that may hold any of it: few of many
         for at, replica in enumerate(replicas):
             record = get(replica)

@@ -64,7 +64,8 @@ class Ruler:
 
     def cut(self, tokens: Tokens, block_size: Tokens) -> Tokens:
         """To whole blocks, and to less than the prompt: its last token is always computed."""
-        return max(min(tokens, self.length - 1), 0) // block_size * block_size
+        tokens = min(tokens, self.length - 1)
+        return tokens - tokens % block_size if tokens > 0 else 0
 
     def _find_ends(self, prompt: Prompt, ends: Sequence[End]) -> None:
         depth, length = self._walk.depth, len(prompt)

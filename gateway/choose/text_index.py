@@ -135,7 +135,7 @@ class TextIndex:
         at, is_whole = 0, True
         while at < marks and is_whole:
             if at >= len(hashes):
-                prompt.hash_to(STOPS[at] if at else 1)
+                prompt.hash_to(STOPS[at])
             stretch = get(hashes[at])
             if stretch is None:
                 break

@@ -545,7 +545,7 @@ def test_marks_ascend_and_no_prompt_is_hashed_beyond_the_stop_where_nobody_holds
     assert list(MARKS) == sorted(set(MARKS))
     holdings = some_holdings()
     holdings.dispatched(text(PROMPT[:256]), A, 0.0)
-    for prompt, hashed in ((b"!" * 9999, 1), (PROMPT * 9, STOPS[0])):
+    for prompt, hashed in ((b"!" * 9999, STOPS[0]), (PROMPT * 9, STOPS[0])):
         asked = text(prompt)
         holdings.hits(asked, (A, B))
         assert len(asked.hashes) == hashed
