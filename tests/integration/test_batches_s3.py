@@ -1,4 +1,4 @@
-"""Files in an object store: S3 as moto serves it. Needs s3fs and moto[server], else skipped."""
+"""Files in an object store: S3 as moto serves it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from gateway.batch.files import Files
 from tests.house import a_sim, run, running_house
@@ -19,9 +20,7 @@ BUCKET = "s3://kept"
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
     """An object store with an empty bucket; gives the file system over it."""
-    pytest.importorskip("s3fs", reason="S3 needs headrace[s3]")
-    moto = pytest.importorskip("moto.server", reason="S3 is tested with moto[server]")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as environ:
