@@ -107,7 +107,8 @@ def _tls(configuration: Any) -> ssl.SSLContext:
 def _config_error() -> type[Exception]:
     from kubernetes.config import ConfigException
 
-    return ConfigException
+    error: type[Exception] = ConfigException
+    return error
 
 
 def _without_credentials(url: str) -> str:
