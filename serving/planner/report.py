@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.planner.hardware import GIB, Kind
+from serving.planner.legal import is_known
 from serving.planner.memory import sequence_bytes
+from serving.planner.model import Model
 from serving.planner.search import Candidate, Plan, Pool
 from serving.planner.write import where
 
@@ -38,13 +40,21 @@ def _title(plan: Plan) -> str:
     rate = "all they can serve" if demand.rate is None else f"{demand.rate:g} requests/s"
     return (
         f"{model.name}: {model.parameters / 1e9:.1f}B parameters, "
-        f"{model.active_parameters / 1e9:.1f}B active, {model.quantisation.method} weights, "
+        f"{model.active_parameters / 1e9:.1f}B active, {_weights(model)}, "
         f"context {plan.budget.max_model_len}\n"
         f"demand: {rate} of {demand.prompt:.0f} + {demand.output:.0f} tokens, "
         f"TTFT <= {demand.objectives.ttft_s:g} s, TPOT <= {demand.objectives.tpot_s * 1000:g} ms\n"
         f"plan: {plan.gpus} GPUs, {plan.rate:.2f} requests/s within the objectives, "
         f"{plan.price:.2f} an hour"
     )
+
+
+def _weights(model: Model) -> str:
+    """How they are written; and what keeps us from knowing more of the model."""
+    bits = f"{model.quantisation.bits:.3g}-bit weights"
+    if not is_known(model):
+        bits += f", {model.architecture} not known to vLLM 0.32 (so PP 1)"
+    return bits
 
 
 def _chosen(plan: Plan) -> Table:
@@ -87,7 +97,7 @@ def _others(plan: Plan) -> Table:
     table.add_column("GPU", no_wrap=True)
     table.add_column("split")
     table.add_column("because")
-    for kind in {candidate.kind for candidate in plan.candidates}:
+    for kind in dict.fromkeys(candidate.kind for candidate in plan.candidates):
         for row in reasons(plan, kind):
             table.add_row(kind.name, *row)
     return table

@@ -48,9 +48,8 @@ class Request:
 class Candidate:
     """One split on one kind of GPU, and what became of it.
 
-    `placements` are all that find room, the best joined first, and `rates` what each serves;
-    `alone` is the first of them with a single request. `verdict` is why it is out; empty: it can
-    serve.
+    `placements` are all that find room, the fastest first, `lanes` how fast each is and `rates`
+    what each serves within the objectives. `verdict` is why it is out; empty: it can serve.
     """
 
     kind: Kind

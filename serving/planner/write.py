@@ -46,11 +46,12 @@ def arguments(plan: Plan, pool: Pool) -> list[str]:
 
 
 def _cpu_cache(plan: Plan, pool: Pool) -> int:
-    """Main memory is shared with all else: four of the longest sequences, in whole MiB."""
+    """Main memory is shared with all else: four of the longest sequences and 256 MiB at the least,
+    in whole MiB."""
     used = pool.candidate.footprint
     if used is None:
         raise PlanError("a pool without a footprint")
-    return max(min(used.cache, 4 * used.longest) // MIB, 1) * MIB
+    return min(used.cache, max(4 * used.longest, 256 * MIB)) // MIB * MIB
 
 
 def as_arguments(plan: Plan) -> str:

@@ -105,6 +105,9 @@ def _assert_pool_stands(plan: Plan, it: Candidate, inventory: Inventory) -> None
     used = footprint(plan.model, it.split, it.kind, plan.budget)
     total = used.weights + used.activations + used.overhead + used.longest
     assert total <= plan.budget.utilisation * it.kind.memory + 4
+    # Together the GPUs of a replica hold the whole model at the least.
+    least = plan.model.parameters * plan.model.quantisation.bits / 8
+    assert used.weights * it.split.gpus >= 0.98 * least
     for placement in it.placements:
         assert len(placement.groups) == it.split.pipeline * it.split.data
         for group in placement.groups:
@@ -158,6 +161,20 @@ def test_the_first_replica_is_on_the_best_joined_gpus(
     if found and groups == 1:
         best = max(_pairwise(some) for some in itertools.combinations(mine, size))
         assert found[0].links.inner == best
+
+
+@RELAXED
+@given(inventories(), st.integers(1, 4), st.integers(1, 4))
+def test_as_many_replicas_are_placed_as_there_is_room_for(
+    inventory: Inventory, tensor: int, groups: int
+) -> None:
+    for what in inventory.kinds:
+        mine = inventory.of_kind(what)
+        found = place(mine, tensor, groups)
+        each = [sum(gpu.node == node for gpu in mine) for node in {gpu.node for gpu in mine}]
+        assert len(found) == sum(count // tensor for count in each) // groups
+        used = [gpu.id for placement in found for gpu in placement.gpus]
+        assert len(used) == len(set(used))
 
 
 @RELAXED
