@@ -149,18 +149,21 @@ def _chosen(plan: Plan) -> list[tuple[str, str, list[str]]]:
 
 
 @RELAXED
-@given(hosts("here"), st.integers(1, 6), st.integers(1, 3))
-def test_the_first_replica_is_on_the_best_joined_gpus(
-    gpus: list[Gpu], tensor: int, groups: int
+@given(inventories(), st.integers(1, 6))
+def test_the_first_replica_is_on_the_best_joined_gpus_of_all_hosts(
+    inventory: Inventory, tensor: int
 ) -> None:
-    mine = [gpu for gpu in gpus if gpu.kind == gpus[0].kind and not gpu.kind.is_slice]
-    assume(mine)
-    found = place(mine, tensor, groups)
-    size = tensor * groups
-    assert len(found) == len(mine) // size
-    if found and groups == 1:
-        best = max(_pairwise(some) for some in itertools.combinations(mine, size))
-        assert found[0].links.inner == best
+    for what in inventory.kinds:
+        mine = inventory.of_kind(what)
+        found = place(mine, tensor, 1)
+        sets = [
+            some
+            for node in {gpu.node for gpu in mine}
+            for some in itertools.combinations([g for g in mine if g.node == node], tensor)
+        ]
+        assert bool(found) == bool(sets)
+        if found and not what.is_slice:
+            assert found[0].links.inner == max(map(_pairwise, sets))
 
 
 @RELAXED

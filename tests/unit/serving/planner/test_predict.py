@@ -92,6 +92,15 @@ def test_balance_by_hand() -> None:
     assert seen.ttft_s == pytest.approx(0.015)
 
 
+def test_prompts_wait_for_one_another() -> None:
+    # 10 sequences: steps of 10 + 10 ms, 5 requests a second, each 100 ms of prefill: half busy.
+    timing = StepTiming(0.01, 0.001, 0, 0, 0, 0)
+    seen = lane(timing).at(10, Demand(None, 100, 100, CALM, 100, 200))
+    assert seen.rate == pytest.approx(5)
+    waits, residue, own = 0.5 * 0.11 / (2 * 0.5), 0.02 / 2, 0.11
+    assert seen.ttft_s == pytest.approx(waits + residue + own)
+
+
 def test_a_long_prompt_takes_a_step_for_each_chunk() -> None:
     flat = StepTiming(0.01, 0, 0, 0, 0, 0)
     demand = Demand(None, 500, 100, CALM, 3500, 3600)
