@@ -32,6 +32,10 @@ _EIGHTHS: Final = {"1": 1, "2": 2, "3": 4, "4": 4, "7": 8}
 """A MIG profile's share of its GPU's memory; 1g with twice the memory has two eighths."""
 
 
+_SLICE_KEEPS: Final = 0.97
+"""Of its eighths of the memory; the rest is the driver's."""
+
+
 class Vendor(StrEnum):
     """Who made it, as far as the engine cares."""
 
@@ -143,7 +147,7 @@ def _slice(whole: Kind, profile: str) -> Kind:
     return replace(
         whole,
         name=f"{whole.name}-{profile}",
-        memory=whole.memory * eighths // 8,
+        memory=int(whole.memory * eighths / 8 * _SLICE_KEEPS),
         bandwidth=whole.bandwidth * eighths / 8,
         flops=tuple((bits, rate * compute) for bits, rate in whole.flops),
         fabric=Fabric.NONE,
@@ -154,12 +158,17 @@ def _slice(whole: Kind, profile: str) -> Kind:
 
 def kind(name: str) -> Kind:
     """By its name, whatever the case. Raises PlanError that lists what there is."""
-    wanted = name.strip().lower()
-    found = kinds().get(wanted) or kinds().get(_ALIASES.get(wanted, ""))
+    found = kinds().get(canonical(name))
     if found is None:
         whole = ", ".join(sorted(each for each, it in kinds().items() if not it.is_slice))
         raise PlanError(f"no GPU is known as {name!r}; known: {whole}, and MIG: h100-1g.10gb")
     return found
+
+
+def canonical(name: str) -> str:
+    """As we write a kind's name, whether we know it or not."""
+    wanted = name.strip().lower()
+    return _ALIASES.get(wanted, wanted)
 
 
 _ALIASES: Final = {

@@ -197,10 +197,10 @@ def _allocated(
     labels: Mapping[str, str], allocatable: Mapping[str, str]
 ) -> Iterator[tuple[str, int, int]]:
     product = labels.get("nvidia.com/gpu.product", "")
-    memory = int(labels.get("nvidia.com/gpu.memory", "0"))
+    memory = _whole(labels.get("nvidia.com/gpu.memory", "0"))
     amd = labels.get("amd.com/gpu.product-name", labels.get("beta.amd.com/gpu.product-name", ""))
     for resource, amount in sorted(allocatable.items()):
-        count = int(amount) if amount.isdigit() else 0
+        count = _whole(amount)
         if not count:
             continue
         if resource == "nvidia.com/gpu":
@@ -210,6 +210,10 @@ def _allocated(
             yield f"{whole}-MIG-{resource.removeprefix(MIG_RESOURCE)}", 0, count
         elif resource == "amd.com/gpu":
             yield amd, 0, count
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """Which GPUs each replica gets: the best joined there are, and no GPU twice.
 
-A tensor-parallel group stays on one host. A replica stays on one host if it can, on the fullest
-that still has room, so that whole hosts stay whole; else it takes the emptiest hosts, as few as can
-be. On a host the best-joined set is sought: behind one NVLink switch, then a bridge, then one PCIe
-switch, then one NUMA node; of several, the smallest that is large enough, for the same reason.
+A tensor-parallel group stays on one host. A replica stays on one host if it can: where its GPUs are
+best joined, and of equally good hosts on the fullest that still has room, so that whole hosts stay
+whole; else it takes the emptiest hosts, as few as can be. On a host the best-joined set is sought:
+behind one NVLink switch, then a bridge, then one PCIe switch, then one NUMA node; of several, the
+smallest that is large enough, for the same reason.
 
-Invariants (property-tested): every GPU at most once; a group's worst link is the best that any set
-of free GPUs of its host has; the answer does not depend on the order of the GPUs given.
+Invariants (property-tested): every GPU at most once; as many replicas as there is room for; no set
+of GPUs of one host is better joined than the first group placed; the order of the GPUs given is
+nothing to the answer.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from serving.planner.hardware import GIB, Kind
 from serving.planner.legal import is_known
-from serving.planner.memory import sequence_bytes
 from serving.planner.model import Model
 from serving.planner.search import Candidate, Plan, Pool
 from serving.planner.write import where
@@ -75,14 +74,15 @@ def _row(plan: Plan, pool: Pool) -> list[str]:
     it, expected = pool.candidate, plan.prediction(pool)
     used = it.footprint
     split = it.split
-    per_token = sequence_bytes(plan.model, split, plan.budget.kv_bits, plan.budget.max_model_len)
-    tokens = used.cache / per_token * plan.budget.max_model_len * split.data if used else 0
+    tokens = 0.0
+    if used is not None:
+        tokens = used.cache / max(used.longest, 1) * plan.budget.max_model_len * split.data
     return [
         it.kind.name, str(split), str(pool.replicas), str(pool.gpus),
         f"{used.weights / GIB:.1f}" if used else "", f"{tokens:,.0f}",
         f"{expected.ttft_s:.2f}", f"{expected.tpot_s * 1000:.1f}", f"{it.rates[0]:.2f}",
         f"{it.rate_per_gpu:.3f}", f"{price_per_million(it, plan):.2f}",
-        "measured" if it.is_measured else "roofline",
+        it.basis,
     ]  # fmt: skip
 
 

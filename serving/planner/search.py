@@ -12,6 +12,7 @@ loses none that could win: exhaustive search agrees (tests).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,7 +61,8 @@ class Candidate:
     lanes: tuple[Lane, ...] = ()
     placements: tuple[Placement, ...] = ()
     rates: tuple[float, ...] = ()
-    is_measured: bool = False
+    basis: str = "roofline"
+    """What the step times are from: it, a profile, or it brought to a known prefill rate."""
 
     @property
     def price(self) -> float:
@@ -153,6 +155,10 @@ def search(model: Model, inventory: Inventory, request: Request) -> Plan:
         raise PlanError(
             f"{model.name} takes {model.max_len} tokens, and {demand.longest} are asked for"
         )
+    here = {kind.name for kind in inventory.kinds}
+    for name, split in (*request.measured, *request.prefill_rates):
+        if name not in here:
+            raise PlanError(f"{name}/{split} was measured, but no GPU is a {name}")
     found: list[Candidate] = []
     for kind in inventory.kinds:
         found += _candidates(model, inventory.of_kind(kind), request)
@@ -204,7 +210,6 @@ def _rated(
     kind, split = candidate.kind, candidate.split
     if not placements:
         return replace(candidate, verdict=f"there is no room for {split.gpus} GPUs so split")
-    name = (kind.name, str(split))
     rates: dict[Links, float] = {}
     lanes: dict[Links, Lane] = {}
     for each in {placement.links for placement in placements}:
@@ -220,7 +225,7 @@ def _rated(
         lanes=tuple(lanes[each.links] for each in ranked),
         placements=tuple(ranked),
         rates=tuple(rates[each.links] for each in ranked),
-        is_measured=name in request.measured or name in request.prefill_rates,
+        basis=_basis(kind, split, request),
     )
 
 
@@ -236,6 +241,13 @@ def _lane(model: Model, candidate: Candidate, request: Request, links: Links) ->
     held = sequences(model, split, kind, budget, demand.prompt + demand.output / 2)
     most = min(held, float(budget.max_num_seqs)) / split.pipeline
     return Lane(timing, split.pipeline * split.data, most, budget)
+
+
+def _basis(kind: Kind, split: Split, request: Request) -> str:
+    name = (kind.name, str(split))
+    if name in request.measured:
+        return "profile"
+    return "prefill rate" if name in request.prefill_rates else "roofline"
 
 
 def _too_slow(lane: Lane, demand: Demand) -> str:
@@ -259,19 +271,22 @@ class _Fleet:
 
 
 def _cheapest(found: Sequence[Candidate], rate: float | None) -> tuple[Pool, ...] | None:
+    enough_rate = math.inf if rate is None else rate
     fleets = [_Fleet(0.0, 0, 0.0, ())]
-    for kind in {candidate.kind.name: None for candidate in found}:
+    for kind in dict.fromkeys(candidate.kind.name for candidate in found):
         options = [
             _Fleet(candidate.price * n, candidate.split.gpus * n, -total, ((place, n),))
             for place, candidate in enumerate(found)
             if candidate.kind.name == kind
             for n, total in enumerate(accumulate(candidate.rates), 1)
         ]
-        fleets = _frontier(fleets + [_both(a, b) for a in fleets for b in _frontier(options)])
-    enough = [each for each in fleets if each.pools and (rate is None or -each.lost_rate >= rate)]
-    if not enough:
+        options = _frontier(options, enough_rate)
+        if rate is None:  # all that can be had: the most of each kind, and no choice between
+            options = options[-1:]
+        fleets = _frontier(fleets + [_both(a, b) for a in fleets for b in options], enough_rate)
+    best = fleets[-1]
+    if not best.pools or (rate is not None and -best.lost_rate < rate):
         return None
-    best = min(enough) if rate is not None else min(enough, key=lambda each: each.lost_rate)
     return tuple(Pool(found[place], n) for place, n in best.pools)
 
 
@@ -279,12 +294,14 @@ def _both(a: _Fleet, b: _Fleet) -> _Fleet:
     return _Fleet(a.price + b.price, a.gpus + b.gpus, a.lost_rate + b.lost_rate, a.pools + b.pools)
 
 
-def _frontier(fleets: list[_Fleet]) -> list[_Fleet]:
-    """Those that nothing cheaper out-serves."""
+def _frontier(fleets: list[_Fleet], enough: float) -> list[_Fleet]:
+    """Those that nothing cheaper out-serves, up to the first that serves enough."""
     kept: list[_Fleet] = []
     for each in sorted(fleets):
         if not kept or each.lost_rate < kept[-1].lost_rate:
             kept.append(each)
+            if -each.lost_rate >= enough:
+                break
     return kept
 
 

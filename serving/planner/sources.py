@@ -17,7 +17,7 @@ import yaml
 from loadtest import traces
 from loadtest.traces import Replayed
 from serving.planner.config import read_config
-from serving.planner.hardware import MIB, Inventory, kind
+from serving.planner.hardware import MIB, Inventory, canonical
 from serving.planner.inventory import Seen, from_document, from_driver, from_nodes
 from serving.planner.legal import read_split
 from serving.planner.model import Model, PlanError
@@ -90,7 +90,7 @@ def _of_split(option: str, said: str) -> tuple[tuple[str, str], str]:
     name, slash, split = where.partition("/")
     if not (equals and slash and value):
         raise PlanError(f"{option} {said}: expected GPU/SPLIT=VALUE, such as h200/TP2=...")
-    return (kind(name).name, str(read_split(split))), value
+    return (canonical(name), str(read_split(split))), value
 
 
 def read_profiles(said: Sequence[str]) -> dict[tuple[str, str], Timing]:

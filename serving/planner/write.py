@@ -112,8 +112,10 @@ def as_replica(plan: Plan, pool: Pool) -> str:
 
 
 def gpus_per_pod(pool: Pool) -> int:
-    """On each host of a replica; a replica's pods are alike, so the most that any has."""
-    return max(max(Counter(gpu.node for gpu in each.gpus).values()) for each in pool.placements)
+    """A replica's pods are alike, and each is on one host: the most that divides what every host
+    of every replica gives."""
+    counts = [Counter(gpu.node for gpu in each.gpus).values() for each in pool.placements]
+    return math.gcd(*(count for each in counts for count in each))
 
 
 def resource(kind: Kind) -> str:
@@ -174,7 +176,8 @@ def claim_template(plan: Plan, pool: Pool) -> dict[str, Any]:
     """A ResourceClaimTemplate (resource.k8s.io/v1) for the GPUs of one pod. Raises PlanError.
 
     All are of one product; where the plan counts on one PCIe switch, they share its root too.
-    Behind an NVLink switch a host's GPUs are joined alike, so nothing more is asked.
+    Behind an NVLink switch a host's GPUs are joined alike, so nothing more is asked; bridges have
+    no attribute that could be asked for.
     """
     kind = pool.candidate.kind
     if kind.vendor is not Vendor.NVIDIA:
@@ -272,7 +275,7 @@ def _pool(plan: Plan, pool: Pool) -> dict[str, Any]:
         "ttft_s": expected.ttft_s,
         "tpot_s": expected.tpot_s,
         "rate": pool.rate,
-        "is_measured": pool.candidate.is_measured,
+        "basis": pool.candidate.basis,
         "arguments": arguments(plan, pool),
     }
 

@@ -110,6 +110,18 @@ def test_a_replica_over_two_hosts_is_a_leaderworkerset(tmp_path: Path) -> None:
     assert values["gpu"]["count"] == 8
 
 
+def test_a_replica_that_fills_one_host_and_half_another_has_pods_that_fit_both(
+    tmp_path: Path,
+) -> None:
+    said = (
+        "Llama-3.1-405B-Instruct", "--gpu", "h100", "--count", "8", "--nodes", "2",
+        "--split", "TP4-PP3", "--ttft", "20", "--tpot", "0.5",
+    )  # fmt: skip
+    values = yaml.safe_load(written("helm", tmp_path / "values.yaml", *said))
+    assert values["workload"]["kind"] == "leaderworkerset"
+    assert values["gpu"]["count"] == 4
+
+
 def test_a_claim_asks_for_like_gpus_and_for_one_pcie_switch_where_the_plan_counts_on_it(
     tmp_path: Path,
 ) -> None:
@@ -226,10 +238,10 @@ def test_a_measured_profile_takes_the_rooflines_place(tmp_path: Path, small_llam
     said = (small_llama, "--gpu", "cpu", "--split", "tp1", "--rate", "1", "--prompt-tokens", "100")
     both = (*said, "--profile", f"cpu/TP1={profile}")
     [pool] = json.loads(written("json", tmp_path / "plan.json", *both))["pools"]
-    assert pool["is_measured"]
+    assert pool["basis"] == "profile"
     assert pool["tpot_s"] == pytest.approx(0.015)
     [guessed] = json.loads(written("json", tmp_path / "plan.json", *said))["pools"]
-    assert not guessed["is_measured"]
+    assert guessed["basis"] == "roofline"
 
 
 def test_a_trace_gives_rate_and_lengths(tmp_path: Path) -> None:
@@ -256,6 +268,25 @@ def test_64_nodes_of_8_gpus_take_less_than_a_second(
     assert "plan: " in capsys.readouterr().out
 
 
+def test_so_do_64_hosts_of_three_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inventory = tmp_path / "inventory.yaml"
+    nodes = [("h200", 8, 32), ("h100", 8, 16), ("h100-1g.20gb", 28, 8), ("l40s", 8, 8)]
+    inventory.write_text(
+        yaml.safe_dump(
+            {
+                "nodes": [
+                    {"name": f"{what}-host", "count": n, "gpus": [{"kind": what, "count": each}]}
+                    for what, each, n in nodes
+                ]
+            }
+        )
+    )
+    began = time.process_time()
+    assert plan("Qwen3-30B-A3B-FP8", "--inventory", str(inventory), "--rate", "8000") == 0
+    assert time.process_time() - began < 1.0
+    assert "plan: " in capsys.readouterr().out
+
+
 BROKEN = {
     "which model": (),
     "no model we know": ("nobody/has-this", *H200),
@@ -274,6 +305,7 @@ BROKEN = {
     "is no split": ("qwen3-8b", *H200, "--split", "QQ4"),
     "expected GPU/SPLIT=VALUE": ("qwen3-8b", *H200, "--profile", "x"),
     "is not tokens a second": ("qwen3-8b", *H200, "--prefill-rate", "h200/TP1=fast"),
+    "but no GPU is a l4": ("qwen3-8b", *H200, "--prefill-rate", "L4/TP1=900"),
     "not a price": ("qwen3-8b", *H200, "--price", "h200=-3"),
     "/nowhere/trace.jsonl: ": ("qwen3-8b", *H200, "--trace", "/nowhere/trace.jsonl"),
     "do not divide by TP 3": ("qwen3-8b", *H200, "--split", "TP3"),
