@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate
+from typing import NamedTuple
 
 from serving.planner.hardware import GIB, Gpu, Inventory, Kind
 from serving.planner.legal import Refusal, Split, refusals
@@ -259,8 +260,7 @@ def _too_slow(lane: Lane, demand: Demand) -> str:
     return "the KV cache holds not one request of this demand"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Fleet:
+class _Fleet(NamedTuple):
     """Ordered by what is better: cheaper, fewer GPUs, greater rate."""
 
     price: float
@@ -283,11 +283,21 @@ def _cheapest(found: Sequence[Candidate], rate: float | None) -> tuple[Pool, ...
         options = _frontier(options, enough_rate)
         if rate is None:  # all that can be had: the most of each kind, and no choice between
             options = options[-1:]
-        fleets = _frontier(fleets + [_both(a, b) for a in fleets for b in options], enough_rate)
+        fleets = _frontier([*fleets, *_with_each(fleets, options, enough_rate)], enough_rate)
     best = fleets[-1]
     if not best.pools or (rate is not None and -best.lost_rate < rate):
         return None
     return tuple(Pool(found[place], n) for place, n in best.pools)
+
+
+def _with_each(fleets: list[_Fleet], options: list[_Fleet], enough: float) -> Iterator[_Fleet]:
+    """Each fleet with each option, up to the first that serves enough: dearer ones need not be."""
+    for fleet in fleets:
+        for option in options:
+            joined = _both(fleet, option)
+            yield joined
+            if -joined.lost_rate >= enough:
+                break
 
 
 def _both(a: _Fleet, b: _Fleet) -> _Fleet:
