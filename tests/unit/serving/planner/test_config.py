@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from serving.planner.config import read_config
 from serving.planner.hardware import kind
-from serving.planner.legal import Split, refusals
+from serving.planner.legal import Split, read_split, refusals
 from serving.planner.memory import kv_token_bytes, layer_weights, sequence_bytes
 from serving.planner.model import FeedForward, Layer, Mixer, PlanError
 from serving.planner.sources import catalogue, read_model
@@ -163,6 +164,22 @@ def test_weights_of_a_layer_are_cut_copied_or_left_whole() -> None:
 def test_what_makes_no_sense_is_named(document: object, says: str) -> None:
     with pytest.raises(PlanError, match=says):
         read_config("m", document)
+
+
+@given(st.builds(Split, *[st.integers(1, 64)] * 3, st.booleans()), st.randoms())
+def test_a_split_is_read_as_it_is_written(split: Split, dice: random.Random) -> None:
+    parts = str(split).split()
+    dice.shuffle(parts)
+    assert read_split("-".join(parts).lower()) == split
+
+
+@given(st.text("TPDE123 -0x", max_size=12))
+def test_any_text_is_a_split_or_a_plan_error(text: str) -> None:
+    try:
+        split = read_split(text)
+    except PlanError:
+        return
+    assert split.gpus >= 1
 
 
 _VALUES: st.SearchStrategy[Any] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.planner.hardware import GIB, Link, kind, kind_of_product, link, worst_link
 from serving.planner.inventory import from_document, from_driver, from_nodes, from_options
@@ -140,6 +143,56 @@ def test_a_clusters_nodes_are_what_they_can_allocate() -> None:
         from_nodes(
             [node("a", {"nvidia.com/gpu.product": "Voodoo2"}, {"nvidia.com/gpu": "1"})], NONE
         )
+
+
+_SETS = st.lists(st.lists(st.integers(-1, 9), max_size=3), max_size=3)
+_GROUPS = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["l4", "h100", "h100-1g.10gb", "a100", "mine", "nothing"])},
+    optional={"count": st.integers(-1, 8), "nvlink": _SETS, "pcie": _SETS, "numa": _SETS},
+)
+_FILES = st.fixed_dictionaries(
+    {
+        "nodes": st.lists(
+            st.fixed_dictionaries(
+                {"name": st.sampled_from("ab"), "gpus": st.lists(_GROUPS, max_size=3)},
+                optional={"count": st.integers(0, 3)},
+            ),
+            max_size=3,
+        )
+    },
+    optional={"kinds": st.just({"mine": {"like": "l4"}})},
+)
+
+
+@given(_FILES)
+def test_any_file_is_an_inventory_or_a_plan_error(document: dict[str, Any]) -> None:
+    try:
+        found = from_document(document, NONE)
+    except PlanError:
+        return
+    assert len({gpu.id for gpu in found.gpus}) == len(found.gpus) > 0
+    for one, other in itertools.combinations(found.gpus[:8], 2):
+        assert link(one, other) is link(other, one)
+
+
+_WORDS = st.sampled_from(["", "7", "-1", "many", "NVIDIA-L4", "nvidia.com/gpu.product"])
+_LABELS = st.dictionaries(
+    st.sampled_from(["nvidia.com/gpu.product", "nvidia.com/gpu.memory", "amd.com/gpu.product-name"])
+    | _WORDS,
+    _WORDS,
+)
+_RESOURCES = st.dictionaries(
+    st.sampled_from(["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.10gb", "cpu"]), _WORDS
+)
+
+
+@given(st.lists(st.builds(node, st.sampled_from("abc"), _LABELS, _RESOURCES), max_size=3))
+def test_any_nodes_are_an_inventory_or_a_plan_error(items: list[dict[str, Any]]) -> None:
+    try:
+        found = from_nodes(items, NONE)
+    except PlanError:
+        return
+    assert found.gpus
 
 
 @contextmanager
