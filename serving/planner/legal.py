@@ -61,10 +61,13 @@ def read_split(text: str) -> Split:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One rule that a split breaks."""
+    """One rule that a split breaks, and where it is written."""
 
     reason: str
     source: str
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.source})"
 
 
 def refusals(model: Model, split: Split, kind: Kind, gpus_per_node: int) -> list[Refusal]:

@@ -181,7 +181,7 @@ def _candidates(model: Model, gpus: Sequence[Gpu], request: Request) -> Iterator
     for split in every if request.only is None else (request.only,):
         broken = refusals(model, split, kind, per_node)
         if broken:
-            yield Candidate(kind, split, broken[0].reason, tuple(broken))
+            yield Candidate(kind, split, str(broken[0]), tuple(broken))
             continue
         used = footprint(model, split, kind, request.budget)
         if not used.fits:

@@ -126,7 +126,7 @@ def resource(kind: Kind) -> str:
 
 
 def helm_values(plan: Plan, pool: Pool) -> dict[str, Any]:
-    """Values of the chart `charts/model` for one pool."""
+    """Helm values for one pool, named as the charts of this project name them."""
     split, kind = pool.candidate.split, pool.candidate.kind
     pods = split.gpus // gpus_per_pod(pool)
     gpu: dict[str, Any] = {
