@@ -66,29 +66,29 @@ def host(
 
 
 def _gpu(node: str, what: Kind, index: int, span: tuple[int, int], told: Joined) -> Gpu:
-    first, count = span
-    place = index - first
-    bridge = None if told.nvlink is None else _set_of(told.nvlink, index)
     is_switched = told.nvlink is None and what.fabric is Fabric.SWITCH
-    is_spread = what.fabric in (Fabric.SWITCH, Fabric.PCIE)
-    half = max(count // 2 + count % 2, 2)
-    numa = str(place // half) if is_spread else "0"
-    pcie = f"{first}/{numa}/{place % half // 2 if is_spread else 0}"
-    if told.numa is not None:
-        numa = _set_of(told.numa, index) or f"own-{index}"
-    if told.pcie is not None:
-        pcie = _set_of(told.pcie, index) or f"own-{index}"
-    elif told.numa is not None:
-        pcie = f"own-{index}"
+    bridge = None if told.nvlink is None else _set_of(told.nvlink, index)
+    numa, pcie = _usual(what, index - span[0], span[1])
+    if told.numa is not None or told.pcie is not None:  # of what is half told we know only that
+        numa = _set_of(told.numa or [], index) or ("0" if told.numa is None else f"own-{index}")
+        pcie = _set_of(told.pcie or [], index) or f"own-{index}"
     return Gpu(
         node=node,
         index=index,
         kind=what,
-        nvlink=f"{what.name}" if is_switched else bridge,
+        nvlink=what.name if is_switched else bridge and f"{span[0]}/{bridge}",
         is_switched=is_switched,
-        pcie=pcie,
+        pcie=f"{span[0]}/{pcie}",
         numa=numa,
     )
+
+
+def _usual(what: Kind, place: int, count: int) -> tuple[str, str]:
+    """NUMA node and PCIe switch of one of so many, where nobody says."""
+    if what.fabric not in (Fabric.SWITCH, Fabric.PCIE):
+        return "0", "0"
+    half = max(count // 2 + count % 2, 2)
+    return str(place // half), f"{place // half}/{place % half // 2}"
 
 
 def _set_of(sets: Sets, index: int) -> str | None:

@@ -76,7 +76,7 @@ def test_a_file_says_what_is_joined_how() -> None:
     first = found.gpus[:5]
     assert {gpu.node for gpu in found.gpus} == {"box-0", "box-1"}
     assert link(first[0], first[1]) is Link.NVLINK
-    assert link(first[1], first[2]) is Link.NUMA or link(first[1], first[2]) is Link.SYSTEM
+    assert link(first[1], first[2]) is Link.SYSTEM
     assert first[4].kind.memory == 40 * GIB
     assert first[4].kind.price == 0.1
 
@@ -143,6 +143,20 @@ def test_a_clusters_nodes_are_what_they_can_allocate() -> None:
         from_nodes(
             [node("a", {"nvidia.com/gpu.product": "Voodoo2"}, {"nvidia.com/gpu": "1"})], NONE
         )
+
+
+def test_what_one_group_says_is_nothing_to_another() -> None:
+    group = {"kind": "a100-80gb", "count": 2}
+    groups = [group | {"nvlink": [[0, 1]]}, group | {"nvlink": [[2, 3]]}]
+    found = from_document({"nodes": [{"name": "a", "gpus": groups}]}, NONE).gpus
+    assert link(found[0], found[1]) is link(found[2], found[3]) is Link.NVLINK
+    assert link(found[1], found[2]) is not Link.NVLINK
+
+
+def test_a_pcie_switch_alone_may_be_told() -> None:
+    cards = {"kind": "l40s", "count": 4, "pcie": [[0, 1, 2, 3]]}
+    found = from_document({"nodes": [{"name": "a", "gpus": [cards]}]}, NONE).gpus
+    assert worst_link(found) is Link.PCIE_SWITCH
 
 
 _SETS = st.lists(st.lists(st.integers(-1, 9), max_size=3), max_size=3)
