@@ -245,6 +245,45 @@ class Cluster:
             follower.cut()
 
 
+def patched(was: Object, kind: str, patch: Any) -> Object:
+    """`was` with a patch of this media type. Raises Trouble, 415.
+
+    A strategic merge and an apply are taken as merge patches: lists are replaced, nobody owns a
+    field.
+    """
+    match kind:
+        case "application/json-patch+json":
+            for step in patch:
+                _step(was, step)
+            return was
+        case (
+            "application/merge-patch+json"
+            | "application/strategic-merge-patch+json"
+            | "application/apply-patch+yaml"
+        ):
+            return merged(was, patch)
+    raise Trouble(415, "UnsupportedMediaType", f"the body of the request is {kind}")
+
+
+def _step(target: Any, step: Object) -> None:
+    """One operation of a JSON patch (RFC 6902): add, replace or remove."""
+    *path, last = [
+        name.replace("~1", "/").replace("~0", "~") for name in step["path"].split("/")[1:]
+    ]
+    for name in path:
+        target = target[int(name)] if isinstance(target, list) else target.setdefault(name, {})
+    if isinstance(target, list):
+        at = len(target) if last == "-" else int(last)
+        if step["op"] != "add":
+            del target[at]
+        if step["op"] != "remove":
+            target.insert(at, step["value"])
+    elif step["op"] == "remove":
+        target.pop(last, None)
+    else:
+        target[last] = step["value"]
+
+
 def merged(target: Object, patch: Object) -> Object:
     """RFC 7386, in place."""
     for name, value in patch.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import logging
 import socket
@@ -25,48 +26,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.kube.cluster import Cluster, Follower, Key, Object, Place, Trouble, merged
+from tests.kube import kinds as known
+from tests.kube.cluster import Cluster, Follower, Key, Object, Place, Trouble, merged, patched
+from tests.kube.kinds import KINDS, Kind
+from tests.kube.protobuf import MAGIC, from_protobuf
 from tests.kube.selectors import matching
-
-
-class Kind(NamedTuple):
-    """A kind that is served."""
-
-    group: str
-    version: str
-    plural: str
-    kind: str
-    is_namespaced: bool = True
-
-    @property
-    def api_version(self) -> str:
-        """As its objects say it."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-
-KINDS = (
-    Kind("", "v1", "pods", "Pod"),
-    Kind("", "v1", "services", "Service"),
-    Kind("", "v1", "configmaps", "ConfigMap"),
-    Kind("", "v1", "secrets", "Secret"),
-    Kind("", "v1", "serviceaccounts", "ServiceAccount"),
-    Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim"),
-    Kind("", "v1", "namespaces", "Namespace", is_namespaced=False),
-    Kind("", "v1", "nodes", "Node", is_namespaced=False),
-    Kind("apps", "v1", "deployments", "Deployment"),
-    Kind("apps", "v1", "replicasets", "ReplicaSet"),
-    Kind("apps", "v1", "statefulsets", "StatefulSet"),
-    Kind("batch", "v1", "jobs", "Job"),
-    Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"),
-    Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
-    Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
-    Kind("networking.k8s.io", "v1", "ingresses", "Ingress"),
-    Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice"),
-    Kind("rbac.authorization.k8s.io", "v1", "roles", "Role"),
-    Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding"),
-    Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
-    Kind("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet"),
-)
 
 
 class Asked(NamedTuple):
@@ -156,6 +120,9 @@ class ApiServer:
             if self.troubles:
                 raise self.troubles.pop(0)
             self._identify(request)
+            found = self._document(request.url.path.rstrip("/"))
+            if found is not None:
+                return JSONResponse(found)
             return await self._object(request, self._target(request.url.path))
         except Trouble as trouble:
             after = {"Retry-After": str(trouble.retry_after_s)} if trouble.retry_after_s else None
@@ -166,6 +133,25 @@ class ApiServer:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if self.tokens is not None and (kind.lower() != "bearer" or token not in self.tokens):
             raise Trouble(401, "Unauthorized", "Unauthorized")
+
+    def _document(self, path: str) -> Object | None:
+        """What is said of the server itself; None where the path is an object's."""
+        kinds = self.kinds.values()
+        found: Object | None = None
+        match path.split("/")[1:]:
+            case ["version"]:
+                found = {"major": "1", "minor": "35", "gitVersion": "v1.35.0"}
+            case ["healthz" | "livez" | "readyz"]:
+                found = {}
+            case ["api"]:
+                found = known.versions()
+            case ["apis"]:
+                found = known.groups(kinds)
+            case ["api", version]:
+                found = known.resources(kinds, "", version)
+            case ["apis", group, version]:
+                found = known.resources(kinds, group, version)
+        return found
 
     def _target(self, path: str) -> Target:
         """Raises Trouble, 404."""
@@ -200,7 +186,10 @@ class ApiServer:
             case "watch":
                 return self._watch(request, target)
             case "get":
-                return JSONResponse(self.cluster.get(target.key()))
+                found = self.cluster.get(target.key())
+                return JSONResponse(
+                    known.scale_of(found) if target.subresource == "scale" else found
+                )
             case "delete":
                 return JSONResponse(self.cluster.delete(target.key()))
         return self._write(verb, request, target, _document(await request.body()))
@@ -210,19 +199,27 @@ class ApiServer:
         if verb == "create":
             meta = body.setdefault("metadata", {})
             name = meta.get("name") or meta.get("generateName", "") + uuid.uuid4().hex[:5]
-            return JSONResponse(cluster.create(target.key(name), self._typed(body, target)), 201)
+            return self._created(target, target.key(name), body, request)
         kind = request.headers.get("content-type", "").partition(";")[0]
-        if verb == "update":
-            return JSONResponse(cluster.replace(key, self._typed(body, target)))
         if kind == "application/apply-patch+yaml" and key not in cluster.objects:
-            return JSONResponse(cluster.create(key, self._typed(body, target)), 201)
-        if kind in (
-            "application/merge-patch+json",
-            "application/strategic-merge-patch+json",
-            "application/apply-patch+yaml",
-        ):
-            return JSONResponse(cluster.merge(key, body))
-        raise Trouble(415, "UnsupportedMediaType", f"the body of the request is a {kind}")
+            return self._created(target, key, body, request)
+        was = cluster.get(key)
+        shown = known.scale_of(was) if target.subresource == "scale" else copy.deepcopy(was)
+        new = self._typed(body, target) if verb == "update" else patched(shown, kind, body)
+        if target.subresource is not None:
+            new = _below(was, target.subresource, new)
+        found = new if "dryRun" in request.query_params else cluster.replace(key, new)
+        return JSONResponse(known.scale_of(found) if target.subresource == "scale" else found)
+
+    def _created(self, target: Target, key: Key, body: Object, request: Request) -> Response:
+        new = self._typed(body, target)
+        if "dryRun" in request.query_params:
+            return JSONResponse(new, 201)
+        created = self.cluster.create(key, new)
+        if target.kind.kind == "CustomResourceDefinition":
+            self.kinds |= {(kind.group, kind.version, kind.plural): kind
+                           for kind in known.kinds_of(created)}  # fmt: skip
+        return JSONResponse(created, 201)
 
     def _typed(self, body: Object, target: Target) -> Object:
         return merged({"kind": target.kind.kind, "apiVersion": target.kind.api_version}, body)
@@ -235,6 +232,8 @@ class ApiServer:
             int(query.get("limit", "0")),
             query.get("continue") or None,
         )
+        if "as=Table" in request.headers.get("accept", ""):
+            return JSONResponse(known.table(items, version))
         meta = {"resourceVersion": str(version)}
         kind = target.kind
         if following is not None:
@@ -301,7 +300,20 @@ def _bookmark(kind: Kind, version: int) -> bytes:
     return json.dumps({"type": "BOOKMARK", "object": found}).encode() + b"\n"
 
 
+def _below(was: Object, subresource: str, new: Object) -> Object:
+    """The whole object, where a part of it has been written."""
+    whole = copy.deepcopy(was)
+    whole["metadata"].pop("resourceVersion")
+    if subresource == "scale":
+        whole.setdefault("spec", {})["replicas"] = new["spec"].get("replicas", 0)
+    else:
+        whole[subresource] = new.get(subresource)
+    return whole
+
+
 def _document(body: bytes) -> Any:
+    if body.startswith(MAGIC):
+        return from_protobuf(body)
     try:
         return json.loads(body)
     except ValueError:
