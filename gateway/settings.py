@@ -373,11 +373,14 @@ class ModelSettings(Section):
         return {"name": value} if isinstance(value, str) else value
 
 
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+
+
 class KubernetesSettings(Section):
     """Replicas that are pods, found by their labels or behind Services (docs/kubernetes.md)."""
 
     enabled: bool = Field(False, description="ask the Kubernetes API which replicas there are")
-    namespaces: tuple[str, ...] = Field(
+    namespaces: tuple[Namespace, ...] = Field(
         (), description="where to look; empty: where the gateway runs, or the kubeconfig's context"
     )
     find: Literal["pods", "endpointslices", "both"] = Field(

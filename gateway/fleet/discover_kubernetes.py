@@ -159,7 +159,10 @@ class Follow:
             try:
                 await self._do(step, api, tell)
             except Refused as error:
-                self._complain(str(error))
+                if error.status == 404:
+                    self._complain("not known to this cluster", logging.INFO)
+                else:
+                    self._complain(str(error))
                 self.watching.refused(error.status, error.retry_after_s, self._clock())
                 if error.status == 401:
                     await self._renew(api)
@@ -207,9 +210,13 @@ class Follow:
         for raw in page.items or ():
             key = read_metadata(raw).key
             found[key] = self._sighted(key, raw)
-        is_news = self.watching.listed(
-            found, page.metadata.version, page.metadata.continue_from or None, self._clock()
-        )
+        following = page.metadata.continue_from or None
+        is_news = self.watching.listed(found, page.metadata.version, following, self._clock())
+        if following is not None:
+            return False
+        self._unreadable = {
+            key: wrong for key, wrong in self._unreadable.items() if key in self.watching.objects
+        }
         if self._trouble is not None:
             self._trouble = None
             log.info("%s: readable again", self._name)
@@ -253,7 +260,7 @@ class Follow:
         self._unreadable.pop(key, None)
         return sightings
 
-    def _complain(self, trouble: str) -> None:
+    def _complain(self, trouble: str, level: int = logging.WARNING) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
-            log.warning("%s: %s; the last good answer stands", self._name, trouble)
+            log.log(level, "%s: %s; the last good answer stands", self._name, trouble)

@@ -70,6 +70,8 @@ class PodPrices:
                 self._complain(str(error))
             except Unreachable as error:
                 self._complain(str(error))
+            except Exception:
+                log.exception("kubernetes: pricing pods has a bug")
             await asyncio.sleep(pause_s)
 
     def _priced(self) -> Iterable[Priced]:

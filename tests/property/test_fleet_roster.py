@@ -24,9 +24,18 @@ from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress
 
 URLS = [f"{scheme}://{host}:1" for scheme in ("http", "https") for host in "abc"]
 MODELS = [ModelName(name) for name in "mnop"]
-SOURCES = ["static", "dns:x", "file:y"]
+SOURCES = ["static", "kubernetes", "dns:x", "file:y"]
 SOME_MODELS = st.lists(st.sampled_from(MODELS), unique=True, max_size=3).map(tuple)
-ADDRESSES = st.lists(st.builds(ReplicaAddress, st.sampled_from(URLS), SOME_MODELS), max_size=6)
+ADDRESSES = st.lists(
+    st.builds(
+        ReplicaAddress,
+        st.sampled_from(URLS),
+        SOME_MODELS,
+        expected=SOME_MODELS,
+        is_awaited=st.booleans(),
+    ),
+    max_size=6,
+)
 
 
 class Listener:
@@ -155,6 +164,14 @@ class RosterMachine(RuleBasedStateMachine):
         assert self.roster.is_ready == (
             bool(at_zero) or any(replica.takes_work for replica in replicas)
         )
+
+    @invariant()
+    def who_is_awaited_takes_no_work(self) -> None:
+        for replica in self.roster.replicas:
+            if replica.address.is_awaited:
+                assert not replica.takes_work
+            if replica.takes_work:
+                assert replica.health in (Health.HEALTHY, Health.SUSPECT)
 
     @invariant()
     def pins_are_obeyed(self) -> None:
