@@ -30,7 +30,8 @@ class WatchingMachine(RuleBasedStateMachine):
         self.watching = Watching[int](RESYNC_S, Random(seed).random)
         self.now = 0.0
         self.version = 1
-        self.past: dict[int, dict[Key, int]] = {1: {}}  # version -> what there was
+        some = {Key("n", name): 0 for name in "abc"}
+        self.past: dict[int, dict[Key, int]] = {1: some}  # version -> what there was
         self.compacted = 0
         self.page: tuple[int, list[tuple[Key, int]]] | None = None  # of a list under way
         self.told = 1  # the version up to which the watch has told
@@ -62,7 +63,7 @@ class WatchingMachine(RuleBasedStateMachine):
 
     # What comes of a step
 
-    @rule(size=st.integers(1, 4), goes=st.sampled_from(["well", "429", "dropped", "410"]))
+    @rule(size=st.integers(1, 3), goes=st.sampled_from(["well", "429", "dropped", "410"]))
     def list_a_page(self, size: int, goes: str) -> None:
         if not isinstance(self.step, List):
             return
@@ -171,7 +172,7 @@ class WatchingMachine(RuleBasedStateMachine):
 
 
 TestWatching = WatchingMachine.TestCase
-TestWatching.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWatching.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 @given(failures=st.integers(1, 40), seed=st.integers(0, 99))
@@ -186,6 +187,28 @@ def test_failures_in_a_row_are_met_with_ever_more_patience(failures: int, seed: 
         longest = max(longest, step.lasting_s)
         now += step.lasting_s
         assert isinstance(watching.step(now), List)
+
+
+def test_after_a_dropped_watch_everything_is_listed_whatever_its_version_could_still_tell() -> None:
+    watching = Watching[int](RESYNC_S, lambda: 0.5)
+    watching.listed({Key("n", "a"): 1}, "1", None, 0.0)
+    assert isinstance(watching.step(0.0), Watch)
+    watching.put(Key("n", "b"), 2, "2")
+    watching.dropped(5.0)
+    assert isinstance(wait := watching.step(5.0), Wait)
+    assert watching.step(5.0 + wait.lasting_s) == List(None)
+    assert watching.listed({Key("n", "b"): 2}, "3", None, 6.0)
+    assert dict(watching.objects) == {Key("n", "b"): 2}
+
+
+def test_a_list_begun_anew_keeps_nothing_of_the_one_before() -> None:
+    watching = Watching[int](RESYNC_S, lambda: 0.5)
+    watching.listed({Key("n", "a"): 1}, "1", "more", 0.0)
+    assert watching.step(0.0) == List("more")
+    watching.refused(410, 0.0, 0.0)
+    assert watching.step(0.0) == List(None)
+    watching.listed({Key("n", "b"): 2}, "2", None, 0.0)
+    assert dict(watching.objects) == {Key("n", "b"): 2}
 
 
 def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_a_pause() -> None:
