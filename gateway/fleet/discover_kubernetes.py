@@ -43,7 +43,7 @@ from gateway.fleet.pods import (
     read_workload,
     replicas_of,
 )
-from gateway.fleet.watching import HOPELESS_S, Key, List, Wait, Watch, Watching
+from gateway.fleet.watching import Key, List, Wait, Watch, Watching
 from gateway.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Follow:
                 self.watching.dropped(self._clock())
             except Exception:
                 log.exception("%s: discovery has a bug", self._name)
-                await asyncio.sleep(HOPELESS_S)
+                self.watching.dropped(self._clock())
 
     async def _do(
         self, step: List | Watch | Wait, api: KubernetesApi, tell: Callable[[], None]

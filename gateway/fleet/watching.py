@@ -79,8 +79,6 @@ class Watching(Generic[T]):
         self._chance = chance
         self._objects: dict[Key, T] = {}
         self.objects: Mapping[Key, T] = MappingProxyType(self._objects)
-        self.is_synced = False
-        """Has a list ever been had whole?"""
         self._pages: dict[Key, T] = {}  # of the list under way
         self._continue_from: str | None = None
         self._version: str | None = None  # None: to be listed
@@ -115,10 +113,9 @@ class Watching(Generic[T]):
         if continue_from is not None:
             return False
         pages, self._pages = self._pages, {}
-        is_news = pages != self._objects or not self.is_synced
+        is_news = pages != self._objects
         self._objects = pages
         self.objects = MappingProxyType(pages)
-        self.is_synced = True
         self._version = version
         self._listed_at = now
         self._list_due = now + self._resync_s * (0.75 + 0.5 * self._chance())

@@ -266,6 +266,26 @@ def test_a_pod_deleted_while_the_watch_was_down_is_no_ghost(tmp_path: Path) -> N
     run(law())
 
 
+def test_a_watch_that_breaks_is_followed_by_a_list_and_one_that_ends_by_a_watch(
+    tmp_path: Path,
+) -> None:
+    async def law() -> None:
+        async with following(tmp_path) as it:
+
+            def count(verb: str) -> int:
+                return sum(each[:3] == (verb, "", "pods") for each in it.api.asked)
+
+            await until(lambda: count("watch") == 1)
+            it.cluster.drop_watches()
+            await until(lambda: count("watch") == 2)
+            assert count("list") == 2
+            it.cluster.end_watches()
+            await until(lambda: count("watch") == 3)
+            assert count("list") == 2
+
+    run(law())
+
+
 def test_an_event_that_was_never_sent_is_made_good_by_the_next_list(tmp_path: Path) -> None:
     async def law() -> None:
         async with following(tmp_path, resync_s=0.3) as it:

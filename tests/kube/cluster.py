@@ -74,6 +74,7 @@ class Follower:
     pending: deque[Object] = field(default_factory=deque)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     is_cut: bool = False
+    is_over: bool = False
 
     def hears(self, change: Change) -> None:
         """Take note of a change, if it is of what is watched."""
@@ -238,6 +239,12 @@ class Cluster:
         self._history.clear()
         self._compacted = self.version
         self._pages.clear()
+
+    def end_watches(self) -> None:
+        """End every watch in order, as a server does when its time is up."""
+        for follower in self.followers:
+            follower.is_over = True
+            follower.woken.set()
 
     def drop_watches(self) -> None:
         """Break the connection of every watch, without an end."""

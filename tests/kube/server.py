@@ -276,7 +276,7 @@ class ApiServer:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + lasting_s
         try:
-            while loop.time() < ends_at:
+            while loop.time() < ends_at and not follower.is_over:
                 if follower.is_cut:
                     raise Dropped
                 told = [json.dumps(event) + "\n" for event in follower.pending]
