@@ -98,7 +98,7 @@ class Dispatch:
         self._predicted, ruler = foreseen
         self._prompt: Prompt | None = prompt
         self._end = ruler.ends.get(record.sent.bit)
-        self._parting = ruler.parting
+        self._parting = ruler.parting(record.sent.bit)
         self._is_awaited = True  # its first byte is
         self._is_pending = record.source.certainty is not Certainty.SILENT
         self.hashes = prompt.whole()
@@ -192,8 +192,10 @@ class Dispatch:
                 self.record.answers.found(prompt.request.model, is_kept=found > asked)
         elif parting is not None and found:
             margin = 2 * size + self._predicted // ROUGHLY
-            if abs(found - self._predicted) <= margin:
-                parting.parted = found
+            stretch, marks = parting
+            is_there = stretch.hashes[-1] == self.hashes[marks - 1]  # or prompts part before it
+            if is_there and abs(found - self._predicted) <= margin:
+                stretch.parted = found
 
     def settle(self, chain: Chain | None, length: Tokens) -> None:
         """The prompt is so many tokens, and these are the names of its blocks."""

@@ -39,10 +39,13 @@ class Ruler:
     def __repr__(self) -> str:
         return f"<Ruler of {self.length} tokens>"
 
-    @property
-    def parting(self) -> Stretch | None:
-        """Where it goes on from what is known, if it is not where a known prompt ended."""
-        return None if self.ends else self._walk.last
+    def parting(self, bit: int) -> tuple[Stretch, int] | None:
+        """Where it goes on from all that is known, and how many marks that is; None where that is
+        not because prompts part, or a replica was not given so much."""
+        walk = self._walk
+        if self.ends or walk.last is None or not walk.believed[-1][0] & bit:
+            return None
+        return walk.last, walk.depth
 
     def tokens_of(self, depths: Sequence[tuple[int, int]]) -> dict[int, Tokens]:
         """(bits, marks) to tokens by bit."""

@@ -46,7 +46,6 @@ def _marks() -> tuple[int, ...]:
 MARKS: Final = _marks()
 """Bytes from the beginning, ascending; what is longer than the last is told apart by then."""
 
-
 _PARTS: Final = tuple([slice(start, end) for start, end in zip((0, *MARKS), MARKS, strict=False)])
 
 

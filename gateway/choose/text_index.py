@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final
 
 import msgspec
@@ -40,6 +40,9 @@ from gateway.vocabulary import Tokens
 
 FINE: Final = 1 / 64
 """A stretch that is more of a cache than this goes piece by piece."""
+
+LEAST_QUEUE: Final = 64
+"""More than twice what is believed, and so much: of what failed there is too much in a queue."""
 
 _TICK: Final = 256  # more than there are marks: earlier ones of a prompt are newer than later ones
 
@@ -218,6 +221,9 @@ class TextIndex:
                 given.unread[stretch] = left - 1
             else:
                 self._drop(given, stretch)
+        if len(given.queue) > 2 * len(given.stamps) + LEAST_QUEUE:
+            given.queue = [(stamp, each) for each, stamp in given.stamps.items()]
+            heapify(given.queue)
 
     def settle(self, given: Given, hashes: array[int]) -> None:
         """It is pending no longer."""

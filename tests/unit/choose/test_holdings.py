@@ -268,6 +268,28 @@ def test_what_one_found_that_parted_from_a_known_prompt_the_next_one_will() -> N
     assert hits(holdings, system + b"!" * 1000) == [272, 0], "that was evicted"
 
 
+def test_what_was_found_where_less_was_sent_says_nothing_of_where_prompts_part() -> None:
+    holdings = some_holdings()
+    system = PROMPT[:1024]
+    answered(holdings, system + b"a" * 1000, asked=ASKED)
+    holdings.dispatched(text(system[:512] + b"b" * 1000), B, 0.0).first_byte(0.0)
+    dispatch = holdings.dispatched(text(system + b"c" * 1000), B, 0.0)
+    dispatch.answered(ASKED, 128, 1, 0.0)
+    dispatch.ended()
+    assert hits(holdings, system + b"!" * 1000, A) == [256]
+
+
+def test_failures_leave_nothing_behind() -> None:
+    holdings = some_holdings()
+    holdings.dispatched(text(PROMPT), A, 0.0).first_byte(0.0)
+    sent = holdings._record(A).sent
+    for at in range(1000):
+        holdings.dispatched(text(b"%04d" % at * 100), A, 0.0).ended()
+    assert len(holdings) == 1
+    assert len(sent.queue) < 100
+    assert hits(holdings, PROMPT, A) == [MOST]
+
+
 # By what engines say
 
 
