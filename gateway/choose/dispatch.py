@@ -188,7 +188,8 @@ class Dispatch:
         size, end, parting, prompt = self.record.block_size, self._end, self._parting, self._prompt
         if end is not None and prompt is not None:
             asked, whole = end.prompt_tokens // size * size, end.tokens // size * size
-            if whole > asked and found >= asked - size:
+            is_next_turn = end.length < len(prompt)  # or the same prompt again
+            if is_next_turn and whole > asked and found >= asked - size:
                 self.record.answers.found(prompt.request.model, is_kept=found > asked)
         elif parting is not None and found:
             margin = 2 * size + self._predicted // ROUGHLY
