@@ -18,7 +18,7 @@ URL ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e e2e-zero bench bench-routing bench-holding loadtest fuzz format clean
+.PHONY: help venv serve test check unit integration e2e e2e-zero bench bench-routing bench-holding bench-scaling loadtest fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-fidelity: $(READY) ## the simulator beside the real engine it was calibrat
 
 bench-holding: $(READY) ## what late binding and the order of the queue are worth, in virtual time
 	$(BIN)/python -m tests.bench.holding $(ARGS)
+
+bench-scaling: $(READY) ## n_target beside other rules of scaling: a closed loop, in virtual time
+	$(BIN)/python -m tests.bench.scaling $(ARGS)
 
 loadtest: $(READY) ## load-test SCENARIO=shared-prefix at URL=..., or at a simulated fleet started for it; ARGS='...'
 	$(BIN)/headrace bench $(URL) --scenario $(SCENARIO) $(ARGS)

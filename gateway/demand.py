@@ -25,9 +25,10 @@ class Share(msgspec.Struct, frozen=True):
     """What one gateway knows of the demand for one model at one instant.
 
     `arriving` is the work that arrives, in replica-seconds per second: of late, and over a longer
-    past. `lumps` are the squares of single requests' work per second, `saved` the work per second
-    that caches spare. `backlog_s` is the work of those that wait, in replica-seconds, `held_tokens`
-    the room in KV caches that requests in flight and waiting take in the end.
+    past; `requests` is how many bring it and `lumps` the sum of squares of what each costs, per
+    second. `saved` is the work per second that caches spare. `backlog_s` is the work of those that
+    wait, in replica-seconds, `held_tokens` the room in KV caches that requests in flight and
+    waiting take in the end. `is_awake` holds while there are requests, and for a while after.
     """
 
     queued_requests: int = 0
@@ -36,10 +37,12 @@ class Share(msgspec.Struct, frozen=True):
     inflight_tokens: Tokens = 0
     oldest_wait_s: Seconds = 0.0
     arriving: tuple[float, float] = (0.0, 0.0)
+    requests: float = 0.0
     lumps: float = 0.0
     saved: float = 0.0
     backlog_s: Seconds = 0.0
     held_tokens: Tokens = 0
+    is_awake: bool = False
 
     def plus(self, other: Share) -> Share:
         """What two gateways know together. Commutative and associative; Share() adds nothing."""
@@ -53,10 +56,12 @@ class Share(msgspec.Struct, frozen=True):
                 self.arriving[0] + other.arriving[0],
                 self.arriving[1] + other.arriving[1],
             ),
+            requests=self.requests + other.requests,
             lumps=self.lumps + other.lumps,
             saved=self.saved + other.saved,
             backlog_s=self.backlog_s + other.backlog_s,
             held_tokens=self.held_tokens + other.held_tokens,
+            is_awake=self.is_awake or other.is_awake,
         )
 
 
@@ -64,9 +69,9 @@ class Demand(msgspec.Struct, frozen=True):
     """The demand for one model at one instant.
 
     `replicas_needed` is absolute: what there should be, whatever there is; an autoscaler compares
-    it with a target of 1. `is_active` holds while a request waits or is in flight, or a replica is
-    loading: nobody should scale to zero then. `saturation` is what is needed over what is ready: 0
-    is idle, and from 1 on replicas are missing.
+    it with a target of 1. `is_active` holds while a request waits or is in flight, or did until
+    just now, or a replica is loading: nobody should scale to zero then. `saturation` is the work
+    that arrives or is owed over what ready replicas do: 0 is idle, 1 all they can.
     """
 
     model: ModelName

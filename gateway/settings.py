@@ -550,7 +550,7 @@ class ScaleSettings(Section):
         2.0, gt=0, description="so long a request may wait for the prompts before it"
     )
     objective_ratio: float = Field(
-        0.95, gt=0.5, lt=1, description="the part of requests for which that is to hold"
+        0.99, gt=0.5, lt=1, description="the part of requests for which that is to hold"
     )
     load_deadline_s: float = Field(
         1800.0, gt=0, description="a replica that has been loading for longer will not come"

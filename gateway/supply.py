@@ -68,6 +68,7 @@ class Supply:
             cold_start_s=self._cold.starts(model).remaining_s(0.0),
             prefill_per_s=sum(rates) / len(rates) if rates else None,
             cache_tokens=sum(caches) // len(caches) if caches else None,
+            sequences=self._gate.max_sequences,
         )
 
     def _rate_per_s(self, replica: ReplicaId) -> float | None:

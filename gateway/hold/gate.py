@@ -205,6 +205,11 @@ class Gate:
         self._lanes[replica] = lane
         return lane
 
+    @property
+    def max_sequences(self) -> int | None:
+        """How many a replica runs at once; None: it has not been said."""
+        return self._bounds.sequences
+
     def rate_per_s(self, replica: ReplicaId) -> float | None:
         """Uncached prompt tokens a second, as first bytes have shown; None: none have."""
         lane = self._lanes.get(replica)

@@ -25,15 +25,20 @@ if TYPE_CHECKING:
     from gateway.vocabulary import ModelName, Seconds, Tokens
 
 
+DRAIN: Final = 0.5
+"""What waits is to be done away with in this part of the time that a replica takes to come."""
+
+
 class Standing(msgspec.Struct, frozen=True):
-    """What there is for one model. `prefill_per_s` and `cache_tokens` are of its mean replica;
-    None: unknown. `cold_start_s` is how long a new one is expected to take."""
+    """What there is for one model. `prefill_per_s`, `cache_tokens` and the `sequences` that run at
+    once are of its mean replica; None: unknown. `cold_start_s` is how long a new one will take."""
 
     ready: int
     loading: int
     cold_start_s: Seconds
     prefill_per_s: float | None = None
     cache_tokens: Tokens | None = None
+    sequences: int | None = None
 
 
 class Supply(Protocol):
@@ -60,9 +65,6 @@ class Alone:
     def of_others(self, model: ModelName) -> Iterable[Share]:
         """None."""
         return ()
-
-
-PRIOR_PREFILL_PER_S: Final = 8_000.0  # a mid-size model on one data-centre GPU
 
 
 class Demands:
@@ -107,7 +109,7 @@ class Demands:
             return None
         meter = self._meters.get(base)
         if meter is None:
-            meter = Meter(self._supply.work, PRIOR_PREFILL_PER_S, self._clock())
+            meter = Meter(self._supply.work, self._clock())
         self._meters[base] = self._meters[model] = meter
         return meter
 
@@ -125,20 +127,18 @@ class Demands:
         """Bring everything up to date; to be called about once a second. O(on the way)."""
         now = self._clock()
         for model in self._supply.models():
-            self._look(model, self._supply.standing(model, now), now)
-
-    def _look(self, model: ModelName, standing: Standing, now: Seconds) -> Meter | None:
-        meter = self._meters.get(model)
-        if meter is not None:
-            meter.look(standing.prefill_per_s or PRIOR_PREFILL_PER_S, standing.ready, now)
-        return meter
+            meter = self._meters.get(model)
+            if meter is not None:
+                meter.look(self._supply.standing(model, now).prefill_per_s, now)
 
     def share(self, model: ModelName) -> Share:
         """What this gateway alone sees, for the others."""
-        now = self._clock()
         base = self._supply.base(model)
-        meter = self._meters.get(model if base is None else base)
-        return Share() if meter is None else meter.share(now)
+        return Share() if base is None else self._share(base, self._clock())
+
+    def _share(self, base: ModelName, now: Seconds) -> Share:
+        meter = self._meters.get(base)
+        return Share() if meter is None else meter.share(now, self._settings.linger_s)
 
     def demand(self, model: ModelName) -> Demand:
         """Of one that is known, or of the model an adapter needs; all zeros for any other."""
@@ -147,19 +147,13 @@ class Demands:
         if base is None:
             return Demand(model)
         standing = self._supply.standing(base, now)
-        meter = self._meters.get(base)
-        share = Share() if meter is None else meter.share(now)
+        share = self._share(base, now)
         for other in self.others.of_others(base):
             share = share.plus(other)
-        return self._of(base, share, standing, now)
+        return self._of(base, share, standing)
 
-    def _of(self, model: ModelName, share: Share, standing: Standing, now: Seconds) -> Demand:
-        settings = self._settings
-        meter = self._meters.get(model)
-        lingers = meter is not None and now - meter.active_at <= settings.linger_s
-        is_active = (
-            lingers or share.queued_requests + share.inflight_requests + standing.loading > 0
-        )
+    def _of(self, model: ModelName, share: Share, standing: Standing) -> Demand:
+        is_active = share.is_awake or standing.loading > 0
         objective, work = self._objective(standing), _work(share, standing)
         present = standing.ready + standing.loading
         replicas = max(needed(work, objective, present), 1.0) if is_active else 0.0
@@ -183,7 +177,7 @@ class Demands:
             wait_s=settings.ttft_objective_s,
             ratio=settings.objective_ratio,
             cold_start_s=standing.cold_start_s,
-            drain_s=max(standing.cold_start_s, settings.ttft_objective_s),
+            drain_s=max(DRAIN * standing.cold_start_s, settings.ttft_objective_s),
         )
 
 
@@ -192,9 +186,15 @@ def _work(share: Share, standing: Standing) -> Work:
     return Work(
         fast=fast,
         slow=slow,
+        requests=share.requests,
         lumps=share.lumps,
         saved=share.saved,
         backlog_s=share.backlog_s,
-        held_tokens=share.held_tokens,
-        cache_tokens=standing.cache_tokens,
+        caches=_filled(share.held_tokens, standing.cache_tokens),
+        slots=_filled(share.queued_requests + share.inflight_requests, standing.sequences),
     )
+
+
+def _filled(amount: int, each: int | None) -> float:
+    """How many of them it fills; none where their size is not known."""
+    return 0.0 if each is None else amount / each

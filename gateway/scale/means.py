@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 LEAST_PAST_S: Final = 10.0
 """A model that wakes is taken to have been awake for so long: its first request is no flood."""
 
+PRIOR_PREFILL_PER_S: Final = 8_000.0  # a mid-size model on one data-centre GPU
 PRIOR_OUTPUT_TOKENS: Final = 256.0
 PRIOR_STEP_S: Final = 0.015  # one token of a sequence that is alone
-PRIOR_DECODE_S: Final = 0.000_25
-PRIOR_SEQUENCES: Final = 64.0
-FADE: Final = 0.99  # per look: the last hundred of them count
+SHARE: Final = 50.0  # what one sequence more adds to a step, as a part of that of one alone
+FORGET: Final = 0.001  # of the least time, per look that has seen longer ones
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -40,9 +40,10 @@ class Came:
     """What has arrived: requests, their work, the tokens they will generate, work spared by caches,
     and the sum of squares of requests' replica-seconds."""
 
-    __slots__ = ("lumps", "output", "requests", "saved", "work")
+    __slots__ = ("is_empty", "lumps", "output", "requests", "saved", "work")
 
     def __init__(self) -> None:
+        self.is_empty = True  # nobody has come, not even who brings no work
         self.requests = 0
         self.work = self.output = self.saved = self.lumps = 0.0
 
@@ -53,12 +54,10 @@ class Came:
 class Rate:
     """Arrivals a second, over so much of the past."""
 
-    __slots__ = ("_known", "_past_s", "lumps", "output", "saved", "work")
+    __slots__ = ("_known", "_past_s", "lumps", "output", "requests", "saved", "work")
 
     def __init__(self, past_s: Seconds) -> None:
         self._past_s = past_s
-        self._known = 0.0
-        self.work = self.output = self.saved = self.lumps = 0.0
         self.begin()
 
     def __repr__(self) -> str:
@@ -67,13 +66,14 @@ class Rate:
     def begin(self) -> None:
         """Nothing is known of the past."""
         self._known = 1.0 - exp(-LEAST_PAST_S / self._past_s)
-        self.work = self.output = self.saved = self.lumps = 0.0
+        self.requests = self.work = self.output = self.saved = self.lumps = 0.0
 
     def add(self, came: Came, passed_s: Seconds) -> None:
         """So much came in the time that has passed."""
         keep = exp(-passed_s / self._past_s)
         weight = (1.0 - keep) / passed_s
         self._known = 1.0 - (1.0 - self._known) * keep
+        self.requests = self.requests * keep + came.requests * weight
         self.work = self.work * keep + came.work * weight
         self.output = self.output * keep + came.output * weight
         self.saved = self.saved * keep + came.saved * weight
@@ -87,6 +87,10 @@ class Rate:
         """Replica-seconds per second that caches spare."""
         return speed.cost_s(self.saved, 0.0) / self._known
 
+    def per_s(self) -> float:
+        """Requests per second."""
+        return self.requests / self._known
+
     def lumpy(self) -> float:
         """Squares of requests' replica-seconds per second."""
         return self.lumps / self._known
@@ -95,32 +99,25 @@ class Rate:
 class DecodeCost:
     """For how long a generated token keeps a replica busy: what one sequence more adds to a step.
 
-    The time between tokens is a + b x sequences; b is wanted, for a passes whoever is there. Both
-    are fitted by least squares over looks that fade. Prefill beside it stretches all steps: it is
-    taken out by the part of the time that it took.
+    That is a small part of the time between tokens, and cannot be told from it while prefill
+    stretches steps beside it. So it is taken to be one in SHARE of the least time seen of late:
+    that of a replica with little else to do. Replicas that can run no more sequences show it by
+    their number.
     """
 
-    __slots__ = ("_n", "_sx", "_sxx", "_sxy", "_sy", "decode_s")
+    __slots__ = ("_least_s",)
 
     def __init__(self) -> None:
-        self.decode_s: Seconds = PRIOR_DECODE_S
-        self._n = self._sx = self._sxx = self._sxy = self._sy = 0.0
-        for sequences in (1.0, PRIOR_SEQUENCES):
-            self._add(sequences, PRIOR_STEP_S + PRIOR_DECODE_S * sequences)
+        self._least_s = PRIOR_STEP_S
 
     def __repr__(self) -> str:
         return f"<DecodeCost {self.decode_s * 1e6:.0f} us a token>"
 
-    def learn(self, sequences: float, token_s: Seconds, prefilling: float) -> None:
-        """So many at each replica, so long between tokens, while prefill had that part of time."""
-        self._add(max(sequences, 1.0), token_s * (1.0 - min(max(prefilling, 0.0), 0.9)))
-        spread = self._n * self._sxx - self._sx**2
-        slope = (self._n * self._sxy - self._sx * self._sy) / spread if spread > 0.0 else 0.0
-        self.decode_s = min(max(slope, 0.0), self._sy / self._sx)
+    @property
+    def decode_s(self) -> Seconds:
+        """Of one token."""
+        return self._least_s / SHARE
 
-    def _add(self, x: float, y: float) -> None:
-        self._n = FADE * self._n + 1.0
-        self._sx = FADE * self._sx + x
-        self._sy = FADE * self._sy + y
-        self._sxx = FADE * self._sxx + x * x
-        self._sxy = FADE * self._sxy + x * y
+    def learn(self, token_s: Seconds) -> None:
+        """So long between the tokens of answers that have just ended."""
+        self._least_s = min(token_s, self._least_s + FORGET * (token_s - self._least_s))

@@ -20,7 +20,14 @@ from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.demand import Share
-from gateway.scale.means import PRIOR_OUTPUT_TOKENS, Came, DecodeCost, Rate, Speed
+from gateway.scale.means import (
+    PRIOR_OUTPUT_TOKENS,
+    PRIOR_PREFILL_PER_S,
+    Came,
+    DecodeCost,
+    Rate,
+    Speed,
+)
 from gateway.scale.staffing import FAST_S, SLOW_S
 from gateway.vocabulary import ServiceClass
 
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 
     from gateway.vocabulary import GenerationRequest, Seconds, Tokens
 
+LEAST_DECODED: Final = 32  # tokens, for a mean of the time between them
 LEARNING: Final = 0.02  # weight of one answer in a mean
 IDLE_S: Final = 300.0
 """Who has been idle for so long begins anew: nothing is known of what will come."""
@@ -68,18 +76,16 @@ class Meter:
     """Of one model. O(1) per request, O(on the way) per look."""
 
     __slots__ = (
-        "_answered", "_came", "_decode", "_decode_s", "_decoded", "_fast", "_fresh", "_looked_at",
-        "_miss", "_open", "_output", "_slow", "_speed", "_work_of", "_written", "active_at",
+        "_active_at", "_answered", "_came", "_decode", "_decode_s", "_decoded", "_fast", "_fresh",
+        "_looked_at", "_miss", "_open", "_output", "_slow", "_speed", "_work_of", "_written",
     )  # fmt: skip
 
-    def __init__(
-        self, work_of: Callable[[Tokens, Tokens], float], prefill_per_s: float, now: Seconds
-    ) -> None:
+    def __init__(self, work_of: Callable[[Tokens, Tokens], float], now: Seconds) -> None:
         """`work_of` a prompt of which so many tokens are uncached, as whoever learns rates of
         prefill counts it."""
         self._work_of = work_of
         self._decode = DecodeCost()
-        self._speed = Speed(prefill_per_s, self._decode.decode_s)
+        self._speed = Speed(PRIOR_PREFILL_PER_S, self._decode.decode_s)
         self._fresh: dict[Open, None] = {}  # not yet counted
         self._open: dict[Open, None] = {}  # counted
         self._came = Came()
@@ -91,8 +97,7 @@ class Meter:
         self._decoded: Tokens = 0
         self._decode_s: Seconds = 0.0
         self._looked_at = now
-        self.active_at: Seconds = -inf
-        """When somebody was last on the way, as far as was seen."""
+        self._active_at: Seconds = -inf  # when somebody was last seen to be on the way
 
     def __repr__(self) -> str:
         return f"<Meter {len(self._fresh) + len(self._open)} on the way, {self._speed!r}>"
@@ -121,7 +126,7 @@ class Meter:
 
     def _count(self, entry: Open) -> None:
         """It has arrived: so much work."""
-        self._came.requests += 1
+        self._came.is_empty = False
         request = entry.request
         if request is None or request.tenant.service_class is _BATCH:
             return
@@ -132,6 +137,7 @@ class Meter:
             self._miss += LEARNING * (uncached / prompt - self._miss)
         work, output = self._work_of(prompt, uncached), self._expected(request)
         came = self._came
+        came.requests += 1
         came.work += work
         came.output += output
         came.saved += self._work_of(prompt, prompt) - work
@@ -146,8 +152,11 @@ class Meter:
 
     # When somebody looks
 
-    def look(self, prefill_per_s: float, replicas: int, now: Seconds) -> None:
-        """Count who has come since, and bring the rates up to date. O(on the way)."""
+    def look(self, prefill_per_s: float | None, now: Seconds) -> None:
+        """Count who has come since, and bring the rates up to date. O(on the way).
+
+        `prefill_per_s` is what the mean replica does now; None: unknown.
+        """
         passed_s = now - self._looked_at
         if passed_s <= 0.0:
             return
@@ -156,32 +165,32 @@ class Meter:
             self._count(entry)
         self._open.update(self._fresh)
         self._fresh.clear()
-        self._learn(replicas)
-        self._speed = Speed(prefill_per_s, self._decode.decode_s)
+        self._learn()
+        rate = self._speed.prefill_per_s if prefill_per_s is None else prefill_per_s
+        self._speed = Speed(rate, self._decode.decode_s)
         came, self._came = self._came, Came()
-        if self._open or came.requests:
-            if now - self.active_at > IDLE_S:
+        if self._open or not came.is_empty:
+            if now - self._active_at > IDLE_S:
                 self._fast.begin()
                 self._slow.begin()
-            self.active_at = now
+            self._active_at = now
         self._fast.add(came, passed_s)
         self._slow.add(came, passed_s)
 
-    def _learn(self, replicas: int) -> None:
+    def _learn(self) -> None:
         """From answers that have ended since the last look."""
         if self._answered:
             mean = self._written / self._answered
             weight = 1.0 - (1.0 - LEARNING) ** self._answered
             self._output += weight * (mean - self._output)
             self._answered, self._written = 0, 0
-        if self._decoded and replicas:
-            decoding = sum(1 for each in self._open if each.first_byte_at is not None)
-            prefilling = self._fast.busy(Speed(self._speed.prefill_per_s, 0.0)) / replicas
-            self._decode.learn(decoding / replicas, self._decode_s / self._decoded, prefilling)
+        if self._decoded >= LEAST_DECODED:
+            self._decode.learn(self._decode_s / self._decoded)
             self._decoded, self._decode_s = 0, 0.0
 
-    def share(self, now: Seconds) -> Share:
-        """What this gateway sees of the demand. O(on the way)."""
+    def share(self, now: Seconds, linger_s: Seconds) -> Share:
+        """What this gateway sees of the demand: for so long after the last request, it is awake.
+        O(on the way)."""
         queued, inflight, backlog = _Sum(), _Sum(), _Sum()
         oldest = now
         for each in (*self._fresh, *self._open):
@@ -208,10 +217,13 @@ class Meter:
             inflight_tokens=int(inflight.prompt + inflight.output),
             oldest_wait_s=now - oldest,
             arriving=(self._fast.busy(self._speed), self._slow.busy(self._speed)),
-            lumps=self._fast.lumpy(),
+            requests=self._slow.per_s(),
+            lumps=self._slow.lumpy(),
             saved=self._slow.spared(self._speed),
             backlog_s=self._speed.cost_s(backlog.prompt, backlog.output),
             held_tokens=int(queued.own + queued.output + inflight.own + inflight.output),
+            is_awake=bool(queued.requests or inflight.requests)
+            or now - self._active_at <= linger_s,
         )
 
 

@@ -8,17 +8,18 @@ be some to spare, or requests wait for each other.
                                                  only beyond what chance makes of it
     expected   level + slope x cold start        a rise goes on until what is ordered now is ready
     owed       backlog / drain                   what waits is to be done away with in that time
-    needed     n: P(wait > objective) <= 1 - ratio, of expected + owed; or as many caches as
-               requests fill, if that is more
+    needed     n: P(wait > objective) <= 1 - ratio, of expected + owed; or as many as
+               requests fill, caches or sequences, if that is more
 
 Chance. Work that arrives at random makes a mean over the last t seconds vary by sqrt(q / 2t), where
 q are squares of requests' work per second: so noise is known, and need not be smoothed away by
 waiting. An autoscaler keeps the highest of the last minutes: whatever noise is left, it pays for.
 
 Staffing. The wait for one of n replicas is a delay with probability D(b), b = (n - r) / sqrt(r),
-and then exponential at a rate of 2 (n - r) / lump, where lump is the mean work of a request weighed
-by itself (Halfin and Whitt 1981; the factor is that of Lee and Longton for other than exponential
-work). For a given b this is square-root staffing; b follows from the objective.
+and then exponential at a rate of (n - r) / mean work of a request (Halfin and Whitt 1981). For a
+given b this is square-root staffing; b follows from the objective. It is exact for many replicas
+and exponential work. Work of wider spread should wait longer, but only first come, first served:
+replicas are chosen by predicted wait, so whoever has a large prompt is passed by.
 
 Down. A replica that goes takes its cache along: what it has been saving is work again, for a while.
 What is there is kept as long as it would be needed if that had come true.
@@ -33,7 +34,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.vocabulary import Seconds, Tokens
+from gateway.vocabulary import Seconds
 
 SURPRISE: Final = 2.0  # standard deviations that are taken for chance
 FAST_S: Final = 30.0
@@ -41,7 +42,8 @@ SLOW_S: Final = 300.0
 """Over how long the two means of arriving work are taken: later work counts more."""
 
 FULL: Final = 0.9
-"""The part of a KV cache that requests may take: beyond it engines preempt."""
+"""The part of a KV cache, and of the sequences it runs, that a replica may be given: beyond it
+requests wait in the engine, or are preempted."""
 
 LOST: Final = 0.5
 """The part of what a replica's cache saves that is paid again while others fill."""
@@ -62,19 +64,20 @@ class Objective(msgspec.Struct, frozen=True):
 class Work(msgspec.Struct, frozen=True):
     """What arrives and what is there, all gateways together.
 
-    `fast` and `slow` are arriving work in replica-seconds per second, `lumps` the sum of squares of
-    what each request costs, per second. `saved` is work per second that caches spare. `backlog_s`
-    is in replica-seconds, `held_tokens` the room that requests take in KV caches of
-    `cache_tokens` each; None: unknown.
+    `fast` and `slow` are arriving work in replica-seconds per second, `requests` how many bring it
+    and `lumps` the sum of squares of what each costs, per second. `saved` is work per second that
+    caches spare. `backlog_s` is in replica-seconds. `caches` and `slots` are how many replicas' KV
+    caches requests fill in the end, and how many replicas' numbers of sequences that run at once.
     """
 
     fast: float = 0.0
     slow: float = 0.0
+    requests: float = 0.0
     lumps: float = 0.0
     saved: float = 0.0
     backlog_s: Seconds = 0.0
-    held_tokens: Tokens = 0
-    cache_tokens: Tokens | None = None
+    caches: float = 0.0
+    slots: float = 0.0
 
 
 def rise(work: Work) -> float:
@@ -101,41 +104,36 @@ def busy(work: Work, objective: Objective) -> float:
 def needed(work: Work, objective: Objective, present: int = 0) -> float:
     """Replicas, where so many are there or on their way; see above."""
     load = busy(work, objective)
-    lump_s = work.lumps / work.slow if work.slow > 0.0 else 0.0
-    target = max(staffed(load, lump_s, objective), _caches(work))
+    mean_s = work.slow / work.requests if work.requests > 0.0 else 0.0
+    target = max(staffed(load, mean_s, objective), work.caches / FULL, work.slots / FULL)
     if target >= present:
         return target
     lost = LOST * work.saved / present
-    return max(target, min(staffed(load + lost, lump_s, objective), float(present)))
+    return max(target, min(staffed(load + lost, mean_s, objective), float(present)))
 
 
-def _caches(work: Work) -> float:
-    if work.cache_tokens is None:
-        return 0.0
-    return work.held_tokens / (FULL * work.cache_tokens)
-
-
-def staffed(load: float, lump_s: Seconds, objective: Objective) -> float:
-    """The least n at which `objective.ratio` of requests wait no longer than they may. O(1)."""
+def staffed(load: float, mean_s: Seconds, objective: Objective) -> float:
+    """The least n at which `objective.ratio` of requests wait no longer than they may, where each
+    is so much work in the mean. O(1)."""
     if load <= 0.0:
         return 0.0
     misses = 1.0 - objective.ratio
     low, high = 0.0, 4.0 * sqrt(load) + load
     for _ in range(_STEPS):
         spare = 0.5 * (low + high)
-        if _late(spare, load, lump_s, objective.wait_s) > misses:
+        if _late(spare, load, mean_s, objective.wait_s) > misses:
             low = spare
         else:
             high = spare
     return load + high
 
 
-def _late(spare: float, load: float, lump_s: Seconds, wait_s: Seconds) -> float:
+def _late(spare: float, load: float, mean_s: Seconds, wait_s: Seconds) -> float:
     """The part of requests that wait longer than `wait_s` with so many replicas to spare."""
     delayed = 1.0 / (1.0 + _hazard_inverse(spare / sqrt(load)))
-    if lump_s <= 0.0:
-        return delayed if wait_s <= 0.0 else 0.0
-    return delayed * exp(-min(2.0 * spare * wait_s / lump_s, 700.0))
+    if mean_s <= 0.0:
+        return 0.0
+    return delayed * exp(-min(spare * wait_s / mean_s, 700.0))
 
 
 def _hazard_inverse(b: float) -> float:

@@ -18,10 +18,12 @@ shares = st.builds(
     inflight_tokens=counts,
     oldest_wait_s=amounts,
     arriving=st.tuples(amounts, amounts),
+    requests=amounts,
     lumps=amounts,
     saved=amounts,
     backlog_s=amounts,
     held_tokens=counts,
+    is_awake=st.booleans(),
 )
 
 
@@ -33,4 +35,5 @@ def test_shares_add_up_in_any_order(some: list[Share], random: Random) -> None:
     assert reduce(Share.plus, shuffled, Share()) == total
     assert total.queued_requests == sum(each.queued_requests for each in some)
     assert total.held_tokens == sum(each.held_tokens for each in some)
+    assert total.is_awake == any(each.is_awake for each in some)
     assert total.oldest_wait_s == max((each.oldest_wait_s for each in some), default=0.0)

@@ -52,7 +52,9 @@ def an_entry(now: float, prompt: int, *, is_batch: bool = False, stream: bool = 
 
 
 def a_meter(now: float = 0.0) -> Meter:
-    return Meter(lambda _prompt, uncached: float(uncached), RATE, now)
+    meter = Meter(lambda _prompt, uncached: float(uncached), now)
+    meter.look(RATE, now + 1e-3)
+    return meter
 
 
 class Life(RuleBasedStateMachine):
@@ -103,11 +105,11 @@ class Life(RuleBasedStateMachine):
     @rule(passed_s=st.floats(min_value=0.0, max_value=400.0))
     def is_looked_at(self, passed_s: float) -> None:
         self.now += passed_s
-        self.meter.look(RATE, 2, self.now)
+        self.meter.look(RATE, self.now)
 
     @invariant()
     def says_what_the_list_says(self) -> None:
-        share = self.meter.share(self.now)
+        share = self.meter.share(self.now, 0.0)
         queued = [each for each in self.entries if each.dispatched_at is None]
         sent = [each for each in self.entries if each.dispatched_at is not None]
         assert share.queued_requests == len(queued)
@@ -116,6 +118,7 @@ class Life(RuleBasedStateMachine):
         assert share.inflight_tokens == pytest.approx(sum(_prompt(each) + 1 for each in sent))
         oldest = min([each.received_at for each in queued], default=self.now)
         assert share.oldest_wait_s == self.now - oldest
+        assert share.is_awake or not self.entries
         assert share.backlog_s >= 0.0
         assert share.saved >= -1e-9
         assert all(rate >= 0.0 for rate in share.arriving)
@@ -144,19 +147,19 @@ TestLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=N
 def test_work_is_counted_once_whenever_it_is_seen(came: list[tuple[int, str, int]]) -> None:
     """Over a time much shorter than the means', what they hold is the sum of all that came."""
     meter, now, total = a_meter(), 0.0, 0
-    meter.look(RATE, 1, now := now + 1e-3)
+    meter.look(RATE, now := now + 1e-3)
     for prompt, how, looks in came:
         entry = an_entry(now, prompt)
         meter.arrived(entry)
         entry.dispatched_at, entry.uncached = now, prompt
         total += prompt
         if how == "seen":
-            meter.look(RATE, 1, now := now + 1e-3)
+            meter.look(RATE, now := now + 1e-3)
         meter.left(entry)
         for _ in range(looks):
-            meter.look(RATE, 1, now := now + 1e-3)
-    meter.look(RATE, 1, now + 1e-3)
-    fast, slow = meter.share(now).arriving
+            meter.look(RATE, now := now + 1e-3)
+    meter.look(RATE, now + 1e-3)
+    fast, slow = meter.share(now, 0.0).arriving
     seen_fast, seen_slow = 1 - exp(-LEAST_PAST_S / FAST_S), 1 - exp(-LEAST_PAST_S / SLOW_S)
     assert fast * FAST_S * seen_fast == pytest.approx(total / RATE, rel=0.05, abs=0.05)
     assert slow * SLOW_S * seen_slow == pytest.approx(total / RATE, rel=0.05, abs=0.05)
@@ -166,10 +169,14 @@ def test_a_batch_is_on_the_way_but_is_no_work() -> None:
     meter = a_meter()
     for _ in range(10):
         meter.arrived(an_entry(0.0, 5000, is_batch=True))
-    meter.look(RATE, 1, 1.0)
-    share = meter.share(1.0)
+    meter.look(RATE, 1.0)
+    share = meter.share(1.0, 0.0)
     assert share == Share(
-        queued_requests=10, queued_tokens=50_000, oldest_wait_s=1.0, held_tokens=50_010
+        queued_requests=10,
+        queued_tokens=50_000,
+        oldest_wait_s=1.0,
+        held_tokens=50_010,
+        is_awake=True,
     )
 
 
@@ -181,7 +188,7 @@ def test_what_waits_counts_as_much_as_has_been_uncached_of_late() -> None:
         entry.dispatched_at, entry.uncached = 0.0, 250
         meter.left(entry)
     meter.arrived(an_entry(0.0, 1000))
-    assert meter.share(0.0).backlog_s == pytest.approx(0.25, rel=0.02)
+    assert meter.share(0.0, 0.0).backlog_s == pytest.approx(0.25, rel=0.02)
 
 
 def test_a_steady_stream_is_measured_for_what_it_is() -> None:
@@ -192,8 +199,8 @@ def test_a_steady_stream_is_measured_for_what_it_is() -> None:
         meter.arrived(entry)
         entry.dispatched_at, entry.uncached = now, 1500
         meter.left(entry)
-        meter.look(RATE, 2, now)
-    share = meter.share(now)
+        meter.look(RATE, now)
+    share = meter.share(now, 0.0)
     assert share.arriving == pytest.approx((1.5, 1.5), rel=0.01)
     assert share.lumps == pytest.approx(1.5**2, rel=0.01)
 
@@ -201,12 +208,12 @@ def test_a_steady_stream_is_measured_for_what_it_is() -> None:
 def test_who_wakes_begins_anew() -> None:
     """An hour of nothing says nothing of a crowd that comes now, replicas or none."""
     meter, now = a_meter(), 3600.0
-    meter.look(RATE, 0, now)
+    meter.look(RATE, now)
     for _ in range(15):
         now += 1.0
         for _ in range(4):
             meter.arrived(an_entry(now, 1000))
-        meter.look(RATE, 0, now)
-    share = meter.share(now)
+        meter.look(RATE, now)
+    share = meter.share(now, 0.0)
     assert share.backlog_s == pytest.approx(60.0, rel=0.05)
     assert share.arriving == pytest.approx((3.0, 2.5), rel=0.2)

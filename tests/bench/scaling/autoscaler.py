@@ -124,9 +124,6 @@ class Autoscaler:
             self.replicas = grown
 
 
-Rule = Callable[["Signals"], Metric]
-
-
 @dataclass(frozen=True, slots=True)
 class Signals:
     """What there is to scale by, at one instant, fresh."""
@@ -136,3 +133,6 @@ class Signals:
     cache_usage: float  # summed over ready replicas
     busy: float  # the mean part of the last 15 s in which a ready replica computed
     replicas_needed: float
+
+
+Rule = Callable[[Signals], Metric]

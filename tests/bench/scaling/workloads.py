@@ -84,15 +84,15 @@ def flash(traces: Path, seed: int) -> list[Arrival]:
 
 
 def step_down(traces: Path, seed: int) -> list[Arrival]:
-    """5 a second for half an hour, then 1 for an hour."""
-    return _at(lambda now: 5.0 if now < HOUR_S / 2 else 1.0, 5.0, 1.5 * HOUR_S, traces, seed)
+    """5 a second for half an hour, then 1 for three quarters of one."""
+    return _at(lambda now: 5.0 if now < HOUR_S / 2 else 1.0, 5.0, 1.25 * HOUR_S, traces, seed)
 
 
 def mixed(traces: Path, seed: int) -> list[Arrival]:
-    """3 a second for an hour and a half; in the second half they send an eighth of the prompt and
-    want three times the answer."""
-    arrivals = _at(lambda _now: 3.0, 3.0, 1.5 * HOUR_S, traces, seed)
-    return [each if each.at_s < 0.75 * HOUR_S else _chat(each) for each in arrivals]
+    """3 a second for an hour; in its second half they send an eighth of the prompt and want three
+    times the answer."""
+    arrivals = _at(lambda _now: 3.0, 3.0, HOUR_S, traces, seed)
+    return [each if each.at_s < HOUR_S / 2 else _chat(each) for each in arrivals]
 
 
 def _chat(each: Arrival) -> Arrival:
@@ -108,20 +108,27 @@ def _chat(each: Arrival) -> Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Arrivals, until when replicas are counted, and how many are there at first."""
+    """Arrivals, until when replicas are counted, how many there are at first, and from when on
+    requests are judged: replicas that are there at first have empty caches, which no rule can help.
+    """
 
     arrivals: Callable[[Path, int], list[Arrival]]
     until_s: float
     first: int
-    about: str
+    judged_from_s: float = 300.0
+
+    @property
+    def about(self) -> str:
+        """In words."""
+        return " ".join((self.arrivals.__doc__ or "").split())
 
 
 WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
     {
-        "trace": Workload(trace, HOUR_S, 5, trace.__doc__ or ""),
-        "day": Workload(day, 3 * HOUR_S, 1, day.__doc__ or ""),
-        "flash": Workload(flash, HOUR_S, 0, flash.__doc__ or ""),
-        "step-down": Workload(step_down, 1.5 * HOUR_S, 7, step_down.__doc__ or ""),
-        "mixed": Workload(mixed, 1.5 * HOUR_S, 5, mixed.__doc__ or ""),
+        "trace": Workload(trace, HOUR_S, 8),
+        "day": Workload(day, 2 * HOUR_S, 2),
+        "flash": Workload(flash, HOUR_S, 0, 0.0),
+        "step-down": Workload(step_down, 1.25 * HOUR_S, 11),
+        "mixed": Workload(mixed, HOUR_S, 8),
     }
 )

@@ -174,6 +174,7 @@ class World:
             loading=len(staying) - len(ready),
             prefill_per_s=sum(learnt) / len(learnt) if learnt else None,
             cache_tokens=self._spec.cache_blocks * BLOCK_TOKENS,
+            sequences=self._spec.most_running,
             cold_start_s=COLD_START_S,
         )
 
