@@ -126,7 +126,8 @@ class Meter:
 
     def _count(self, entry: Open) -> None:
         """It has arrived: so much work."""
-        self._came.is_empty = False
+        came = self._came
+        came.is_empty = False
         request = entry.request
         if request is None or request.tenant.service_class is _BATCH:
             return
@@ -135,13 +136,15 @@ class Meter:
             uncached = int(prompt * self._miss)
         elif prompt:
             self._miss += LEARNING * (uncached / prompt - self._miss)
-        work, output = self._work_of(prompt, uncached), self._expected(request)
-        came = self._came
+        work = self._work_of(prompt, uncached)
+        output = self._expected(request)
+        cost_s = self._speed.cost_s(work, output)
         came.requests += 1
         came.work += work
         came.output += output
-        came.saved += self._work_of(prompt, prompt) - work
-        came.lumps += self._speed.cost_s(work, output) ** 2
+        came.lumps += cost_s * cost_s
+        if uncached < prompt:
+            came.saved += self._work_of(prompt, prompt) - work
 
     def _expected(self, request: GenerationRequest) -> float:
         """How many tokens it will generate."""
