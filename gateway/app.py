@@ -23,6 +23,7 @@ from gateway.accept.head import reading
 from gateway.accept.tls import watch_certificates
 from gateway.account.access_log import access_log
 from gateway.account.accounts import Accounts
+from gateway.account.cold_metrics import ColdCollector
 from gateway.account.metrics import registry
 from gateway.admit.admission import Admission
 from gateway.choose.policies import policy
@@ -145,6 +146,7 @@ class House(Panel):
         """The control app, with what rooms add to it."""
         metrics = registry(self.accounts, self)
         metrics.register(DemandCollector(self.demands))
+        metrics.register(ColdCollector(self.cold, self.demands.models))
         batch = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
         return control_app(self, metrics, (*scale_routes(self.demands), *batch))
 

@@ -120,6 +120,10 @@ def test_beyond_the_bound_it_is_503_with_a_learnt_retry_after(tmp_path: Path) ->
             refused = await running.ask(a_post())
             assert (refused.status, refused.code) == (503, "queue_full")
             assert int(refused.header("retry-after") or 0) in (76, 77)
+            scrape = (await running.ask(a_get("/metrics"), method="GET")).body
+            assert b'gateway_held_requests{model="m"} 1.0' in scrape
+            assert b'gateway_cold_starts_total{model="m"} 1.0' in scrape
+            assert b'gateway_cold_start_seconds_total{model="m"} 77.0' in scrape
             waiter.abort()
             await running.until_quiet()
             assert running.outcomes == {Outcome.CLIENT_GONE: 1, Outcome.REJECTED: 1}
