@@ -70,6 +70,9 @@ class Fleet(Protocol):
     def serving(self, model: ModelName) -> Sequence[ReplicaView]:
         """Those that take work and serve it; may be none."""
 
+    def known_at_zero(self, model: ModelName) -> object | None:
+        """Something, if requests for a model are held where there are none."""
+
 
 class Owner(Protocol):
     """Whose lines they are."""
@@ -115,7 +118,9 @@ class _Queue:
         self.model = model
         self.waiting: deque[BatchLine] = deque()
         self.inflight = 0
-        self.open_to: set[ReplicaId] = set()  # replicas that have room for a line
+        self.open_to: set[ReplicaId] | None = (
+            set()
+        )  # what has room for a line; None: whatever comes
         self.tries: Counter[int] = Counter()  # by line
         self.pause_s: Seconds = _LEAST_PAUSE_S
         self.paused_until: Seconds = 0.0
@@ -123,7 +128,7 @@ class _Queue:
     def may_start(self, now: Seconds) -> bool:
         """A line of it, by what is known here."""
         return (
-            bool(self.waiting and self.open_to)
+            bool(self.waiting and (self.open_to is None or self.open_to))
             and now >= self.paused_until
             and not self.owner.is_behind
         )
@@ -207,12 +212,14 @@ class Dispatcher:
         now = self._clock()
         caps: dict[ReplicaId, int] = {}
         free: Counter[ModelName] = Counter()
-        open_to: dict[ModelName, set[ReplicaId]] = {}
+        open_to: dict[ModelName, set[ReplicaId] | None] = {}
         for model, pace in self._paces.items():
             room = pace.room(self._fleet.serving(model), ours, now)
             caps |= {replica: most for replica, most in room.items() if most <= self._floor}
             free[model] = pace.window(room)
             open_to[model] = {replica for replica, most in room.items() if ours[replica] < most}
+            if not room and self._fleet.known_at_zero(model) is not None:
+                free[model], open_to[model] = 1, None  # one line is held, and so wakes the model
         for queue in self._queues:
             queue.open_to = open_to[queue.model]
             free[queue.model] -= queue.inflight

@@ -170,9 +170,8 @@ async def _read(asked: Any, context: Any) -> Trigger:
         return read_trigger(asked.scalerMetadata)
     except BadTrigger as error:
         whose = f"{asked.namespace}/{asked.name}: {error}"
-        log.warning("KEDA scaler: %s", whose)
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, whose)
-        raise
+        raise  # `abort` has raised: this is for whoever reads types
 
 
 def _handler(name: str, answer: Callable[[Any, Any], Awaitable[Any] | AsyncIterator[Any]]) -> Any:

@@ -18,6 +18,7 @@ from gateway.vocabulary import ModelName, Outcome
 from serving.sim.server import Sim, running_sim
 from tests.builders import MODEL, a_chat, a_get, a_post
 from tests.house import RunningHouse, Wire, a_sim, run, running_house, until
+from tests.integration.test_batches import a_batch, a_client, a_file, a_line, ended
 
 NAME = ModelName(MODEL)
 COMMENT = b": waiting\n\n"
@@ -26,7 +27,7 @@ A_STREAM = a_post(a_chat(stream=True))
 
 @asynccontextmanager
 async def a_house_at_zero(
-    folder: Path, *, hold: dict[str, Any] | None = None, **model: Any
+    folder: Path, *, batch: dict[str, Any] | None = None, **model: Any
 ) -> AsyncIterator[tuple[RunningHouse, Fleet]]:
     """A gateway that knows a model, and a file of replicas that names none."""
     fleet = Fleet(folder / "fleet.yaml")
@@ -35,7 +36,9 @@ async def a_house_at_zero(
         "replicas": [], "file": str(fleet.path), "watch_every_s": 0.02, "probe_every_s": 0.1,
         "kv_events": {"listen": "off"}, "models": [{"name": MODEL, **model}],
     }  # fmt: skip
-    settings = {"fleet": fleet_settings, "hold": {"comment_every_s": 0.01, **(hold or {})}}
+    settings: dict[str, dict[str, Any]] = {
+        "fleet": fleet_settings, "hold": {"comment_every_s": 0.01}, "batch": batch or {}
+    }  # fmt: skip
     async with running_house(settings, []) as running:
         yield running, fleet
 
@@ -157,6 +160,28 @@ def test_a_deadline_holds_while_it_waits(tmp_path: Path) -> None:
         async with a_house_at_zero(tmp_path) as (running, _):
             late = await running.ask(a_post(headers=[("X-Headrace-Deadline-Ms", "200")]))
             assert (late.status, late.code) == (504, "deadline_missed")
+
+    run(law())
+
+
+def test_a_batch_wakes_its_model_with_one_line(tmp_path: Path) -> None:
+    async def law() -> None:
+        kept = {"batch": {"folder": str(tmp_path / "kept")}}
+        async with (
+            a_house_at_zero(tmp_path, **kept) as (running, fleet),
+            a_client(running) as client,
+        ):
+            batch = await a_batch(client, a_file(a_line(f"{n}") for n in range(20)))
+            await until(lambda: running.house.cold.held, within_s=10.0)
+            await asyncio.sleep(0.2)
+            assert running.house.cold.held == 1
+            assert running.house.demands.demand(NAME).is_active
+            async with running_sim(a_sim()) as sim:
+                fleet.write(sim)
+                batch = await ended(client, batch)
+            assert batch.status == "completed"
+            assert batch.request_counts is not None
+            assert batch.request_counts.completed == 20
 
     run(law())
 
