@@ -76,8 +76,8 @@ def _read(kubeconfig: str | None) -> tuple[Any, str]:
         _, active = config.list_kube_config_contexts(kubeconfig)
     except (OSError, config.ConfigException, *NOT_YAML) as error:
         raise SettingsError(
-            f"fleet.kubernetes: no way to an API server: {error}. In a pod, give it a service "
-            "account (automountServiceAccountToken: true); elsewhere, name a file in "
+            f"fleet.kubernetes: no way to an API server: {str(error).rstrip('.')}. In a pod, give "
+            "it a service account (automountServiceAccountToken: true); elsewhere, name a file in "
             "fleet.kubernetes.kubeconfig or KUBECONFIG"
         ) from error
     return configuration, active["context"].get("namespace") or "default"

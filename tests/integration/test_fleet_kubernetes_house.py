@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from gateway.fleet import pod_prices
 from gateway.vocabulary import Health
 from tests.builders import a_chat, a_get, a_post
 from tests.house import RunningHouse, run, running_house, until
@@ -20,7 +23,7 @@ ADDRESSES = ("127.0.1.1", "127.0.1.2")
 
 @asynccontextmanager
 async def pods_and_a_gateway(
-    folder: Path, script: Held
+    folder: Path, script: Held, **knobs: Any
 ) -> AsyncIterator[tuple[Cluster, Scripted, RunningHouse]]:
     """No pod yet; each will be one of ADDRESSES, and will answer by the script."""
     pods = Scripted(script, hosts=ADDRESSES)
@@ -29,6 +32,7 @@ async def pods_and_a_gateway(
             "enabled": True,
             "kubeconfig": str(api.kubeconfig(folder)),
             "port": pods.port,
+            **knobs,
         }
         settings: dict[str, dict[str, Any]] = {
             "fleet": {"kubernetes": kubernetes},
@@ -87,6 +91,25 @@ def test_a_model_at_zero_is_listed_waited_for_and_served_by_its_first_pod(tmp_pa
                 assert "m" in house.replicas[0].models
                 cluster.merge(pod_key("a"), a_pod("a", ADDRESSES[0]))
                 assert (await wire.reply()).body == b'{"ok": true}'
+
+    run(law())
+
+
+def test_a_pod_whose_cache_holds_much_is_not_the_first_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pod_prices, "LOOK_EVERY_S", 0.05)
+    annotation = "controller.kubernetes.io/pod-deletion-cost"
+
+    async def law() -> None:
+        async with pods_and_a_gateway(tmp_path, Held(), deletion_cost=True) as (cluster, _, house):
+            cluster.create(pod_key("a"), a_pod("a", ADDRESSES[0], owner="rs"))
+            await until(lambda: house.replicas and house.replicas[0].takes_work)
+            assert (await house.ask(a_post(a_chat("once upon a time " * 10_000)))).status == 200
+            cluster.create(pod_key("b"), a_pod("b", ADDRESSES[1], owner="rs"))
+            await until(lambda: annotation in cluster.get(pod_key("a"))["metadata"]["annotations"])
+            assert int(cluster.get(pod_key("a"))["metadata"]["annotations"][annotation]) > 0
+            assert annotation not in cluster.get(pod_key("b"))["metadata"]["annotations"]
 
     run(law())
 
