@@ -89,6 +89,8 @@ def test_a_model_at_zero_is_listed_waited_for_and_served_by_its_first_pod(tmp_pa
                 await until(lambda: len(house.replicas) == 1)
                 assert house.replicas[0].health is Health.JOINING
                 assert "m" in house.replicas[0].models
+                demand = (await house.ask(a_get("/scale/m"), method="GET")).json()
+                assert (demand["replicas_loading"], demand["is_active"]) == (1, True)
                 cluster.merge(pod_key("a"), a_pod("a", ADDRESSES[0]))
                 assert (await wire.reply()).body == b'{"ok": true}'
 
