@@ -153,8 +153,9 @@ class Watching(Generic[T]):
         """It was answered with an error, in place of an answer or in the stream."""
         if status == 410:
             self._begin_anew()
-            if now - self._listed_at >= IN_HASTE_S:
-                return  # that is how a long silence ends, and no reason to wait
+            if not self._failures and now - self._listed_at >= IN_HASTE_S:
+                self._failures = 1
+                return  # once, that is how a long silence ends, and no reason to wait
         hopeless_s = HOPELESS_S if status in (403, 404) else 0.0
         self._back_off(now, max(retry_after_s, hopeless_s))
 

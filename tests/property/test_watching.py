@@ -201,6 +201,15 @@ def test_after_a_dropped_watch_everything_is_listed_whatever_its_version_could_s
     assert dict(watching.objects) == {Key("n", "b"): 2}
 
 
+def test_a_list_that_is_always_410_is_not_asked_for_without_a_pause() -> None:
+    watching = Watching[int](RESYNC_S, lambda: 0.5)
+    watching.refused(410, 0.0, 0.0)
+    assert watching.step(0.0) == List(None)
+    watching.listed({Key("n", "a"): 1}, "1", "more", 0.0)
+    watching.refused(410, 0.0, 0.0)
+    assert isinstance(watching.step(0.0), Wait)
+
+
 def test_a_list_begun_anew_keeps_nothing_of_the_one_before() -> None:
     watching = Watching[int](RESYNC_S, lambda: 0.5)
     watching.listed({Key("n", "a"): 1}, "1", "more", 0.0)
