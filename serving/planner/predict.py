@@ -259,6 +259,8 @@ class Lane:
     most_sequences: float
     """That find room in the cache and in the batch, per lane."""
     budget: Budget
+    arrival_s: float = 0.0
+    """Of no step: a request's way in, and its first token's way out."""
 
     def at(self, sequences: float, demand: Demand) -> Prediction:
         """In balance with so many sequences decoding at once."""
@@ -300,7 +302,8 @@ class Lane:
         if busy >= BUSIEST:
             return math.inf
         wait = busy * service / (2 * (1 - busy))
-        return wait + tpot / 2 + self._prefill_s(demand.long_prompt, sequences, demand)
+        own_s = self._prefill_s(demand.long_prompt, sequences, demand)
+        return self.arrival_s + wait + tpot / 2 + own_s
 
     def capacity(self, demand: Demand) -> Prediction | None:
         """The greatest rate at which both objectives hold; None where they hold at no rate."""

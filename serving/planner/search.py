@@ -26,11 +26,12 @@ from serving.planner.memory import Budget, Footprint, footprint, sequences
 from serving.planner.model import Model, PlanError
 from serving.planner.place import Placement, place
 from serving.planner.predict import Demand, Lane, Links, Prediction, Roofline, Timing, paced
+from serving.sim.timing import StepTiming
 
 PIPELINES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 DATAS = (1, 2, 4, 8, 16, 32, 64)
 
-Measured = Mapping[tuple[str, str], Timing]
+Measured = Mapping[tuple[str, str], StepTiming]
 """Measured step times by kind of GPU and split, as they are written: ("h200", "TP2")."""
 
 
@@ -234,14 +235,14 @@ def _lane(model: Model, candidate: Candidate, request: Request, links: Links) ->
     demand, budget = request.demand, request.budget
     kind, split = candidate.kind, candidate.split
     name = (kind.name, str(split))
-    timing = request.measured.get(name)
-    if timing is None:
-        timing = Roofline(model, split, kind, links, budget.kv_bits)
-        if name in request.prefill_rates:
-            timing = paced(timing, request.prefill_rates[name], demand)
+    measured = request.measured.get(name)
+    timing: Timing = measured or Roofline(model, split, kind, links, budget.kv_bits)
+    if measured is None and name in request.prefill_rates:
+        timing = paced(timing, request.prefill_rates[name], demand)
     held = sequences(model, split, kind, budget, demand.prompt + demand.output / 2)
     most = min(held, float(budget.max_num_seqs)) / split.pipeline
-    return Lane(timing, split.pipeline * split.data, most, budget)
+    arrival_s = measured.arrival_s if measured else 0.0
+    return Lane(timing, split.pipeline * split.data, most, budget, arrival_s)
 
 
 def _basis(kind: Kind, split: Split, request: Request) -> str:

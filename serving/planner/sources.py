@@ -21,8 +21,7 @@ from serving.planner.hardware import MIB, Inventory, canonical
 from serving.planner.inventory import Seen, from_document, from_driver, from_nodes
 from serving.planner.legal import read_split
 from serving.planner.model import Model, PlanError
-from serving.planner.predict import Timing
-from serving.sim.timing import parse_profile
+from serving.sim.timing import StepTiming, parse_profile
 
 
 def read_model(name: str) -> Model:
@@ -93,9 +92,9 @@ def _of_split(option: str, said: str) -> tuple[tuple[str, str], str]:
     return (canonical(name), str(read_split(split))), value
 
 
-def read_profiles(said: Sequence[str]) -> dict[tuple[str, str], Timing]:
+def read_profiles(said: Sequence[str]) -> dict[tuple[str, str], StepTiming]:
     """`h200/TP2=FILE`: the measured profile of that split on that kind of GPU."""
-    found: dict[tuple[str, str], Timing] = {}
+    found: dict[tuple[str, str], StepTiming] = {}
     for each in said:
         where, path = _of_split("--profile", each)
         try:
