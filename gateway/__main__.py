@@ -88,6 +88,17 @@ class GatewayCommand:
             return _complain(error)
 
 
+class RecordCommand(GatewayCommand):
+    """`headrace record`."""
+
+    help = "serve as `gateway` does, and record the traffic for load tests: hashes, no text"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The file, and all that `gateway` takes."""
+        parser.add_argument("recording", metavar="FILE", help="JSON lines, written anew")
+        super().add_arguments(parser)
+
+
 class CheckSettingsCommand:
     """`headrace check-settings`."""
 
@@ -109,6 +120,7 @@ class CheckSettingsCommand:
 
 OWN: dict[str, Command] = {
     "gateway": GatewayCommand(),
+    "record": RecordCommand(),
     "check-settings": CheckSettingsCommand(),
     "keys": KeysCommand(),
     "doctor": DoctorCommand(),
@@ -173,6 +185,7 @@ def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
         ("batch", "folder", args.batch_folder),
         ("tokens", "folder", args.tokenizer),
         ("account", "access_log", args.access_log),
+        ("account", "recording", getattr(args, "recording", None)),
     ):
         if value is not None:
             document[section][knob] = value

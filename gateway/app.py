@@ -21,10 +21,10 @@ from gateway.accept.control import control_app
 from gateway.accept.door import Door
 from gateway.accept.head import reading
 from gateway.accept.tls import watch_certificates
-from gateway.account.access_log import access_log
 from gateway.account.accounts import Accounts
 from gateway.account.cold_metrics import ColdCollector
 from gateway.account.metrics import registry
+from gateway.account.recording import logs_of
 from gateway.admit.admission import Admission
 from gateway.choose.policies import policy
 from gateway.clock import monotonic, wall
@@ -84,7 +84,7 @@ class House(Panel):
         opened, or a Kubernetes API that there is no way to. Starts nothing."""
         self._settings = settings
         self.roster = Roster(settings.fleet)
-        self.log = access_log(settings.account.access_log)
+        self.log = logs_of(settings.account)
         self.accounts = Accounts(monotonic, self._is_served, self.log)
         self.admission = Admission(settings.admit)
         self.gate = Gate(settings.hold, monotonic)

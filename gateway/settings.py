@@ -533,6 +533,11 @@ class AccountSettings(Section):
     access_log: Literal["stdout", "off"] | str = Field(
         "stdout", description="stdout, off, or a file: one JSON line per request"
     )
+    recording: str | None = Field(
+        None,
+        description="a file, written anew: lengths, times and keyed hashes of each request, no "
+        "text; for load tests to play again",
+    )
 
 
 class KedaSettings(Section):

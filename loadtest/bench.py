@@ -11,20 +11,22 @@ import msgspec
 from rich.console import Console
 from rich.table import Table as Grid
 
-from loadtest.command import at_rate, file_stem
+from loadtest.command import at_rate
 from loadtest.progress import Progress
-from loadtest.record import Found, Record, Run, write_record
+from loadtest.record import Found, Record, Run
 from loadtest.report import tables
-from loadtest.report.markdown import markdown, rates, verdict
-from loadtest.report.page import page
+from loadtest.report.markdown import rates, verdict
 from loadtest.report.said import number, percent
 from loadtest.run import EndpointError, Target, models_of, run
 from loadtest.samples import Objectives
 from loadtest.scenario import Plan, Scenario, ScenarioError
 from loadtest.search import Search
 from loadtest.stream import Endpoint
+from loadtest.written import file_stem, write_reports
 
 _NO_PROMISES = Objectives()
+_FEWEST = 20
+"""Sessions in a window, in the mean, below which a search does not go."""
 
 
 class Refused(Exception):
@@ -49,7 +51,9 @@ def bench(
         seeds = range(scenario.seed, scenario.seed + args.repeat)
         record = Record([try_it(msgspec.structs.replace(scenario, seed=seed)) for seed in seeds])
     _say(record, console)
-    _write(record, earlier, args.out / file_stem(name, target.label, datetime.now(UTC)), console)
+    shown = msgspec.structs.replace(record, runs=[*earlier, *record.runs])
+    stem = args.out / file_stem(name, target.label, datetime.now(UTC))
+    console.print(f"report: {write_reports(record, shown, stem)}", soft_wrap=True)
     return 0
 
 
@@ -73,8 +77,10 @@ def _search(scenario: Scenario, try_it: Callable[[Scenario], Run], console: Cons
     if msgspec.structs.replace(objectives, share=_NO_PROMISES.share) == _NO_PROMISES:
         raise ScenarioError("a search needs objectives: --ttft-ms, --tpot-ms, --e2e-ms")
     runs: list[Run] = []
-    first = getattr(scenario.arrivals, "rate_per_s", 1.0)
-    search = Search(first)
+    window_s = scenario.duration_s - scenario.warm_up_s
+    least = _FEWEST / window_s
+    first = max(least, getattr(scenario.arrivals, "rate_per_s", 1.0))
+    search = Search(first, least_per_s=least)
     while (rate := search.next_rate()) is not None:
         arrivals = at_rate(scenario, rate)
         done = try_it(msgspec.structs.replace(scenario, arrivals=arrivals))
@@ -105,16 +111,3 @@ def _say(record: Record, console: Console) -> None:
     console.print(rates(last), soft_wrap=True)
     for kind, count in last.figures.errors.items():
         console.print(f"[red]{count} x {kind}[/]")
-
-
-def _write(record: Record, earlier: Sequence[Run], stem: Path, console: Console) -> None:
-    """JSON of this command's runs; pages of these beside the earlier ones."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    shown = msgspec.structs.replace(record, runs=[*earlier, *record.runs])
-    for suffix, content in (
-        (".json", write_record(record)),
-        (".md", markdown(shown).encode()),
-        (".html", page(shown).encode()),
-    ):
-        stem.with_name(stem.name + suffix).write_bytes(content)
-    console.print(f"report: {stem}.html", soft_wrap=True)

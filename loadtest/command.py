@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,13 +182,6 @@ def _objectives(own: Objectives, args: argparse.Namespace) -> Objectives:
     if args.share is not None:
         changes["share"] = args.share
     return msgspec.structs.replace(own, **changes)
-
-
-def file_stem(scenario_name: str, label: str, now: datetime) -> str:
-    """What a report's files are called."""
-    named = scenario_name if label == scenario_name else f"{scenario_name}-{label}"
-    plain = "".join(each if each.isalnum() or each in "-_." else "-" for each in named)
-    return f"{now.astimezone(UTC):%Y-%m-%d-%H%M%S}-{plain}"
 
 
 def _complain(text: str, code: int) -> int:

@@ -8,7 +8,8 @@ intended when the one before has been answered and thought about.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from time import perf_counter
 from typing import Final
 
@@ -22,6 +23,8 @@ from loadtest.scenario import Plan
 from loadtest.stream import Client
 from loadtest.workloads import EMBEDDINGS, Call, Session
 
+_HOPELESS_S: Final = 2.0
+"""So late, the run will be refused, and need not be gone through."""
 _UNFINISHED: Final = "unfinished"
 
 
@@ -45,12 +48,12 @@ class Driver:
 
     def run(self, share: int = 0, of: int = 1) -> None:
         """From the first instant until every reply has come, or patience has ended."""
-        scenario = self._plan.scenario
+        scenario, numbers = self._plan.scenario, count(share, of)
         self.started_s = perf_counter()
         try:
             if isinstance(scenario.arrivals, Users):
-                for user in range(share, scenario.arrivals.users, of):
-                    self._sessions.spawn(self.use, user, scenario.arrivals.users)
+                for _ in range(share, scenario.arrivals.users, of):
+                    self._sessions.spawn(self.use, numbers)
                 gevent.sleep(scenario.duration_s)
             else:
                 self._begin_sessions(share, of)
@@ -58,12 +61,18 @@ class Driver:
         finally:
             self._sessions.kill()
 
-    def use(self, user: int, users: int) -> None:
-        """One user of a closed loop: session after session until the time is up."""
-        number, duration_s = user, self._plan.scenario.duration_s
-        while self.now_s() < duration_s:
-            self._run(self._plan.session(number), self.now_s())
-            number += users
+    def host(self) -> None:
+        """A closed loop whose users somebody else brings: there until their time is up."""
+        scenario = self._plan.scenario
+        self.started_s = perf_counter()
+        gevent.sleep(scenario.duration_s)
+        while self.open_requests and self.now_s() < scenario.duration_s + scenario.patience_s:
+            gevent.sleep(0.05)
+
+    def use(self, numbers: Iterator[int]) -> None:
+        """One user of a closed loop: a session of each number until the time is up."""
+        while self.now_s() < self._plan.scenario.duration_s:
+            self._run(self._plan.session(next(numbers)), self.now_s())
 
     def now_s(self) -> float:
         """Since the start of the run."""
@@ -74,8 +83,11 @@ class Driver:
             if number % of != share:
                 continue
             session = self._plan.session(number)  # made up before its instant, not at it
-            if (early_s := at_s - self.now_s()) > 0:
+            early_s = at_s - self.now_s()
+            if early_s > 0:
                 gevent.sleep(early_s)
+            elif early_s < -_HOPELESS_S:
+                return
             self._sessions.spawn(self._run, session, at_s)
         if (left_s := self._plan.scenario.duration_s - self.now_s()) > 0:
             gevent.sleep(left_s)
@@ -121,13 +133,6 @@ class Driver:
         finally:
             self.open_requests -= 1
         error = _UNFINISHED if reply.error == "cancelled" else reply.error
-        self._on_sample(self._sample(reply, call, error), reply)
+        reply.marks.shift(-self.started_s)
+        self._on_sample(sample_of(reply.marks, call.label, call.tenant, error), reply)
         return reply
-
-    def _sample(self, reply: Reply, call: Call, error: str | None) -> Sample:
-        marks, started_s = reply.marks, self.started_s
-        marks.intended_s -= started_s
-        marks.sent_s -= started_s
-        marks.ended_s -= started_s
-        marks.outputs_s = [at_s - started_s for at_s in marks.outputs_s]
-        return sample_of(marks, call.label, call.tenant, error)

@@ -19,10 +19,8 @@ from loadtest.figures import percentile
 
 _NAP_S: Final = 0.01
 _WINDOW_S: Final = 1.0
-LATE_S: Final = 0.010
-"""So much lateness at p99 is forgiven in any case."""
 LATE_SHARE: Final = 0.05
-"""So is this share of the median of what was measured."""
+"""So much of the median of what was measured may be lateness, however little is allowed."""
 FULL: Final = 0.9
 """CPU seconds a second of the one core a generator can use; beyond this it waits for itself."""
 
@@ -83,13 +81,12 @@ class Watch:
 
 
 def bottleneck(
-    overheads: Sequence[Overhead], lags_s: Sequence[float], median_ttft_s: float | None
+    overheads: Sequence[Overhead], lags_s: Sequence[float], allowed_s: float
 ) -> str | None:
     """Why the figures are the generator's own and not the endpoint's; None where they are not.
 
-    `lags_s` is how late each request was sent.
+    `lags_s` is how late each request was sent, `allowed_s` how late p99 may be.
     """
-    allowed_s = max(LATE_S, LATE_SHARE * (median_ttft_s or 0.0))
     for overhead in overheads:
         windows = overhead.windows_cpu
         if windows and sum(used > FULL for used in windows) > 0.1 * len(windows):

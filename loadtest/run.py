@@ -13,7 +13,7 @@ import msgspec
 from loadtest.drive import Driver
 from loadtest.figures import Distribution, by_label, figures_of, over_time, percentile_sorted
 from loadtest.machine import machine
-from loadtest.overhead import Overhead, Watch, bottleneck
+from loadtest.overhead import LATE_SHARE, Overhead, Watch, bottleneck
 from loadtest.record import Curves, GeneratorFigures, Run
 from loadtest.replies import Reply
 from loadtest.samples import Sample
@@ -128,7 +128,7 @@ def run_of(
         ),
         replicas=[] if servers is None else servers.replicas(),
         gateway=None if servers is None else servers.gateway(),
-        generator=_generator(outcome, figures.ttft_s, scenario.is_open_loop),
+        generator=_generator(outcome, inside, allowed_late_s(scenario, figures.ttft_s)),
         machine=machine(),
     )
 
@@ -139,19 +139,22 @@ def stretch_s(duration_s: float) -> float:
     return next((each for each in rounds if duration_s / each <= _STRETCHES), 1800.0)
 
 
-def _generator(
-    outcome: Outcome, ttft_s: Distribution | None, is_open_loop: bool
-) -> GeneratorFigures:
+def allowed_late_s(scenario: Scenario, ttft_s: Distribution | None) -> float:
+    """How late (p99) the generator may be and still have measured something else."""
+    return max(scenario.allowed_late_s, LATE_SHARE * (0.0 if ttft_s is None else ttft_s.p50))
+
+
+def _generator(outcome: Outcome, inside: Sequence[Sample], allowed_s: float) -> GeneratorFigures:
     overheads = outcome.overheads
-    lags_s = [each.lag_s for each in outcome.samples]
+    lags_s = [each.lag_s for each in inside]
     events = sum(each.events for each in overheads)
     return GeneratorFigures(
         processes=len(overheads),
         cpu_share=max((each.cpu_s / each.wall_s for each in overheads), default=0.0),
         cpu_us_per_event=1e6 * sum(each.cpu_s for each in overheads) / max(1, events),
         late_s=Distribution.of(late for each in overheads for late in each.naps_late_s),
-        lag_s=Distribution.of(lags_s) if is_open_loop else None,
-        bottleneck=bottleneck(overheads, lags_s, None if ttft_s is None else ttft_s.p50),
+        lag_s=Distribution.of(lags_s),
+        bottleneck=bottleneck(overheads, lags_s, allowed_s),
     )
 
 

@@ -38,6 +38,13 @@ class Marks:
         self.outputs_s: list[float] = []
         self.usage: Usage | None = None
 
+    def shift(self, by_s: float) -> None:
+        """Move all marks: from a clock's own zero to the start of the run."""
+        self.intended_s += by_s
+        self.sent_s += by_s
+        self.ended_s += by_s
+        self.outputs_s = [at_s + by_s for at_s in self.outputs_s]
+
     def __repr__(self) -> str:
         return f"<Marks {self.intended_s:.3f} s, {len(self.outputs_s)} outputs>"
 

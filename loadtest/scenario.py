@@ -45,6 +45,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long after the last arrival replies may still come; then they count as unfinished."""
     force_length: bool = True
     """Send `ignore_eos`, so that every reply is as long as it may be. Not all endpoints take it."""
+    allowed_late_s: float = 0.010
+    """How late (p99) the generator may be before its figures are refused; a twentieth of the median
+    TTFT is forgiven in any case."""
     fleet: Fleet = Fleet()
 
     def __post_init__(self) -> None:

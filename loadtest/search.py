@@ -14,14 +14,21 @@ class Search:
     """Owns the bracket. Ask for `next_rate`, try it, `tell`, until there is none."""
 
     def __init__(
-        self, first_per_s: float, *, precision: float = 0.05, most_tries: int = 16
+        self,
+        first_per_s: float,
+        *,
+        least_per_s: float = 0.0,
+        precision: float = 0.05,
+        most_tries: int = 16,
     ) -> None:
+        """`least_per_s` is the lowest rate at which enough comes to judge by."""
         if first_per_s <= 0 or precision <= 0:
             raise ValueError("the first rate and the precision are above 0")
         self.highest_met: float | None = None
         self.lowest_missed: float | None = None
         self.tries = 0
         self._first = first_per_s
+        self._least = least_per_s
         self._precision = precision
         self._most_tries = most_tries
 
@@ -34,7 +41,8 @@ class Search:
         if self.tries >= self._most_tries:
             return None
         if met is None:
-            return self._first if missed is None else missed / 2
+            rate = self._first if missed is None else missed / 2
+            return rate if rate >= self._least else None
         if missed is None:
             return met * 2
         if missed <= met * (1 + self._precision):

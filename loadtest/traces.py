@@ -75,6 +75,7 @@ class _Recorded(msgspec.Struct):
     stream: bool
     prompt_tokens: int | None
     output_tokens: int | None
+    chunks: int
     prompt_bytes: int
     tenant: str | None
     marks: list[tuple[int, str]]
@@ -95,7 +96,8 @@ def read_trace(lines: Iterable[str]) -> list[Replayed]:
 
 def _reader_of(first: str, lines: Iterator[str]) -> Iterator[Replayed]:
     if RECORDING in first:
-        return map(_own, lines)
+        # a gateway that could not keep up says so in lines of another kind
+        return (_own(line) for line in lines if '"at_s"' in line)
     if first.startswith("{"):
         return map(_mooncake, chain([first], lines))
     columns = [name.strip() for name in first.split(",")]
@@ -146,7 +148,7 @@ def _own(line: str) -> Replayed:
     return Replayed(
         at_s=row.at_s,
         prompt_tokens=max(1, tokens),
-        output_tokens=max(1, row.output_tokens or 1),
+        output_tokens=max(1, row.output_tokens or row.chunks),
         blocks=tuple(name for _, name in row.marks),
         block_tokens=tuple(end - start for start, end in zip(starts, ends, strict=True)),
         route=row.route,

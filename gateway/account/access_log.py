@@ -19,8 +19,12 @@ import orjson
 from gateway.clock import wall
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.account.entry import Entry
     from gateway.vocabulary import Seconds
+
+    LineOf = Callable[[Entry, Seconds], bytes]
 
 BATCH: Final = 4096  # lines; handing over costs the loop a switch of threads
 MOST_WAITING: Final = 20_000  # lines: about 8 MB
@@ -53,8 +57,10 @@ def access_log(where: str) -> AccessLog | NoLog:
 class AccessLog:
     """Owns the batch, the thread and the file it writes to."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], line_of: LineOf | None = None) -> None:
+        """`line_of` is what is written of an entry, where it is not this module's `line`."""
         self._file = file
+        self._line_of = line_of or line
         self._batch: list[bytes] = []
         self._waiting = 0  # lines handed over and, for all we know, not yet written
         self._written = 0  # lines the thread has done with
@@ -68,7 +74,7 @@ class AccessLog:
 
     def write(self, entry: Entry, ended_at: Seconds) -> None:
         """Take down one closed entry. A few microseconds; never blocks."""
-        self._batch.append(line(entry, ended_at))
+        self._batch.append(self._line_of(entry, ended_at))
         if len(self._batch) >= BATCH:
             self.flush()
 

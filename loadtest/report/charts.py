@@ -57,7 +57,7 @@ def line_chart(
         return ""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y is not None]
-    most = max([*ys, *([limit.at] if limit is not None and limit.at < 2.5 * max(ys) else [])])
+    most = max([*ys, *([limit.at] if limit is not None and limit.at < 4 * max(ys) else [])])
     horizontal = _scale(xs, across, _LEFT, WIDTH - _RIGHT)
     vertical = _scale([*ys, most], up, HEIGHT - _BOTTOM, _TOP)
     parts = [_grid(horizontal, vertical, across, up)]

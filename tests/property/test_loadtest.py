@@ -206,10 +206,10 @@ def test_a_search_ends_in_a_narrow_bracket_around_the_edge(
 
 
 def test_a_search_gives_up_where_nothing_is_met() -> None:
-    search = Search(8.0, most_tries=5)
-    tried = []
-    for rate in islice(iter(search.next_rate, None), 20):
-        tried.append(rate)
-        search.tell(rate, False)
-    assert tried == [8, 4, 2, 1, 0.5]
-    assert search.highest_met is None
+    for search in (Search(8.0, most_tries=5), Search(8.0, least_per_s=0.5)):
+        tried = []
+        for rate in islice(iter(search.next_rate, None), 20):
+            tried.append(rate)
+            search.tell(rate, False)
+        assert tried == [8, 4, 2, 1, 0.5]
+        assert search.highest_met is None

@@ -32,7 +32,8 @@ BURSTGPT = [
 HEAD = '{"format": "headrace-recording", "version": 1}'
 OWN = {
     "at_s": 2.5, "route": "/v1/completions", "stream": False, "prompt_tokens": 100,
-    "output_tokens": 7, "prompt_bytes": 400, "tenant": None, "marks": [[128, "aa"], [256, "bb"]],
+    "output_tokens": 7, "chunks": 1, "prompt_bytes": 400, "tenant": None,
+    "marks": [[128, "aa"], [256, "bb"]],
 }  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def test_a_trace_is_scaled_and_cut_to_what_an_engine_takes() -> None:
 @pytest.mark.parametrize(
     "lines",
     [[], ["hello"], ['{"a": 1}'], AZURE[:1], [AZURE[0], "yesterday,1,2"], [*BURSTGPT[:1], "1,2"],
-     [HEAD], [HEAD, "{}"], ["\x00"]],
+     [HEAD], [HEAD, '{"at_s": 1}'], ["\x00"]],
 )  # fmt: skip
 def test_what_is_no_trace_is_said_to_be_none(lines: list[str]) -> None:
     with pytest.raises(TraceError):

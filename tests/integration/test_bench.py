@@ -1,0 +1,219 @@
+"""`headrace bench`, `report` and the locustfile as processes, before a gateway and replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.record import Record, read_record
+from tests.house import a_sim, run, running_house
+
+LOCUSTFILE = Path(__file__).resolve().parents[2] / "loadtest" / "locustfile.py"
+SHORT = """\
+question: Does all of it work?
+duration_s: 3
+warm_up_s: 0.5
+arrivals: {kind: poisson, rate_per_s: 20}
+workload: {kind: multi-turn, turns: 2, think_s: 0.1, system_tokens: 64, output_tokens: 8}
+objectives: {ttft_s: 5, e2e_s: 5}
+allowed_late_s: 5
+"""
+
+
+async def command(*words: str) -> tuple[int, str]:
+    """Exit code and output of a command of this environment."""
+    environ = {**os.environ, "COLUMNS": "200"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *words,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environ,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def the_json(folder: Path) -> Path:
+    (path,) = folder.glob("*.json")
+    return path
+
+
+def the_record(folder: Path) -> Record:
+    return read_record(the_json(folder).read_bytes())
+
+
+def the_page(folder: Path) -> str:
+    (path,) = folder.glob("*.html")
+    return path.read_text()
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> str:
+    path = tmp_path / "short.yaml"
+    path.write_text(SHORT)
+    return str(path)
+
+
+def test_a_run_agrees_with_the_gateway_and_the_engines(scenario: str, tmp_path: Path) -> None:
+    async def law() -> None:
+        async with running_house(replicas=[a_sim(), a_sim()]) as running:
+            code, output = await command(
+                "gateway", "bench", running.url, "--scenario", scenario, "--out", str(tmp_path)
+            )
+            assert code == 0, output
+            await running.until_quiet()
+            (done,) = the_record(tmp_path).runs
+            assert done.figures.errors == {}
+            assert done.figures.requests > 20
+            assert set(done.by_label) == {"first turn", "later turn"}
+            assert done.gateway is not None
+            ours = done.everything
+            assert done.gateway.requests == ours.requests
+            assert sum(each.requests for each in done.replicas) == ours.requests
+            assert sum(each.output_tokens for each in done.replicas) == ours.output_tokens
+            assert sum(each.prompt_tokens for each in done.replicas) == ours.prompt_tokens
+            assert ours.hit_ratio is not None
+            assert done.figures.ttft_s is not None
+            assert done.over_time
+            assert "report:" in output
+            assert "In flight by replica" in the_page(tmp_path)
+
+    run(law())
+
+
+def test_a_search_and_a_comparison_of_what_it_tried(scenario: str, tmp_path: Path) -> None:
+    async def law() -> None:
+        async with running_house(replicas=[a_sim(max_num_seqs=4)]) as running:
+            words = ["bench", running.url, "--scenario", scenario, "--out", str(tmp_path)]
+            words += ["--search", "--duration-s", "1", "--rate", "60", "--ttft-ms", "0.001"]
+            code, output = await command("gateway", *words)
+            assert code == 0, output
+            record = the_record(tmp_path)
+            assert record.found is not None
+            assert record.found.highest_met_per_s is None  # nobody answers in a microsecond
+            assert "No rate that was tried" in output
+            out = tmp_path / "again.md"
+            words = ["report", str(the_json(tmp_path)), "--out", str(out)]
+            code, output = await command("gateway", *words)
+            assert code == 0, output
+            assert "## Compared" in out.read_text()
+
+    run(law(), within_s=110)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (["http://127.0.0.1:9"], 1, "/v1/models: connect"),
+        (["ftp://127.0.0.1"], 2, "no http"),
+        (["http://127.0.0.1:9", "--scenario", "nothing"], 2, "no scenario"),
+        (["http://127.0.0.1:9", "--users", "0"], 2, "at least one user"),
+        (["http://127.0.0.1:9", "--against", "nowhere.json"], 2, "nowhere.json"),
+    ],
+)
+def test_what_is_wrong_is_said(words: list[str], code: int, complaint: str) -> None:
+    async def law() -> None:
+        ended, output = await command("gateway", "bench", *words)
+        assert ended == code, output
+        assert complaint in output
+
+    run(law())
+
+
+def test_a_generator_that_was_the_bottleneck_reports_nothing(tmp_path: Path) -> None:
+    """Far more than one process can send: its requests leave late, and it says so."""
+
+    async def law() -> None:
+        async with running_house(replicas=[a_sim()]) as running:
+            words = [running.url, "--scenario", str(much), "--out", str(tmp_path / "reports")]
+            code, output = await command("gateway", "bench", *words)
+            assert code == 3, output
+            assert "no report: " in output
+
+    much = tmp_path / "much.yaml"
+    much.write_text(
+        "question: How much?\nduration_s: 2\nwarm_up_s: 0\npatience_s: 1\n"
+        "arrivals: {kind: poisson, rate_per_s: 20000}\nworkload: {kind: embeddings}\n"
+    )
+    run(law(), within_s=110)
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_under_locust_with_its_own_statistics(
+    scenario: str, tmp_path: Path, processes: int
+) -> None:
+    async def law() -> None:
+        async with running_house(replicas=[a_sim()]) as running:
+            folder = tmp_path / "reports"
+            words = ["-f", str(LOCUSTFILE), "--host", running.url, "--headless"]
+            words += ["--scenario", scenario, "--report-folder", str(folder)]
+            words += ["--csv", str(tmp_path / "locust"), "-u", str(processes)]
+            if processes > 1:
+                words += ["--processes", str(processes), "--master-bind-port", "15557"]
+                words += ["--master-port", "15557"]
+            code, output = await command("locust", *words)
+            assert code == 0, output
+            (done,) = the_record(folder).runs
+            assert done.generator.processes == processes
+            assert done.figures.errors == {}
+            assert done.gateway is not None
+            assert done.everything.requests == done.gateway.requests
+            rows = read_csv(tmp_path / "locust_stats.csv")
+            assert {kind for kind, name in rows if name == "first turn"} == {
+                "POST", "TTFT", "ITL", "TPOT", "GOOD",
+            }  # fmt: skip
+            posted = sum(
+                int(rows[kind, name]["Request Count"]) for kind, name in rows if kind == "POST"
+            )
+            assert (
+                posted == int(rows["", "Aggregated"]["Request Count"]) == done.everything.requests
+            )
+
+    run(law(), within_s=110)
+
+
+def read_csv(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    with path.open() as lines:
+        return {(row["Type"], row["Name"]): row for row in csv.DictReader(lines)}
+
+
+def test_recorded_traffic_is_played_again(tmp_path: Path) -> None:
+    async def law() -> None:
+        traffic = tmp_path / "traffic.jsonl"
+        async with running_house({"account": {"recording": str(traffic)}}) as running:
+            words = [running.url, "--duration-s", "2", "--rate", "10", "--out", str(tmp_path / "a")]
+            code, output = await command("gateway", "bench", *words)
+            assert code in (0, 3), output  # whether reported or refused, it was traffic
+        lines = [json.loads(line) for line in traffic.read_text().splitlines()]
+        asked: list[dict[str, Any]] = lines[1:]
+        assert len(asked) > 10
+        again = tmp_path / "again.yaml"
+        again.write_text(
+            "question: Again?\nduration_s: 2\nwarm_up_s: 0\nallowed_late_s: 5\n"
+            "arrivals: {kind: own-times}\n"
+            f"workload: {{kind: replay, trace: {traffic}}}\n"
+        )
+        async with running_house() as running:
+            words = [running.url, "--scenario", str(again), "--out", str(tmp_path / "b")]
+            code, output = await command("gateway", "bench", *words)
+            assert code == 0, output
+            (done,) = the_record(tmp_path / "b").runs
+            assert done.everything.requests == len(asked)
+            assert done.everything.errors == {}
+            assert done.everything.output_tokens == sum(each["output_tokens"] for each in asked)
+            tokens = sum(each["prompt_tokens"] for each in asked)
+            assert done.everything.prompt_tokens == pytest.approx(tokens, rel=0.02)
+            hits = sum(each["cached_tokens"] for each in asked) / tokens
+            assert hits > 0.05
+            assert done.everything.hit_ratio == pytest.approx(
+                hits, abs=0.1
+            )  # what lies between marks
+
+    run(law())
