@@ -39,6 +39,8 @@ class Axis(msgspec.Struct, frozen=True):
     title: str
     is_log: bool = False
     most: float | None = None
+    warm_up: float = 0.0
+    """What lies before this is shaded: it is in no figure."""
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -60,7 +62,7 @@ def line_chart(
     most = max([*ys, *([limit.at] if limit is not None and limit.at < 4 * max(ys) else [])])
     horizontal = _scale(xs, across, _LEFT, WIDTH - _RIGHT)
     vertical = _scale([*ys, most], up, HEIGHT - _BOTTOM, _TOP)
-    parts = [_grid(horizontal, vertical, across, up)]
+    parts = [_shade(horizontal, across.warm_up), _grid(horizontal, vertical, across, up)]
     parts += [_line(line, horizontal, vertical) for line in lines]
     if limit is not None and limit.at <= vertical.high:
         parts.append(_limit(limit, vertical))
@@ -158,6 +160,16 @@ def _grid(horizontal: _Scale, vertical: _Scale, across: Axis, up: Axis) -> str:
         f'<text class="axis up" x="4" y="10">{escape(up.title)}</text>'
     )
     return "".join(parts)
+
+
+def _shade(horizontal: _Scale, warm_up: float) -> str:
+    width = horizontal.at(warm_up) - _LEFT
+    if warm_up <= 0 or width < 1:
+        return ""
+    return (
+        f'<rect class="shade" x="{_LEFT}" y="{_TOP}" width="{width:.1f}" '
+        f'height="{HEIGHT - _BOTTOM - _TOP}"><title>warm-up</title></rect>'
+    )
 
 
 def _line(line: Line, horizontal: _Scale, vertical: _Scale) -> str:

@@ -13,7 +13,6 @@ from loadtest.report.charts import Axis, Limit, Line, bar_chart, line_chart
 from loadtest.report.said import count, percent
 from loadtest.report.tables import groups
 
-_SECONDS = Axis("seconds since the start")
 _COLOURS = 6
 
 
@@ -21,6 +20,7 @@ def over_time(run: Run) -> list[str]:
     """TTFT, ITL, rates and tokens, stretch by stretch."""
     stretches = run.over_time
     objectives = run.scenario.objectives
+    seconds = _seconds(run)
 
     def points(name: str, factor: float = 1.0) -> list[tuple[float, float | None]]:
         values = ((each.at_s, getattr(each, name)) for each in stretches)
@@ -28,17 +28,17 @@ def over_time(run: Run) -> list[str]:
 
     return [
         line_chart(
-            "Time to first token", _SECONDS, Axis("ms"),
+            "Time to first token", seconds, Axis("ms"),
             [Line("p95", points("ttft_p95_s", 1e3), 2), Line("p50", points("ttft_p50_s", 1e3), 1)],
             _limit("TTFT objective", objectives.ttft_s),
         ),
         line_chart(
-            "Inter-token latency", _SECONDS, Axis("ms"),
+            "Inter-token latency", seconds, Axis("ms"),
             [Line("p99", points("itl_p99_s", 1e3), 2), Line("p50", points("itl_p50_s", 1e3), 1)],
             _limit("TPOT objective", objectives.tpot_s),
         ),
         line_chart(
-            "Requests", _SECONDS, Axis("per second"),
+            "Requests", seconds, Axis("per second"),
             [
                 Line("offered", points("offered_per_s"), 6, is_dashed=True),
                 Line("finished", points("finished_per_s"), 1),
@@ -47,7 +47,7 @@ def over_time(run: Run) -> list[str]:
             ],
         ),
         line_chart(
-            "Output tokens", _SECONDS, Axis("per second"),
+            "Output tokens", seconds, Axis("per second"),
             [Line("output tokens", points("output_tokens_per_s"), 4, is_filled=True)],
         ),
     ]  # fmt: skip
@@ -123,7 +123,7 @@ def against_rate(runs: Sequence[Run]) -> list[str]:
 
 def replicas(run: Run) -> list[str]:
     """Who had how much, who hit how often, and what was in flight where."""
-    told = run.replicas
+    told, seconds = run.replicas, _seconds(run)
     return [
         bar_chart(
             "Requests by replica", "requests",
@@ -134,10 +134,10 @@ def replicas(run: Run) -> list[str]:
             [(each.name, each.hit_ratio or 0.0, percent(each.hit_ratio)) for each in told],
         ),
         line_chart(
-            "In flight by replica", _SECONDS, Axis("requests"), _lines(told, "inflight", 1)
+            "In flight by replica", seconds, Axis("requests"), _lines(told, "inflight", 1)
         ),
         line_chart(
-            "KV cache in use by replica", _SECONDS, Axis("%"), _lines(told, "kv_usage", 100)
+            "KV cache in use by replica", seconds, Axis("%"), _lines(told, "kv_usage", 100)
         ),
     ]  # fmt: skip
 
@@ -161,7 +161,11 @@ def _lines(told: Sequence[ReplicaFigures], name: str, factor: float) -> list[Lin
 
 def _shares(curves: Curves, name: str) -> list[tuple[float, float | None]]:
     found: list[float] = getattr(curves, name)
-    return [(value * 1e3, float(share)) for share, value in enumerate(found) if value > 0]
+    return [(value * 1e3, float(share)) for share, value in enumerate(found) if value > 0 < share]
+
+
+def _seconds(run: Run) -> Axis:
+    return Axis("seconds since the start", warm_up=run.scenario.warm_up_s)
 
 
 def _limit(name: str, at_s: float | None) -> Limit | None:

@@ -13,6 +13,7 @@ from gateway.settings import Settings, TenantsSettings
 from gateway.tenants.document import read_documents
 from gateway.tenants.watch import read_files
 from gateway.vocabulary import ROUTES
+from loadtest.scenario import read_scenario, shipped
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted(
@@ -95,3 +96,19 @@ def test_every_path_in_the_readme_is_served() -> None:
     }  # fmt: skip
     for path in re.findall(r"`(/[a-z0-9/]+)`", text):
         assert path in served
+
+
+def test_what_the_page_on_load_tests_says_can_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "load-testing.md").read_text(encoding="utf-8")
+    for name in ("bench", "report", "record"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        shown = capsys.readouterr().out
+        lines = re.findall(rf"headrace {name} (.*?)[`\n]", text)
+        assert lines
+        flags = {word for line in lines for word in line.split() if word.startswith("--")}
+        assert not [flag for flag in flags if flag not in shown]
+    [scenario] = re.findall(r"```yaml scenario\n(.*?)```", text, re.DOTALL)
+    assert read_scenario(scenario).question
+    [named] = re.findall(r"chosen by name: (.*?)\.\n", text)
+    assert set(re.findall(r"`([\w-]+)`", named)) == set(shipped())
