@@ -32,7 +32,7 @@ class Driver:
     """One generating process's share of a run: every `of`th session, from its `share` on."""
 
     def __init__(
-        self, plan: Plan, client: Client, model: str, on_sample: Callable[[Sample, Reply], None]
+        self, plan: Plan, client: Client, model: str, on_sample: Callable[[Sample], None]
     ) -> None:
         self.open_requests = 0
         self.sent = 0
@@ -128,11 +128,14 @@ class Driver:
             headers += (("Authorization", f"Bearer {os.environ.get(call.key_variable, '')}"),)
         self.open_requests += 1
         self.sent += 1
+        marks, reply = Marks(self.started_s + intended_s), None
         try:
-            reply = self._client.post(call.path, body, Marks(self.started_s + intended_s), headers)
+            reply = self._client.post(call.path, body, marks, headers)
+            return reply
         finally:
             self.open_requests -= 1
-        error = _UNFINISHED if reply.error == "cancelled" else reply.error
-        reply.marks.shift(-self.started_s)
-        self._on_sample(sample_of(reply.marks, call.label, call.tenant, error), reply)
-        return reply
+            if reply is None:  # patience has ended, and with it this greenlet
+                marks.ended_s = perf_counter()
+            marks.shift(-self.started_s)
+            error = _UNFINISHED if reply is None else reply.error
+            self._on_sample(sample_of(marks, call.label, call.tenant, error))

@@ -25,7 +25,6 @@ from locust.stats import CSV_STATS_INTERVAL_SEC
 from loadtest.drive import Driver
 from loadtest.overhead import Overhead, Watch
 from loadtest.record import Record
-from loadtest.replies import Reply
 from loadtest.run import Outcome, Target, models_of, run_of
 from loadtest.samples import Sample
 from loadtest.scenario import Plan
@@ -80,7 +79,7 @@ class Generator:
         samples, self.samples = self.samples, []
         return _Report(samples, self.overhead)
 
-    def _take(self, sample: Sample, _: Reply) -> None:
+    def _take(self, sample: Sample) -> None:
         self.samples.append(sample)
         self._events += len(sample.gaps_s) + 1
         good = self._plan.scenario.objectives.met_by(sample)

@@ -25,7 +25,7 @@ class Reply:
         """As it came, where it was no stream."""
         self.error: str | None = None
         """None for a whole reply; else `status_503`, `connect`, `reset`, `timeout`, `truncated`,
-        `garbage`, `error_event` or `cancelled`."""
+        `garbage` or `error_event`."""
 
     def __repr__(self) -> str:
         return f"<Reply {self.status} {self.error or 'whole'}>"
@@ -39,6 +39,8 @@ class Reading:
 
     def __init__(self, reader: Reader, reply: Reply) -> None:
         self.is_done = False
+        self.is_kept_alive = False
+        """Once done, whether the connection may be used again."""
         self._reply = reply
         self._read = reader
         self._parser = httptools.HttpResponseParser(self)
@@ -46,11 +48,6 @@ class Reading:
         self._now_s = 0.0
         self._whole: list[bytes] = []
         self._texts: list[str] = []
-
-    @property
-    def is_kept_alive(self) -> bool:
-        """Whether the connection may be used again."""
-        return bool(self._parser.should_keep_alive())
 
     def feed(self, data: bytes, now_s: float) -> None:
         """One read. Raises httptools.HttpParserError for what is no HTTP."""
@@ -80,6 +77,7 @@ class Reading:
             self._take(self._read(data))
 
     def on_message_complete(self) -> None:
+        self.is_kept_alive = self._parser.should_keep_alive()
         if self._events is None and self._reply.error is None:
             self._reply.body = b"".join(self._whole)
             if self._reply.body[:1] == b"{":

@@ -15,7 +15,6 @@ from loadtest.figures import Distribution, by_label, figures_of, over_time, perc
 from loadtest.machine import machine
 from loadtest.overhead import LATE_SHARE, Overhead, Watch, bottleneck
 from loadtest.record import Curves, GeneratorFigures, Run
-from loadtest.replies import Reply
 from loadtest.samples import Sample
 from loadtest.scenario import Plan, Scenario
 from loadtest.servers import Servers
@@ -76,7 +75,7 @@ def run(plan: Plan, target: Target, on_tick: Callable[[Live], None] = lambda _: 
     client = Client(target.endpoint)
     watch, samples, events = Watch(), [], 0
 
-    def take(sample: Sample, _: Reply) -> None:
+    def take(sample: Sample) -> None:
         nonlocal events
         samples.append(sample)
         events += len(sample.gaps_s) + 1

@@ -99,8 +99,6 @@ class Client:
             reply.error = "timeout"
         except OSError:
             reply.error = "connect" if reply.status is None else "reset"
-        except gevent.GreenletExit:
-            reply.error = "cancelled"
         except httptools.HttpParserError:
             reply.error = "garbage"
         if reply.error is not None and marks.ended_s <= marks.sent_s:
