@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 _WANTED: Final = re.compile(
-    rb"^(vllm:[a-z_]+|gateway_[a-z_]+)(?:\{[^\n]*\})? ([-+0-9.eE]+)(?: [0-9.]+)?$", re.MULTILINE
+    rb"^(vllm:[a-z0-9_]+|gateway_[a-z0-9_]+)(?:\{[^\n]*\})? ([-+0-9.eE]+)(?: [0-9.]+)?$",
+    re.MULTILINE,
 )
 
 

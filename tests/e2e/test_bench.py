@@ -1,0 +1,75 @@
+"""`headrace bench` before real vLLM replicas: its figures, and vLLM's own of the same run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtest.record import read_record
+from tests.e2e.conftest import CHAT, EMBEDDINGS, Stack
+
+CLOSE = 0.05
+
+CHATS = """\
+question: Do our figures agree with vLLM's own?
+duration_s: 25
+warm_up_s: 2
+patience_s: 120
+allowed_late_s: 1
+arrivals: {kind: users, users: 2}
+workload: {kind: multi-turn, turns: 3, think_s: 0, system_tokens: 60, output_tokens: 16}
+objectives: {ttft_s: 20}
+"""
+
+TEXTS = """\
+question: Are texts embedded?
+duration_s: 6
+warm_up_s: 0
+patience_s: 60
+allowed_late_s: 1
+arrivals: {kind: poisson, rate_per_s: 2}
+workload: {kind: embeddings, inputs: 2, tokens: 20}
+"""
+
+
+def bench(stack: Stack, folder: Path, scenario: str, model: str) -> Path:
+    """The JSON record of one run."""
+    path = folder / "scenario.yaml"
+    path.write_text(scenario)
+    words = [stack.url, "--scenario", str(path), "--model", model, "--out", str(folder)]
+    command = [sys.executable, "-m", "gateway", "bench", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (found,) = folder.glob("*.json")
+    return found
+
+
+def test_chats_are_counted_and_timed_as_vllm_does(stack: Stack, tmp_path: Path) -> None:
+    (run,) = read_record(bench(stack, tmp_path, CHATS, CHAT).read_bytes()).runs
+    ours = run.everything
+    chats = [each for each in run.replicas if each.output_tokens]
+    assert ours.errors == {}
+    assert ours.requests > 5
+    assert not ours.are_tokens_counted
+    assert sum(each.requests for each in chats) == ours.requests
+    assert sum(each.output_tokens for each in chats) == ours.output_tokens == 16 * ours.requests
+    assert sum(each.prompt_tokens for each in chats) == ours.prompt_tokens
+
+    def theirs(name: str) -> float:
+        return float(sum(getattr(each, name) * each.requests for each in chats)) / ours.requests
+
+    assert ours.e2e_s is not None
+    assert ours.tpot_s is not None
+    assert ours.e2e_s.mean == pytest.approx(theirs("e2e_mean_s"), rel=CLOSE)
+    assert ours.tpot_s.mean == pytest.approx(theirs("tpot_mean_s"), rel=CLOSE)
+
+
+def test_embeddings(stack: Stack, tmp_path: Path) -> None:
+    (run,) = read_record(bench(stack, tmp_path, TEXTS, EMBEDDINGS).read_bytes()).runs
+    assert run.everything.errors == {}
+    assert run.everything.ttft_s is None
+    assert run.everything.e2e_s is not None
+    assert run.everything.prompt_tokens > 0
