@@ -88,7 +88,7 @@ def test_a_run_agrees_with_the_gateway_and_the_engines(scenario: str, tmp_path: 
             assert "report:" in output
             assert "In flight by replica" in the_page(tmp_path)
 
-    run(law())
+    run(law(), within_s=110)
 
 
 def test_a_search_and_a_comparison_of_what_it_tried(scenario: str, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_what_is_wrong_is_said(words: list[str], code: int, complaint: str) -> N
         assert ended == code, output
         assert complaint in output
 
-    run(law())
+    run(law(), within_s=110)
 
 
 def test_a_generator_that_was_the_bottleneck_reports_nothing(tmp_path: Path) -> None:
@@ -220,4 +220,4 @@ def test_recorded_traffic_is_played_again(tmp_path: Path) -> None:
                 hits, abs=0.1
             )  # what lies between marks
 
-    run(law())
+    run(law(), within_s=110)
