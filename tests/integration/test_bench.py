@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -160,10 +161,12 @@ def test_under_locust_with_its_own_statistics(
             words += ["--scenario", scenario, "--report-folder", str(folder)]
             words += ["--csv", str(tmp_path / "locust"), "-u", str(processes)]
             if processes > 1:
-                words += ["--processes", str(processes), "--master-bind-port", "15557"]
-                words += ["--master-port", "15557"]
+                port = str(a_free_port())
+                words += ["--processes", str(processes)]
+                words += ["--master-bind-port", port, "--master-port", port]
             code, output = await command("locust", *words)
             assert code == 0, output
+            assert "report: " in output, output
             (done,) = the_record(folder).runs
             assert done.generator.processes == processes
             assert done.figures.errors == {}
@@ -181,6 +184,13 @@ def test_under_locust_with_its_own_statistics(
             )
 
     run(law(), within_s=110)
+
+
+def a_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def read_csv(path: Path) -> dict[tuple[str, str], dict[str, str]]:
