@@ -167,7 +167,9 @@ class Follow:
                 if error.status == 401:
                     await self._renew(api)
             except (Unreachable, ValueError) as error:
-                self._complain(str(error))
+                # Watches break; that is worth a warning where the list that follows fails too.
+                level = logging.INFO if isinstance(step, Watch) else logging.WARNING
+                self._complain(str(error), level)
                 self.watching.dropped(self._clock())
             except Exception:
                 log.exception("%s: discovery has a bug", self._name)
