@@ -92,17 +92,17 @@ async def _calibrate(
         args.max_num_seqs, args.max_num_batched_tokens,
     )  # fmt: skip
     bench = Bench(engine, args.max_num_batched_tokens, args.seed)
-    await engine.generate(bench.prompt(1), 1)  # what does not work at all is said at once
+    fingerprint = await engine.fingerprint()
     rows = await _measure(bench, plan(limits), args.seconds, console)
     timing = fit(rows)
     off, most = errors(timing, rows)
     name = args.name or re.sub(r"[^a-z0-9.]+", "-", Path(engine.model).name.lower()).strip("-")
-    tensor = _TENSOR.search(bench.fingerprint)
+    tensor = _TENSOR.search(fingerprint)
     origin = Origin(
         date=_today(),
         machine=args.machine or _machine(engine.host),
         model=engine.model,
-        engine=bench.fingerprint or "not said",
+        engine=fingerprint or "not said",
         how=" ".join(["headrace calibrate", *_said(args)]),
         tensor_parallel=int(tensor[1]) if tensor else 1,
         points=len(rows),

@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from serving.asking import fetch
+from serving.asking import ask, fetch
 from serving.vllm_facts import Facts, read_facts
+
+VOCABULARY: Final = (1000, 30_000)
+"""Ids that models of our time have, special ones left out."""
 
 PATIENCE_S: Final = 300.0
 """For one generation: more than the longest prompt takes on the slowest engine worth a profile."""
@@ -32,7 +35,6 @@ class Reply:
     asked_at: float
     token_at: list[float] = field(default_factory=list)
     cached_tokens: int = 0
-    fingerprint: str = ""
 
     @property
     def first_s(self) -> float:
@@ -65,6 +67,25 @@ class CalibratedEngine:
             raise EngineError(f"{self.host}:{self.port}: {error}") from error
         self.model = self.model or facts.model
         return facts
+
+    async def fingerprint(self) -> str:
+        """What it calls itself in unary answers; empty where it does not. Raises EngineError.
+
+        The first request of a calibration: what does not work at all is said at once.
+        """
+        body = {"model": self.model, "prompt": [VOCABULARY[0]], "max_tokens": 1}
+        path = "/v1/completions"
+        answer = await ask(self.host, self.port, path, json.dumps(body).encode(), PATIENCE_S)
+        if answer is None:
+            raise EngineError(f"{self.host}:{self.port}: {path} was not answered")
+        if answer.status != 200:
+            raise EngineError(
+                f"answered {answer.status}: {answer.body[:300].decode('utf-8', 'replace')}"
+            )
+        try:
+            return str(json.loads(answer.body).get("system_fingerprint") or "")
+        except (ValueError, AttributeError) as error:
+            raise EngineError(f"answered with what is no completion: {error}") from error
 
     async def generate(
         self, prompt: Sequence[int], tokens: int, begun: asyncio.Event | None = None
@@ -127,4 +148,3 @@ def _note(event: Mapping[str, Any], now: float, reply: Reply) -> None:
         reply.cached_tokens = details.get("cached_tokens") or 0
     elif event.get("choices"):
         reply.token_at.append(now)
-        reply.fingerprint = event.get("system_fingerprint") or reply.fingerprint

@@ -9,7 +9,7 @@ from random import Random
 from statistics import median
 from typing import Final
 
-from serving.calibration.engine import CalibratedEngine, EngineError, Reply
+from serving.calibration.engine import VOCABULARY, CalibratedEngine, EngineError, Reply
 from serving.calibration.fit import Row
 from serving.calibration.points import Point
 from serving.sim.timing import StepWork
@@ -19,8 +19,6 @@ STEPS: Final = 24
 LEAST_GAPS: Final = 4
 SHARED: Final = 0.02
 """Tokens that come so close, in the time of a long prompt, come from one step."""
-VOCABULARY: Final = (1000, 30_000)
-"""Ids that models of our time have, special ones left out."""
 
 
 class Bench:
@@ -30,7 +28,6 @@ class Bench:
         """`step_tokens`: the most tokens that the engine computes in a step."""
         self.engine = engine
         self.step_tokens = step_tokens
-        self.fingerprint = ""
         self._rng = Random(seed)
 
     def __repr__(self) -> str:
@@ -55,7 +52,6 @@ class Bench:
         if prefix:
             await self.engine.generate(prefix, 1)
         reply = await self.engine.generate(prefix + self.prompt(point.uncached), 1)
-        self.fingerprint = reply.fingerprint
         computed = point.cached + point.uncached - reply.cached_tokens
         return Row(
             reply.first_s,

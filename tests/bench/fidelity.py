@@ -30,8 +30,7 @@ from statistics import quantiles
 from typing import Any, Final
 
 from serving.asking import answers
-from serving.calibration.engine import CalibratedEngine, Reply
-from serving.calibration.measure import VOCABULARY
+from serving.calibration.engine import VOCABULARY, CalibratedEngine, Reply
 from tests.bench.machine import describe
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -77,6 +77,7 @@ def test_a_profile_is_measured_that_the_simulator_reads(engine: str, tmp_path: P
     assert found.basis == "measured"
     assert found.origin is not None
     assert found.origin.points > 20
+    assert (found.origin.engine[:12], found.origin.tensor_parallel) == ("vllm-0.32.0-", 1)
     assert (found.engine.block_size, found.engine.blocks) == (16, 400)
     assert found.engine.max_model_len == 600
     assert (found.engine.max_num_seqs, found.engine.max_num_batched_tokens) == (8, 256)
