@@ -43,7 +43,7 @@ def test_a_profile_may_be_a_file_and_a_wrong_one_is_told(tmp_path: Path) -> None
     file.write_bytes(text.replace(b"0.0002", b"-1.0"))
     with pytest.raises(ValueError, match=r"timing\.base_s"):
         load_profile(str(file))
-    with pytest.raises(ValueError, match="shipped are cpu-tiny, fast"):
+    with pytest.raises(ValueError, match=r"shipped are .*cpu-tiny, fast"):
         load_profile("no-such")
 
 
