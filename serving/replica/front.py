@@ -43,13 +43,16 @@ async def serving_health(watched: Watched, host: str, port: int | None) -> Async
         return
 
     async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+        try:
             async with asyncio.timeout(HEAD_S):
                 head = await reader.readuntil(b"\r\n\r\n")
             status, body = await _answer(watched, head)
             writer.write(_response(status, body))
             await writer.drain()
-        writer.close()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # no request, or nobody to answer any more
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(meet, host, port, limit=MOST_HEAD)
     try:

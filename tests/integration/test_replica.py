@@ -153,6 +153,25 @@ def _answers(one: Replica, path: str) -> bool:
     return False
 
 
+@pytest.mark.parametrize(
+    "said", [b"", b"GET", b"\xff\x00 \r\n\r\n", b"\r\n\r\n", b"GET /live\r\n\r\n", b"x" * 20_000]
+)
+def test_what_is_no_request_does_the_health_port_no_harm(
+    replica: Callable[..., Replica], said: bytes
+) -> None:
+    one = replica()
+    one.until("alive", lambda: _answers(one, "/live"))
+    with socket.create_connection(("127.0.0.1", one.health_port), timeout=LIMIT_S) as peer:
+        peer.sendall(said)
+        with contextlib.suppress(OSError):  # it may not wait for the end of so long a head
+            peer.shutdown(socket.SHUT_WR)
+            assert peer.recv(100)[:12] in (b"", b"HTTP/1.1 404")
+    assert _answers(one, "/live")
+    one.process.terminate()
+    assert one.ends() == 0
+    assert "Traceback" not in one.output.read_text()
+
+
 def test_every_line_of_its_log_is_json(replica: Callable[..., Replica]) -> None:
     one = replica()
     one.until_ready()
