@@ -35,11 +35,6 @@ class Access:
     def load(self) -> None:
         """Read everything again, certificates too. Raises SettingsError."""
         configuration, self.namespace = _read(self._kubeconfig)
-        if configuration.proxy:
-            raise SettingsError(
-                "fleet.kubernetes: the API server is reached directly, without the proxy-url of "
-                f"the kubeconfig ({_without_credentials(configuration.proxy)}): take it out"
-            )
         self._configuration = configuration
         self.url: SplitResult = urlsplit(configuration.host.rstrip("/"))
         self.tls = _tls(configuration) if self.url.scheme == "https" else None
@@ -64,7 +59,6 @@ def _read(kubeconfig: str | None) -> tuple[Any, str]:
         raise SettingsError(NOT_INSTALLED) from error
     config: Any = untyped
     configuration = Configuration()
-    configuration.proxy = None  # one in the environment is for the world outside
     try:
         if kubeconfig is None:
             try:
@@ -86,7 +80,7 @@ def _read(kubeconfig: str | None) -> tuple[Any, str]:
 def _tls(configuration: Any) -> ssl.SSLContext:
     """Raises SettingsError for a certificate that cannot be read."""
     try:
-        authorities = configuration.ca_cert_data
+        authorities = getattr(configuration, "ca_cert_data", None)  # since version 37
         if isinstance(authorities, bytes):
             authorities = authorities.decode("ascii")
         context = ssl.create_default_context(
@@ -109,8 +103,3 @@ def _config_error() -> type[Exception]:
 
     error: type[Exception] = ConfigException
     return error
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -119,20 +119,6 @@ def test_a_command_that_gives_tokens_is_run_again_when_they_have_expired(tmp_pat
     run(law())
 
 
-def test_a_proxy_of_the_kubeconfig_is_refused_and_its_password_is_not_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://elsewhere:3128")
-    path = ApiServer(port=1).kubeconfig(tmp_path)
-    Access(str(path))
-    document = yaml.safe_load(path.read_text())
-    document["clusters"][0]["cluster"]["proxy-url"] = "http://me:secret@proxy:3128"
-    path.write_text(yaml.safe_dump(document))
-    with pytest.raises(SettingsError, match="proxy:3128") as error:
-        Access(str(path))
-    assert "secret" not in str(error.value)
-
-
 @pytest.mark.parametrize("text", ["", "nonsense", "{}", "apiVersion: v1\nkind: Config\n"])
 def test_a_kubeconfig_that_is_none_says_what_to_do(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kubeconfig"

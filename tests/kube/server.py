@@ -176,7 +176,7 @@ class ApiServer:
         verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(
             request.method, "get" if target.name else "list"
         )
-        if verb == "list" and query.get("watch") in ("1", "true"):
+        if verb == "list" and _is_true(query.get("watch")):
             verb = "watch"
         resource = "/".join(filter(None, (target.kind.plural, target.subresource)))
         self.asked.append(Asked(verb, target.kind.group, resource, target.namespace))
@@ -264,7 +264,7 @@ class ApiServer:
             event = {"type": "ERROR", "object": trouble.document()}
             return Response(json.dumps(event) + "\n", media_type="application/json")
         lasting_s = float(query.get("timeoutSeconds", "300"))
-        with_bookmarks = query.get("allowWatchBookmarks") in ("1", "true")
+        with_bookmarks = _is_true(query.get("allowWatchBookmarks"))
         return StreamingResponse(
             self._events(follower, target.kind, lasting_s, with_bookmarks),
             media_type="application/json",
@@ -292,6 +292,11 @@ class ApiServer:
                     yield _bookmark(kind, version)
         finally:
             self.cluster.unfollow(follower)
+
+
+def _is_true(value: str | None) -> bool:
+    """As the API reads it: clients in Python write True."""
+    return value in ("1", "t", "true", "True", "TRUE")
 
 
 def _bookmark(kind: Kind, version: int) -> bytes:
