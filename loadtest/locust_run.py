@@ -83,7 +83,7 @@ class Generator:
         self.samples.append(sample)
         self._events += len(sample.gaps_s) + 1
         good = self._plan.scenario.objectives.met_by(sample)
-        log_sample(self._environment, sample.label, sample, good)
+        log_sample(self._environment, sample, good)
 
 
 class ScenarioRun:

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from loadtest.record import Record, read_record
+from tests.builders import MODEL
 from tests.house import a_sim, run, running_house
 
 LOCUSTFILE = Path(__file__).resolve().parents[2] / "loadtest" / "locustfile.py"
@@ -182,6 +184,26 @@ def test_under_locust_with_its_own_statistics(
             assert (
                 posted == int(rows["", "Aggregated"]["Request Count"]) == done.everything.requests
             )
+
+    run(law(), within_s=110)
+
+
+def test_the_locustfile_of_the_page_on_load_tests(tmp_path: Path) -> None:
+    page = (LOCUSTFILE.parents[1] / "docs" / "load-testing.md").read_text()
+    (code_block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "locustfile.py"
+    path.write_text(code_block.replace("SmolLM2-135M-Instruct", MODEL))
+
+    async def law() -> None:
+        async with running_house() as running:
+            words = ["-f", str(path), "--host", running.url, "--headless", "-u", "2", "-t", "4s"]
+            words += ["--csv", str(tmp_path / "locust")]
+            code, output = await command("locust", *words)
+            assert code == 0, output
+            rows = read_csv(tmp_path / "locust_stats.csv")
+            assert int(rows["POST", "chat"]["Request Count"]) >= 2
+            assert int(rows["POST", "chat"]["Failure Count"]) == 0
+            assert ("TTFT", "chat") in rows
 
     run(law(), within_s=110)
 
