@@ -48,19 +48,26 @@ class Progress:
         ttfts_s = [each.ttft_s for each in recent if each.ttft_s is not None]
         tpots_s = [each.tpot_s for each in recent if each.tpot_s is not None]
         failed = sum(each.error is not None for each in live.samples)
-        grid = Table.grid(padding=(0, 3))
+        grid = Table.grid(padding=(0, 2))
         grid.add_row(
-            f"[bold]{number(len(recent) / min(_RECENT_S, max(now_s, 0.1)))}[/]/s finished",
+            f"[bold]{number(len(recent) / min(_RECENT_S, max(now_s, 0.1)))}[/]/s",
             f"[bold]{live.driver.open_requests}[/] open",
-            f"TTFT p50 [bold]{ms(percentile(ttfts_s, 0.5) if ttfts_s else None)}[/] "
-            f"p95 [bold]{ms(percentile(ttfts_s, 0.95) if ttfts_s else None)}[/] ms",
-            f"TPOT p50 [bold]{ms(percentile(tpots_s, 0.5) if tpots_s else None)}[/] ms",
+            f"TTFT [bold]{_p50(ttfts_s)}[/] ms, p95 [bold]{_p95(ttfts_s)}[/]",
+            f"TPOT [bold]{_p50(tpots_s)}[/] ms",
             f"[bold red]{failed} failed[/]" if failed else f"{live.driver.sent} sent",
-            f"[dim]generator {percent(live.watch.cpu)} of a core[/]",
+            f"[dim]own CPU {percent(live.watch.cpu)}[/]",
         )
         left_s = total_s - now_s
         what = f"{left_s:.0f} s left" if left_s > 0 else "waiting for the last replies"
-        bar = ProgressBar(total=total_s, completed=min(now_s, total_s), width=50)
+        bar = ProgressBar(total=total_s, completed=min(now_s, total_s), width=36)
         head = Table.grid(padding=(0, 2))
         head.add_row(f"[bold cyan]{self._title}[/]", bar, what)
         return Group(head, grid)
+
+
+def _p50(values_s: list[float]) -> str:
+    return ms(percentile(values_s, 0.5) if values_s else None)
+
+
+def _p95(values_s: list[float]) -> str:
+    return ms(percentile(values_s, 0.95) if values_s else None)
