@@ -22,7 +22,7 @@ from tests.bench.routing.engine import ReplicaSpec
 from tests.bench.routing.workloads import TRACE, Unavailable
 from tests.bench.scaling.autoscaler import Behaviour
 from tests.bench.scaling.report import Outcome, Record, Row, table, write
-from tests.bench.scaling.rules import OURS, RULES, TARGETS, best, overall
+from tests.bench.scaling.rules import OURS, RULES, TARGETS, best
 from tests.bench.scaling.workloads import WORKLOADS
 from tests.bench.scaling.world import COLD_START_S, World
 
@@ -85,34 +85,23 @@ class Bench:
         ]
         self.run([Trial(*each, TUNED_ON) for each in tried])
         return [
-            Row(workload, rule, "", target, (self.outcome(workload, rule, target, TUNED_ON),))
+            Row(workload, rule, target, (self.outcome(workload, rule, target, TUNED_ON),))
             for workload, rule, target in tried
         ]
 
     def compare(self, tried: Sequence[Row], seeds: Sequence[int]) -> list[Row]:
         """The thresholds that were found, on other seeds."""
-        goal = {row.workload: row.outcomes[0].attainment for row in tried if row.rule == OURS}
-        found = []
-        for rule in dict.fromkeys(row.rule for row in tried):
-            if rule == OURS:
-                found += [(name, OURS, "none", 1.0) for name in goal]
-                continue
-            results: dict[float, dict[str, tuple[float, float]]] = {}
-            for row in tried:
-                if row.rule == rule:
-                    one = row.outcomes[0]
-                    by_name = results.setdefault(row.target, {})
-                    by_name[row.workload] = one.attainment, one.replica_hours
-            for name in goal:
-                found.append((name, rule, "overall", overall(results, goal)))
-                found.append((name, rule, "best", best(results, goal, name)))
-        self.run(
-            [Trial(name, rule, target, seed) for name, rule, _, target in found for seed in seeds]
-        )
-        return [
-            Row(name, rule, how, target, [self.outcome(name, rule, target, s) for s in seeds])
-            for name, rule, how, target in found
+        results: dict[tuple[str, str], dict[float, tuple[float, float]]] = {}
+        for row in tried:
+            one = row.outcomes[0]
+            by_target = results.setdefault((row.workload, row.rule), {})
+            by_target[row.target] = one.attainment, one.replica_hours
+        found = [
+            (workload, rule, best(by_target, results[workload, OURS][1.0][0]))
+            for (workload, rule), by_target in results.items()
         ]
+        self.run([Trial(*each, seed) for each in found for seed in seeds])
+        return [Row(*each, [self.outcome(*each, seed) for seed in seeds]) for each in found]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scaling", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute: the flash crowd, one seed")
     parser.add_argument("--workloads", help=f"apart by commas: {', '.join(WORKLOADS)}")
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
+    parser.add_argument("--seeds", type=int, default=2, help="how many (default: 2)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     parser.add_argument(
         "--traces",

@@ -50,7 +50,6 @@ class Row:
 
     workload: str
     rule: str
-    tuning: str  # overall, best, or none
     target: float
     outcomes: Sequence[Outcome]
 
@@ -70,14 +69,13 @@ class Record:
 def table(rows: Sequence[Row]) -> str:
     """Of one workload, fewest replica-hours first: medians over the seeds, range in brackets."""
     lines = [
-        "| rule | tuned | target | attainment | replica-hours | turns | p99 wait s |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        "| rule | target | attainment | replica-hours | turns | p99 wait s |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for row in sorted(rows, key=_median):
         some = row.outcomes
         cells = [
             row.rule,
-            row.tuning,
             f"{row.target:g}",
             _cell([each.attainment for each in some], 3),
             _cell([each.replica_hours for each in some], 2),
@@ -106,10 +104,10 @@ def page(record: Record) -> str:
         f"# Scaling in a closed loop, in virtual time, {record.date}, commit "
         f"{record.machine['commit']}",
         f"Attainment: first token within {OBJECTIVE_S:g} s beyond what the prompt takes alone on "
-        "an idle replica with an empty cache. Medians over the seeds, range in brackets. "
-        "`overall`: one threshold for all workloads; `best`: another for each, by hindsight; both "
-        "found on a seed of their own, which is below (tests/bench/scaling/rules.py says how). A "
-        "model of replicas, KEDA and the autoscaler: tests/bench/scaling says what it leaves out.",
+        "an idle replica with an empty cache. Medians over the seeds, range in brackets. Each rule "
+        "but `n_target` has the threshold that was best for the workload on a seed of its own, "
+        "below (tests/bench/scaling/rules.py says how). A model of replicas, KEDA and the "
+        "autoscaler: tests/bench/scaling says what it leaves out.",
     ]
     for name, about in record.about.items():
         rows = [row for row in record.rows if row.workload == name]

@@ -3,10 +3,10 @@
 Every rule has the same autoscaler, wakes and goes to sleep by the same activation (a request is on
 the way), and reads its figure fresh, without the delay of a scrape. All but `n_target` have a
 threshold that an operator must find, so they are given the search: every threshold is run on one
-seed that is not used again. `overall` is one threshold for all workloads, as a deployment has that
-does not know what will come; `best` is another one for each workload, which only hindsight gives.
-Either is the one of fewest replica-hours that attains as much as `n_target` with its defaults did
-there, or, where none does, the one that attains most. `n_target` is not searched for.
+seed that is not used again. A rule is then compared with the one that was best for each workload by
+itself, which nobody could know beforehand: that of fewest replica-hours that attains as much as
+`n_target` with its defaults did there, or, where none does, that which attains most. `n_target` is
+not searched for.
 """
 
 from __future__ import annotations
@@ -45,26 +45,15 @@ TARGETS: Final[Mapping[str, Sequence[float]]] = MappingProxyType(
     }
 )
 
-Tried = Mapping[float, Mapping[str, tuple[float, float]]]
-"""By threshold and workload: attainment and replica-hours."""
+Tried = Mapping[float, tuple[float, float]]
+"""By threshold, on one workload: attainment and replica-hours."""
 
 
-def overall(tried: Tried, goal: Mapping[str, float]) -> float:
-    """The threshold for all workloads together."""
+def best(tried: Tried, goal: float) -> float:
+    """The threshold that is compared, where `goal` is to be attained."""
 
-    def hours(target: float) -> float:
-        return sum(hours for _, hours in tried[target].values())
+    def shortfall_and_hours(target: float) -> tuple[float, float]:
+        attained, hours = tried[target]
+        return max(goal - MARGIN - attained, 0.0), hours
 
-    def shortfall(target: float) -> float:
-        found = tried[target]
-        return sum(max(goal[name] - MARGIN - found[name][0], 0.0) for name in goal)
-
-    return min(tried, key=lambda target: (shortfall(target), hours(target)))
-
-
-def best(tried: Tried, goal: Mapping[str, float], workload: str) -> float:
-    """The threshold for one of them."""
-    return overall(
-        {target: {workload: found[workload]} for target, found in tried.items()},
-        {workload: goal[workload]},
-    )
+    return min(tried, key=shortfall_and_hours)

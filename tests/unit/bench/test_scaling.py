@@ -13,7 +13,7 @@ from tests.bench.routing.cache import Arrival
 from tests.bench.routing.engine import ReplicaSpec
 from tests.bench.scaling.autoscaler import Autoscaler, Behaviour, External, Resource
 from tests.bench.scaling.report import Outcome
-from tests.bench.scaling.rules import best, overall
+from tests.bench.scaling.rules import best
 from tests.bench.scaling.world import COLD_START_S, Run, World
 
 SYNC_S = 15.0
@@ -131,12 +131,7 @@ def test_turns_are_changes_of_direction() -> None:
 
 
 def test_a_threshold_is_the_cheapest_that_attains_as_much() -> None:
-    tried = {
-        1.0: {"a": (0.99, 10.0), "b": (0.99, 10.0)},
-        2.0: {"a": (0.97, 5.0), "b": (0.95, 6.0)},
-        3.0: {"a": (0.60, 1.0), "b": (0.95, 5.0)},
-    }
-    goal = {"a": 0.97, "b": 0.95}
-    assert overall(tried, goal) == 2.0
-    assert best(tried, goal, "b") == 3.0
-    assert overall(tried, {"a": 1.0, "b": 1.0}) == 1.0  # none does: the nearest
+    tried = {1.0: (0.99, 10.0), 2.0: (0.969, 5.0), 3.0: (0.60, 1.0)}
+    assert best(tried, 0.97) == 2.0
+    assert best(tried, 0.5) == 3.0
+    assert best(tried, 0.999) == 1.0  # none does: the nearest
