@@ -126,7 +126,7 @@ class Workload:
 WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
     {
         "trace": Workload(trace, HOUR_S, 8),
-        "day": Workload(day, 2 * HOUR_S, 2),
+        "day": Workload(day, 3 * HOUR_S, 2),
         "flash": Workload(flash, HOUR_S, 0, 0.0),
         "step-down": Workload(step_down, 1.25 * HOUR_S, 11),
         "mixed": Workload(mixed, HOUR_S, 8),
