@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from loadtest.written import file_stem, write_reports
 _NO_PROMISES = Objectives()
 _FEWEST = 20
 """Sessions in a window, in the mean, below which a search does not go."""
+_AGAIN = 2
+"""So often a try of a search that was refused is made again."""
 
 
 class Refused(Exception):
@@ -83,7 +86,7 @@ def _search(scenario: Scenario, try_it: Callable[[Scenario], Run], console: Cons
     search = Search(first, least_per_s=least)
     while (rate := search.next_rate()) is not None:
         arrivals = at_rate(scenario, rate)
-        done = try_it(msgspec.structs.replace(scenario, arrivals=arrivals))
+        done = _patiently(try_it, msgspec.structs.replace(scenario, arrivals=arrivals))
         is_met = done.figures.good_share >= objectives.share
         console.print(
             f"  {number(rate)} requests/s: {percent(done.figures.good_share)} good, "
@@ -93,6 +96,14 @@ def _search(scenario: Scenario, try_it: Callable[[Scenario], Run], console: Cons
         runs.append(msgspec.structs.replace(done, label=f"{number(rate)}/s"))
     runs.sort(key=lambda each: getattr(each.scenario.arrivals, "rate_per_s", 0.0))
     return Record(runs, Found(search.highest_met, search.lowest_missed))
+
+
+def _patiently(try_it: Callable[[Scenario], Run], scenario: Scenario) -> Run:
+    """A try of a search again where it was refused: a moment's hitch need not cost all others."""
+    for _ in range(_AGAIN):
+        with suppress(Refused):
+            return try_it(scenario)
+    return try_it(scenario)
 
 
 def _say(record: Record, console: Console) -> None:
