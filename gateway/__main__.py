@@ -55,6 +55,9 @@ class GatewayCommand:
         )  # fmt: skip
         parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
         parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
+        parser.add_argument(
+            "--workers", type=int, metavar="N", help="processes that share the port (default 1)"
+        )
         parser.add_argument("--settings", metavar="FILE", help="YAML file with all the knobs")
         parser.add_argument("--policy", choices=sorted(POLICIES), help="how replicas are chosen")
         parser.add_argument(
@@ -81,7 +84,7 @@ class GatewayCommand:
         )
         try:
             settings = _with_flags(_read(args.settings), args)
-            from gateway.app import run
+            from gateway.workers import run
 
             return run(settings)
         except (SettingsError, ProfileError, OSError) as error:
@@ -181,6 +184,7 @@ def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
     for section, knob, value in (
         ("accept", "host", args.host),
         ("accept", "port", args.port),
+        ("peers", "workers", args.workers),
         ("choose", "policy", args.policy),
         ("batch", "folder", args.batch_folder),
         ("tokens", "folder", args.tokenizer),

@@ -11,7 +11,9 @@ import asyncio
 import gc
 import random
 import signal
+import socket
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +43,8 @@ from gateway.life import Life
 from gateway.news import CacheNews, FleetNews
 from gateway.panel import Panel
 from gateway.parse.parser import Parser
+from gateway.peer_news import PeerNews
+from gateway.peers.link import Link, listen
 from gateway.pooled import Pooled
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
@@ -48,12 +52,14 @@ from gateway.scale.demands import Demands
 from gateway.scale.metrics import DemandCollector
 from gateway.scale.routes import scale_routes
 from gateway.section import SettingsError
-from gateway.server import Server
+from gateway.server import Server, shared_port
+from gateway.siblings import Siblings
 from gateway.supply import Supply
 from gateway.tenants.watch import tenancy
 from gateway.tokens.service import Tokens
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
     from starlette.types import ASGIApp
 
     from gateway.batch.service import Batches
@@ -73,30 +79,45 @@ TIDY_EVERY_S: Final = 0.2
 LOOK_EVERY_S: Final = 1.0
 DRAIN_LOOK_EVERY_S: Final = 0.02
 CUT_SHORT_S: Final = 1.0
+READY_WITHIN_S: Final = 3.0  # a worker, or it listens all the same
+LOOPBACK: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 GC_THRESHOLD: Final = 50_000  # objects made and not yet freed before the youngest are looked at
 
 
-class House(Panel):
-    """One gateway: how it is put together, and how it lives and ends."""
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of the processes that are one gateway: which, where all are linked, and what they share.
 
-    def __init__(self, settings: Settings) -> None:
+    `lifeline` ends when their supervisor does.
+    """
+
+    index: int
+    link: socket.socket
+    ports: tuple[int, ...]
+    folder: Path
+    lifeline: int
+
+
+class House(Panel):
+    """One gateway, or one worker of it: how it is put together, and how it lives and ends."""
+
+    def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
         """Raises SettingsError for a policy that does not exist, a store of batches that cannot be
         opened, or a Kubernetes API that there is no way to. Starts nothing."""
         self._settings = settings
+        self._worker = worker
         self.roster = Roster(settings.fleet)
         self.log = logs_of(settings.account)
         self.accounts = Accounts(monotonic, self._is_served, self.log)
         self.admission = Admission(settings.admit)
+        self.link: Link | None = None
         self.gate = Gate(settings.hold, monotonic)
         self.cold = ColdHold(settings.hold, monotonic, self.roster.serving)
         self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic)
         rng = random.Random()  # breaks ties; guards nothing
         self.tenants, self._tenants_watch = tenancy(settings.tenants, monotonic, wall)
-        self._tls = (
-            ssl.create_default_context(cafile=settings.relay.replica_ca)
-            if settings.relay.replica_ca
-            else None
-        )
+        authority = settings.relay.replica_ca
+        self._tls = ssl.create_default_context(cafile=authority) if authority else None
         chooser = policy(settings.choose, rng)
         self.tokens = Tokens(settings.tokens, self._card, self._tls)
         self.lessons = Lessons(chooser, self.tokens, self._observe, settings.choose)
@@ -137,6 +158,7 @@ class House(Panel):
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
         self._sleepers = Sleepers(self.roster, monotonic, self._tls)
         self.kv_events = self._listening()
+        self._peer_news = PeerNews(self.life)
         self._tell()
         self.batches = self._batches(settings.batch)
         self.keda = self._scaler(settings.scale.keda)
@@ -148,7 +170,14 @@ class House(Panel):
         metrics.register(DemandCollector(self.demands))
         metrics.register(ColdCollector(self.cold, self.demands.models))
         batch = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
-        return control_app(self, metrics, (*scale_routes(self.demands), *batch))
+        self._registry = metrics
+        worker = self._worker
+        self._siblings = (
+            None
+            if worker is None
+            else Siblings(worker.folder, worker.index, len(worker.ports), metrics)
+        )
+        return control_app(self, self._scrape, (*scale_routes(self.demands), *batch))
 
     def _demanded(self, chooser: Chooser) -> Demands:
         scale = self._settings.scale
@@ -184,7 +213,10 @@ class House(Panel):
         self.roster.subscribe(
             FleetNews(self.relay, self.accounts, self.life.chooser, self.gate, self.cold)
         )
+        self.roster.subscribe(self._peer_news)
+        self.demands.others = self._peer_news
         self.cold.on_activation(self._sleepers.wanted)
+        self.cold.on_activation(self._peer_news.hurry)
 
     def _listening(self) -> KvEvents | None:
         """To KV events, if the policy wants to know."""
@@ -197,6 +229,20 @@ class House(Panel):
         if holdings is not None:
             holdings.catch_up = events.catch_up
         return events
+
+    def _linked(self) -> Link | None:
+        """To other gateways and workers, if there are any."""
+        settings, worker = self._settings.peers, self._worker
+        if not settings.is_on:
+            return None
+        sock, ports = (listen(settings), ()) if worker is None else (worker.link, worker.ports)
+        siblings = [(LOOPBACK[sock.family], port) for port in ports]
+        link = Link(settings, self._peer_news, (monotonic, wall), sock, siblings)
+        self._peer_news.peers = link.peers
+        return link
+
+    async def _scrape(self) -> Collector:
+        return self._registry if self._siblings is None else await self._siblings.metrics()
 
     def _is_served(self, model: ModelName) -> bool:
         return model in self.roster.known_models()
@@ -214,8 +260,9 @@ class House(Panel):
     # Serving
 
     def server(self) -> Server:
-        """A server for this house, not yet listening. Raises OSError, naming it, for a TLS file
-        or tenants that cannot be read, and SettingsError for tenants that cannot be used."""
+        """A server for this house, not yet listening to clients. Raises OSError, naming it, for a
+        TLS file, tenants or a secret that cannot be read, and for the port of the link to other
+        gateways; SettingsError for tenants that cannot be used."""
         accept = self._settings.accept
         tls = accept.tls
         for path in (tls.certificate, tls.key, tls.client_ca):
@@ -223,6 +270,7 @@ class House(Panel):
                 Path(path).read_bytes()  # the ssl module would not say which file it misses
         if self._tenants_watch is not None:
             self._tenants_watch.load()
+        self.link = self._linked()
         config = uvicorn.Config(
             self.control,
             host=accept.host,
@@ -268,6 +316,8 @@ class House(Panel):
                 *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
                 *((repr(each), each.run()) for each in self._discoveries),
                 *((("batches", self.batches.run()),) if self.batches is not None else ()),
+                *((("peers", self.link.run()),) if self.link is not None else ()),
+                *((("siblings", self._siblings.run()),) if self._siblings is not None else ()),
             ):
                 loops.append(tasks.create_task(loop, name=name))
             if self._tenants_watch is not None:
@@ -277,7 +327,7 @@ class House(Panel):
                 certificates = watch_certificates(context, self._settings.accept.tls)
                 loops.append(tasks.create_task(certificates, name="certificates"))
             try:
-                await server.serve()
+                await server.serve(await self._sockets(server))
             finally:
                 for task in loops:
                     task.cancel()
@@ -289,6 +339,24 @@ class House(Panel):
         self.tokens.close()
         self.relay.close()
         self.log.close()
+
+    async def _sockets(self, server: Server) -> list[socket.socket] | None:
+        """A worker listens beside the others, once it is as ready as they are, for as long as their
+        supervisor lives."""
+        if self._worker is None:
+            return None
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._worker.lifeline, self._orphaned, server)
+        deadline = loop.time() + READY_WITHIN_S
+        while not self.is_ready and loop.time() < deadline:
+            await asyncio.sleep(DRAIN_LOOK_EVERY_S)
+        accept = self._settings.accept
+        return [shared_port(accept.host, accept.port)]
+
+    def _orphaned(self, server: Server) -> None:
+        assert self._worker is not None
+        asyncio.get_running_loop().remove_reader(self._worker.lifeline)
+        server.stop()
 
     async def _flush(self) -> None:
         while True:
@@ -334,9 +402,9 @@ class House(Panel):
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, worker: Worker | None = None) -> int:
     """Serve until told to stop. Returns the exit code."""
-    house = House(settings)
+    house = House(settings, worker)
     server = house.server()
 
     async def main() -> None:

@@ -26,7 +26,7 @@ from gateway.fleet.health import Sign
 from gateway.hold.turn import ChooseAgain
 from gateway.parse.parser import Message, Shown
 from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL, Client
-from gateway.tenants.tenancy import Caller
+from gateway.tenants.tenancy import HESITATION_S, Caller
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ class Life:
                 entry.identified(caller.tenant.name, caller.key_id)
                 request = caller.asks(self.parser.parse(exchange))
                 entry.parsed(request)
+                while caller.hesitates(request):
+                    await asyncio.sleep(HESITATION_S)
                 with self.admission, caller.stay(request, exchange, entry):
                     self.demands.arrived(entry)
                     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,3 +62,19 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         await self._house.drain()
         self.should_exit = True
+
+
+def shared_port(host: str, port: int) -> socket.socket:
+    """A bound socket among several whose connections the kernel spreads (SO_REUSEPORT). Raises
+    OSError where the port is somebody's alone."""
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    shared = socket.socket(family, kind, proto)
+    try:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind(address)
+    except OSError:
+        shared.close()
+        raise
+    return shared

@@ -507,6 +507,64 @@ class BatchSettings(Section):
         return self.files or f"{self.folder}/files"
 
 
+PeerAddress = Annotated[str, StringConstraints(pattern=r"^[^/\s?#@]+:[0-9]{1,5}$")]
+
+
+class PeersSettings(Section):
+    """Other gateways before the same replicas: each counts what all have sent. Off until it is said
+    where they are; the workers of one gateway know each other without."""
+
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that share the port, each with a core to itself"
+    )
+    dns: str | None = Field(
+        None, description="a name whose addresses are gateways (a headless Service, say)"
+    )
+    addresses: tuple[PeerAddress, ...] = Field((), description="the same by host:port, one by one")
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="UDP, the first worker's; the next ones have those that follow; with dns, the "
+        "others' too; unset, the system chooses, which is enough for workers",
+    )
+    host: str | None = Field(
+        None, description="where to listen; unset: 0.0.0.0 if there are others, else 127.0.0.1"
+    )
+    secret: str | None = Field(
+        None,
+        description="a file with a secret that all gateways share: others are not listened to; "
+        "unset, those at other addresses than the above are not",
+    )
+    tell_every_s: float = Field(0.02, gt=0, description="how often changes are told")
+    whole_every_s: float = Field(1.0, gt=0, description="how often everything is")
+    silent_s: float = Field(
+        3.0, gt=0, description="who is not heard for so long has nothing any more"
+    )
+    find_every_s: float = Field(5.0, gt=0, description="how often dns is looked up")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.dns is not None and self.port is None:
+            raise ValueError("`dns` needs a `port`: the one all gateways listen on")
+        return self
+
+    @property
+    def are_elsewhere(self) -> bool:
+        """There are others than our own workers."""
+        return self.dns is not None or bool(self.addresses)
+
+    @property
+    def is_on(self) -> bool:
+        """There is anybody to speak to."""
+        return self.are_elsewhere or self.workers > 1
+
+    @property
+    def listen_host(self) -> str:
+        """Where we listen."""
+        return self.host or ("0.0.0.0" if self.are_elsewhere else "127.0.0.1")
+
+
 class TokensSettings(Section):
     """Which tokens engines will see; read off the critical path."""
 
@@ -577,6 +635,7 @@ class Settings(Section):
     merge: MergeSettings = Field(default_factory=MergeSettings)
     relay: RelaySettings = Field(default_factory=RelaySettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)
+    peers: PeersSettings = Field(default_factory=PeersSettings)
     batch: BatchSettings = Field(default_factory=BatchSettings)
     tokens: TokensSettings = Field(default_factory=TokensSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)

@@ -236,7 +236,7 @@ class ReplicaView(Protocol):
     def health(self) -> Health: ...
     @property
     def inflight_requests(self) -> int:
-        """Requests this gateway has sent there that have not ended."""
+        """Requests sent there that have not ended, by us and by the gateways we know of."""
 
     @property
     def inflight_prompt_tokens(self) -> Tokens:

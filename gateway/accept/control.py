@@ -6,11 +6,12 @@ itself. Files and batches are another room's routes, which it shows.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -47,6 +48,10 @@ class Panel(Protocol):
         """Raises a GatewayError where the gateway would refuse the body."""
 
 
+Scrape = Callable[[], Awaitable[Collector]]
+"""What `/metrics` shows: gathered anew each time."""
+
+
 class Json(Response):
     """A JSON body."""
 
@@ -64,7 +69,7 @@ def refusal(error: GatewayError, headers: Mapping[str, str] | None = None) -> Re
     return Response(body, status, headers={**named, **(headers or {})})
 
 
-def control_app(panel: Panel, registry: CollectorRegistry, others: Sequence[Route] = ()) -> ASGIApp:
+def control_app(panel: Panel, scrape: Scrape, others: Sequence[Route] = ()) -> ASGIApp:
     """The app, over what it reads, with the routes of `others`, which may raise GatewayErrors."""
 
     async def healthz(_: Request) -> Response:
@@ -76,7 +81,7 @@ def control_app(panel: Panel, registry: CollectorRegistry, others: Sequence[Rout
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
+        return Response(encode(await scrape()), headers={"content-type": content_type})
 
     async def models(request: Request) -> Response:
         tenant: Tenant = request.scope[TENANT]

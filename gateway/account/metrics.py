@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from gateway.account.cache_metrics import CacheCollector, CacheSource
 from gateway.account.shadow_metrics import ShadowCollector, ShadowSource
 from gateway.account.tenant_metrics import TenantCollector, TenantSource
-from gateway.vocabulary import Health, ReplicaView
+from gateway.vocabulary import Health, ReplicaView, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,11 +32,20 @@ if TYPE_CHECKING:
     from gateway.account.meters import Histogram, ModelMeters
 
 
+class Counted(ReplicaView, Protocol):
+    """A replica, with what we ourselves have there."""
+
+    @property
+    def own_requests(self) -> int: ...
+    @property
+    def own_prompt_tokens(self) -> Tokens: ...
+
+
 class Gateway(TenantSource, CacheSource, ShadowSource, Protocol):
     """What is read beside the accounts."""
 
     @property
-    def replicas(self) -> Sequence[ReplicaView]: ...
+    def replicas(self) -> Sequence[Counted]: ...
     @property
     def malformed(self) -> int: ...
     @property
@@ -202,8 +211,8 @@ class GatewayCollector(Collector):
             labels=("replica", "state"),
         )
         for replica in self._gateway.replicas:
-            requests.add_metric((replica.id,), replica.inflight_requests)
-            tokens.add_metric((replica.id,), replica.inflight_prompt_tokens)
+            requests.add_metric((replica.id,), replica.own_requests)
+            tokens.add_metric((replica.id,), replica.own_prompt_tokens)
             for health in Health:
                 state.add_metric((replica.id, health.value), float(replica.health is health))
         attempts = CounterMetricFamily(

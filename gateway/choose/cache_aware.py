@@ -23,7 +23,8 @@ from gateway.choose.chooser import Choice, Claim
 from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Hits, Holdings
 from gateway.choose.pace import Pace
-from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Footprint, Price, work
+from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Price, work
+from gateway.choose.target import NO_PART, Part, Target
 from gateway.choose.text_chain import Prompt
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Reading, Tokenised
 from gateway.settings import ChooseSettings
@@ -41,27 +42,6 @@ FRESH_S: Final = 0.02  # what was priced no longer ago is not looked up again
 """How often it is looked who is busy, and what rates have become."""
 
 MOST_POOLS: Final = 256  # one for each model that is served, as a rule
-
-
-class Target:
-    """What is known of one replica, beside what it holds."""
-
-    __slots__ = ("_price", "busy", "congestion", "footprint", "pace")
-
-    def __init__(self, pace: Pace, price: Price) -> None:
-        self.pace = pace
-        self.footprint = Footprint()
-        self.busy = 0.0  # the share of late that it has spent on prefill
-        self.congestion = price.congestion(0.0)
-        self._price = price
-
-    def __repr__(self) -> str:
-        return f"<Target {self.pace!r} {self.footprint!r}, {self.busy:.2f} busy>"
-
-    def look(self, now: Seconds, weight: float) -> None:
-        """Is it busy now? `weight` of this look among those before."""
-        self.busy += weight * ((self.pace.wait_s(now) > 0.0 or self.pace.owed > 0) - self.busy)
-        self.congestion = self._price.congestion(self.busy)
 
 
 class Pool:
@@ -174,6 +154,17 @@ class CacheAware:
         """See `Holdings`."""
         self.holdings.certainty(replica, certainty)
 
+    # What other gateways have there. A `Memory`
+
+    def part(self, replica: ReplicaId) -> Part:
+        """Our own part in what a replica has been sent, for them."""
+        found = self._targets.get(replica)
+        return NO_PART if found is None else found.part()
+
+    def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
+        """Another gateway's part; `NO_PART` once it is gone."""
+        self.target(replica).others(peer, part, now)
+
     # What is over, and what is learnt
 
     def tidy(self, now: Seconds) -> None:
@@ -272,9 +263,11 @@ class CacheAware:
         use = (beginning, hit, uncached + self._settings.request_overhead_tokens)
         owed = Owed(target, use, uncached, dispatch)
         if request.stream:
+            target.sent += cold
             target.pace.begin(cold, now)
             owed.owed = cold
         else:  # its first byte says nothing of its prefill
+            target.unseen += cold
             target.pace.begin_unseen(cold, now)
         return owed
 
@@ -356,6 +349,7 @@ class Owed:
     def first_byte(self, now: Seconds) -> None:
         """Its prompt has been read. Only the first call counts."""
         if self.owed:
+            self._target.read += self.owed
             self._target.pace.prefilled(self.owed, now)
             self.owed = 0
         self._dispatch.first_byte(now)
@@ -377,6 +371,7 @@ class Owed:
         traceback: TracebackType | None,
     ) -> None:
         if self.owed:
+            self._target.dropped += self.owed
             self._target.pace.dropped(self.owed)
             self.owed = 0
         self._target.footprint.end(*self._use)

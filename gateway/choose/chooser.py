@@ -17,6 +17,7 @@ import msgspec
 from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
+from gateway.choose.target import NO_PART, Part
 from gateway.kv_cache import BlockListener, Reading, Tokenised
 from gateway.vocabulary import (
     GenerationRequest,
@@ -134,6 +135,12 @@ class Memory(Protocol):
     def forget(self, replica: ReplicaId) -> None:
         """It has left."""
 
+    def part(self, replica: ReplicaId) -> Part:
+        """Our own part in what a replica has been sent, for other gateways."""
+
+    def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
+        """Another gateway's; `NO_PART` once it is gone."""
+
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. Off the critical path: stops after every slice."""
 
@@ -247,6 +254,16 @@ class Chooser:
             self.memory.forget(replica)
         if self.shadow is not None:
             self.shadow.forget(replica)
+
+    def part(self, replica: ReplicaId) -> Part:
+        """Our own part in what a replica has been sent, for other gateways."""
+        return NO_PART if self.memory is None else self.memory.part(replica)
+
+    def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
+        """Another gateway's; `NO_PART` once it is gone. A policy that remembers nothing sees it
+        in the replica's view."""
+        if self.memory is not None:
+            self.memory.others(replica, peer, part, now)
 
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. To be iterated to its end, off the critical path: it

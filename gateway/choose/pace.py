@@ -17,6 +17,9 @@ Unary responses show their first byte only when all is generated: their prompts 
 instant their prefill is predicted to be done, and a span that holds one teaches nothing; nor does
 one in which a prompt was dropped.
 
+What other gateways send there is told a moment late: it is owed like ours, and read like ours. The
+span it has a part in is seen with that error at both ends, and teaches only when it was long.
+
 A replica that is new to us begins at a prior: what the pool has learnt, or what it says of itself
 makes likely. A pinned rate is believed for ever.
 
@@ -37,6 +40,7 @@ PRIOR_TOKENS: Final = 2_000.0
 PRIOR_WEIGHT: Final = 2.0  # in spans
 FADE: Final = 0.97  # per span: some thirty of them count
 CUT_S: Final = 2.0  # a span that has lasted so long is cut at the next first byte
+LEAST_JOINT_S: Final = 0.25  # a span that others had a part in, to be learnt from
 LEAST_RATE_PER_S: Final = 50.0
 MOST_RATE_PER_S: Final = 1_000_000.0
 
@@ -45,14 +49,15 @@ class Pace:
     """The clock and the learnt rate of one replica. O(1) per event, spread over its prompts."""
 
     __slots__ = (
-        "_done", "_is_clear", "_is_pinned", "_n", "_since", "_sx", "_sxx", "_sxy", "_sy", "_unseen",
-        "free_at", "has_learnt", "owed", "rate_per_s",
+        "_done", "_is_clear", "_is_joint", "_is_pinned", "_n", "_since", "_sx", "_sxx", "_sxy",
+        "_sy", "_unseen", "free_at", "has_learnt", "others_owed", "owed", "rate_per_s",
     )  # fmt: skip
 
     def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
         """Work a second: what is likely before anything is known, or pinned, what is known."""
         self.free_at: Seconds = 0.0
         self.owed: Tokens = 0  # of streams whose first byte has not come
+        self.others_owed: Tokens = 0  # the part of it that other gateways sent
         self.has_learnt = False
         self._is_pinned = is_pinned
         self._unseen: deque[tuple[Seconds, Tokens]] = (
@@ -61,6 +66,7 @@ class Pace:
         self._since: Seconds = 0.0  # when this span began
         self._done: Tokens = 0  # finished in this span
         self._is_clear = True  # the span shows all that was done in it
+        self._is_joint = False  # others have a part in it
         self.rate_per_s = 0.0
         self._begin_at(rate_per_s)
 
@@ -91,6 +97,7 @@ class Pace:
             self._since = now
             self._done = 0
             self._is_clear = not self._unseen_tokens(now)
+            self._is_joint = False
         self.owed += tokens
         self._extend(tokens, now)
 
@@ -106,9 +113,10 @@ class Pace:
         self._done += tokens
         unseen = self._unseen_tokens(now)
         if not self.owed or now - self._since >= CUT_S:
-            if self._is_clear:
+            if self._is_clear and (not self._is_joint or now - self._since >= LEAST_JOINT_S):
                 self._learn(self._done, now - self._since)
             self._since, self._done, self._is_clear = now, 0, not unseen
+            self._is_joint = self.others_owed > 0
         self.free_at = now + (self.owed + unseen) / self.rate_per_s
 
     def dropped(self, tokens: Tokens) -> None:
@@ -116,6 +124,28 @@ class Pace:
         self.owed = max(self.owed - tokens, 0)
         self.free_at -= tokens / self.rate_per_s
         self._is_clear = False
+
+    def others_began(self, tokens: Tokens, now: Seconds) -> None:
+        """Another gateway has dispatched streams with so much work."""
+        if tokens > 0:
+            self.begin(tokens, now)
+            self.others_owed += tokens
+            self._is_joint = True
+
+    def others_read(self, tokens: Tokens, now: Seconds) -> None:
+        """First bytes of such streams have come."""
+        tokens = min(tokens, self.others_owed)
+        if tokens > 0:
+            self.others_owed -= tokens
+            self._is_joint = True
+            self.prefilled(tokens, now)
+
+    def others_dropped(self, tokens: Tokens) -> None:
+        """Such streams have ended without, or their gateway has gone."""
+        tokens = min(tokens, self.others_owed)
+        if tokens > 0:
+            self.others_owed -= tokens
+            self.dropped(tokens)
 
     def _extend(self, tokens: Tokens, now: Seconds) -> None:
         self.free_at = max(self.free_at, now) + tokens / self.rate_per_s

@@ -1,11 +1,11 @@
-"""What we ourselves have put on each replica.
+"""What has been put on each replica, by us and by the other gateways we know of.
 
-Asked: how many requests have we sent there that have not ended, and how many prompt tokens of
-those has it still to read? Counted by leases, taken and given back by `with`, O(1) each way.
+Asked: how many requests have been sent there that have not ended, and how many prompt tokens of
+those has it still to read? Ours are counted by leases, taken and given back by `with`, O(1) each
+way; others' are told, a moment later.
 
-Invariants: both counters are never negative; with no lease open both are zero; the prompt tokens of
-a lease are given back exactly once, at the first byte or at the end.
-These counts are ours alone: other gateways before the same replica have their own.
+Invariants: no count is ever negative; with no lease open and nothing told of others all are zero;
+the prompt tokens of a lease are given back exactly once, at the first byte or at the end.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ class Replica:
     """A replica, as this gateway sees it. A `vocabulary.ReplicaView`.
 
     The roster alone sets `address`, `models` and `facts` (swapped whole, never changed in place),
-    `standing` and `on_idle`; leases alone move the counters.
+    `standing` and `on_idle`; leases and what is told of others alone move the counters, which are
+    of all gateways together.
     """
 
     __slots__ = (
+        "_others",
         "address",
         "facts",
         "id",
@@ -36,6 +38,8 @@ class Replica:
         "inflight_requests",
         "models",
         "on_idle",
+        "others_prompt_tokens",
+        "others_requests",
         "standing",
     )
 
@@ -47,6 +51,9 @@ class Replica:
         self.standing = Standing()
         self.inflight_requests = 0
         self.inflight_prompt_tokens: Tokens = 0
+        self._others: dict[str, tuple[int, Tokens]] = {}  # by gateway
+        self.others_requests = 0
+        self.others_prompt_tokens: Tokens = 0
         self.on_idle: Callable[[], None] | None = None  # set while no source names it
 
     def __repr__(self) -> str:
@@ -75,6 +82,26 @@ class Replica:
     def takes_work(self) -> bool:
         """Healthy or suspect, and not awaited."""
         return self.standing.takes_work and not self.address.is_awaited
+
+    @property
+    def own_requests(self) -> int:
+        """Requests that we ourselves have sent there and that have not ended."""
+        return self.inflight_requests - self.others_requests
+
+    @property
+    def own_prompt_tokens(self) -> Tokens:
+        """Prompt tokens of those whose first byte has not come back."""
+        return self.inflight_prompt_tokens - self.others_prompt_tokens
+
+    def others(self, peer: str, requests: int, prompt_tokens: Tokens) -> None:
+        """Another gateway has so much in flight there; nothing, once it is gone."""
+        had_requests, had_tokens = self._others.pop(peer, (0, 0))
+        if requests or prompt_tokens:
+            self._others[peer] = (requests, prompt_tokens)
+        self.others_requests += requests - had_requests
+        self.others_prompt_tokens += prompt_tokens - had_tokens
+        self.inflight_requests += requests - had_requests
+        self.inflight_prompt_tokens += prompt_tokens - had_tokens
 
     def lease(self, prompt_tokens: Tokens) -> Lease:
         """A claim on this replica for one attempt, to be entered by `with`."""
@@ -123,5 +150,5 @@ class Lease:
         replica.inflight_prompt_tokens -= self._owed_tokens
         self._owed_tokens = 0
         replica.inflight_requests -= 1
-        if replica.on_idle is not None and not replica.inflight_requests:
+        if replica.on_idle is not None and not replica.own_requests:
             replica.on_idle()

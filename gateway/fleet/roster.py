@@ -212,7 +212,7 @@ class Roster:
         gone = [
             replica
             for replica in self._by_id.values()
-            if replica.on_idle is not None and not replica.inflight_requests
+            if replica.on_idle is not None and not replica.own_requests
         ]
         if not gone:
             return

@@ -33,6 +33,8 @@ def _replica(replica: Replica) -> dict[str, Any]:
         },
         "inflight_requests": replica.inflight_requests,
         "inflight_prompt_tokens": replica.inflight_prompt_tokens,
+        "others_inflight_requests": replica.others_requests,
+        "others_inflight_prompt_tokens": replica.others_prompt_tokens,
         "failures_in_a_row": replica.standing.failures_in_a_row,
         "ejections": replica.standing.ejections,
     }

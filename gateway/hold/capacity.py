@@ -15,6 +15,10 @@ has, it does not count. Prompt tokens that are in the cache already take room on
 counted again: this errs towards giving too much, and then prompts are not begun and close the
 replica by the first rule; so does an engine whose limits are lower than what is set.
 
+What other gateways have there takes its room too, told a moment late. If one of them has waiters
+for the replica and we went on filling every gap we see at once, it would never see one: each
+gateway then keeps to its share, an equal part for all that have anything there.
+
 Invariants. With nothing in flight every count is zero. Nothing is taken or given back twice.
 """
 
@@ -43,6 +47,20 @@ class Bounds(msgspec.Struct, frozen=True):
     cache_tokens: Tokens | None = None
 
 
+class Part(msgspec.Struct, frozen=True):
+    """What one gateway has at a replica, as `Room` counts it; how many wait there, and how many
+    tokens of streams were begun since it counts."""
+
+    unbegun: Tokens = 0
+    sequences: int = 0
+    kv_tokens: Tokens = 0
+    waiting: int = 0
+    begun: Tokens = 0
+
+
+NO_PART: Final = Part()
+
+
 class Load:
     """What one request is to its replica. Kept by whoever took it, until it is given back."""
 
@@ -60,11 +78,11 @@ class Load:
 
 
 class Room:
-    """What one replica has of ours. O(1) per event, amortised."""
+    """What one replica has. O(1) per event, amortised."""
 
     __slots__ = (
-        "_done", "_since", "_unseen", "bounds", "free_at", "kv_tokens", "rate_per_s", "sequences",
-        "unbegun",
+        "_done", "_elsewhere", "_others", "_since", "_unseen", "begun_tokens", "bounds", "free_at",
+        "kv_tokens", "parties", "rate_per_s", "sequences", "unbegun",
     )  # fmt: skip
 
     def __init__(self, bounds: Bounds) -> None:
@@ -77,6 +95,10 @@ class Room:
         self._unseen: deque[Load] = deque()  # unary ones, by when they are due
         self._since: Seconds = 0.0  # when this span of uninterrupted prefill began
         self._done: Tokens = 0  # begun in it
+        self.begun_tokens: Tokens = 0  # of our own streams, ever
+        self._others: dict[str, Part] = {}  # by gateway
+        self._elsewhere = NO_PART  # their sum
+        self.parties = 1  # gateways that share the room; 1 while no other waits for it
 
     def __repr__(self) -> str:
         return f"<Room {self.unbegun} tokens unbegun, {self.sequences} sequences>"
@@ -93,7 +115,23 @@ class Room:
             commit = int(commit * BATCH_ALLOWANCE)
         if self.unbegun and self.unbegun >= commit:
             return False
+        if self.parties > 1 and self._has_its_share(commit):
+            return False
         return bounds.sequences is None or self.sequences < bounds.sequences
+
+    def _has_its_share(self, commit: Tokens) -> bool:
+        elsewhere, bounds, parties = self._elsewhere, self.bounds, self.parties
+        return (
+            self.unbegun - elsewhere.unbegun >= commit // parties
+            or (
+                bounds.sequences is not None
+                and self.sequences - elsewhere.sequences >= max(bounds.sequences // parties, 1)
+            )
+            or (
+                bounds.cache_tokens is not None
+                and self.kv_tokens - elsewhere.kv_tokens >= bounds.cache_tokens // parties
+            )
+        )
 
     def try_take(self, load: Load, now: Seconds) -> bool:
         """Send it there if it may be sent now; False where it may not."""
@@ -137,11 +175,49 @@ class Room:
             self.unbegun -= load.unbegun
             load.unbegun = 0
             if load.is_stream:
-                self._done += load.uncached
-                span_s = now - self._since
-                if span_s >= LEAST_SPAN_S and self._done >= LEAST_TOKENS:
-                    self._learn(self._done / span_s)
-                    self._since, self._done = now, 0
+                self.begun_tokens += load.uncached
+                self._have_begun(load.uncached, now)
+
+    def _have_begun(self, tokens: Tokens, now: Seconds) -> None:
+        self._done += tokens
+        span_s = now - self._since
+        if span_s >= LEAST_SPAN_S and self._done >= LEAST_TOKENS:
+            self._learn(self._done / span_s)
+            self._since, self._done = now, 0
+
+    def part(self, waiting: int) -> Part:
+        """Our own, for other gateways; `waiting`: how many wait here."""
+        elsewhere = self._elsewhere
+        return Part(
+            self.unbegun - elsewhere.unbegun,
+            self.sequences - elsewhere.sequences,
+            self.kv_tokens - elsewhere.kv_tokens,
+            waiting,
+            self.begun_tokens,
+        )
+
+    def others(self, peer: str, part: Part, now: Seconds) -> None:
+        """Another gateway's; `NO_PART` once it is gone. O(gateways)."""
+        was = self._others.pop(peer, None)
+        if part is not NO_PART:
+            self._others[peer] = part
+        old, parts = self._elsewhere, self._others.values()
+        new = Part(
+            sum([each.unbegun for each in parts]),
+            sum([each.sequences for each in parts]),
+            sum([each.kv_tokens for each in parts]),
+        )
+        self._elsewhere = new
+        if new.unbegun > old.unbegun and not self.unbegun:
+            self._since, self._done = now, 0
+        self.unbegun += new.unbegun - old.unbegun
+        self.sequences += new.sequences - old.sequences
+        self.kv_tokens += new.kv_tokens - old.kv_tokens
+        if was is not None and part.begun > was.begun:
+            self._have_begun(part.begun - was.begun, now)
+        self.parties = 1
+        if any(each.waiting for each in parts):
+            self.parties += sum([each.waiting > 0 or each.unbegun > 0 for each in parts])
 
     def give_back(self, load: Load) -> None:
         """It has ended, however it did."""

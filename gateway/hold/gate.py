@@ -33,7 +33,7 @@ from gateway.errors import (
     QueueFull,
     WaitedTooLong,
 )
-from gateway.hold.capacity import Bounds, Room
+from gateway.hold.capacity import NO_PART, Bounds, Part, Room
 from gateway.hold.crowd import Crowd
 from gateway.hold.fair_queue import CLASSES, FairQueue
 from gateway.hold.shares import Shares
@@ -214,6 +214,20 @@ class Gate:
         """Uncached prompt tokens a second, as first bytes have shown; None: none have."""
         lane = self._lanes.get(replica)
         return None if lane is None else lane.room.rate_per_s
+
+    # What other gateways have
+
+    def part(self, replica: ReplicaId) -> Part:
+        """What we have at a replica, for them."""
+        lane = self._lanes.get(replica)
+        return NO_PART if lane is None else lane.room.part(lane.queue.requests)
+
+    def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
+        """What another one has there; `NO_PART` once it is gone."""
+        lane = self._lanes.get(replica) or self._lane(replica)
+        lane.room.others(peer, part, now)
+        if lane.queue.requests:
+            self.serve(lane, now)
 
     # What it is told
 

@@ -70,7 +70,7 @@ class Alone:
 class Demands:
     """A `DemandSource`."""
 
-    __slots__ = ("_clock", "_meters", "_settings", "_supply", "others")
+    __slots__ = ("_clock", "_listeners", "_meters", "_settings", "_supply", "others")
 
     def __init__(
         self, settings: ScaleSettings, supply: Supply, clock: Callable[[], Seconds]
@@ -79,6 +79,7 @@ class Demands:
         self._supply = supply
         self._clock = clock
         self._meters: dict[ModelName, Meter] = {}  # of adapters, too: that of their model
+        self._listeners: tuple[Callable[[ModelName], None], ...] = ()
         self.others: OtherShares = Alone()
 
     def __repr__(self) -> str:
@@ -121,7 +122,13 @@ class Demands:
 
     def on_activation(self, listener: Callable[[ModelName], None]) -> None:
         """Call it the moment a request is held for a model that has no replica."""
+        self._listeners = (*self._listeners, listener)
         self._supply.on_activation(listener)
+
+    def activated(self, model: ModelName) -> None:
+        """At another gateway somebody begins to wait for a model."""
+        for listener in self._listeners if not self._supply.standing(model, 0.0).ready else ():
+            listener(model)
 
     def look(self) -> None:
         """Bring everything up to date; to be called about once a second. O(on the way)."""

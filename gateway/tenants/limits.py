@@ -7,9 +7,11 @@ Invariants.
     reserved + overdrawn = settled + returned + outstanding, in whole tokens, at every moment
     open = requests admitted and not yet ended
     a refusal takes nothing
-    over any time t, a bucket of capacity c a minute lets through at most c + c * t / 60 s
 An end that used more than was reserved overdraws: the bucket goes below nothing, and what comes
 next waits for that too. A reservation is never larger than the bucket, or it could never be made.
+
+Limits are of all gateways together: what a tenant has at others is told a moment later, and taken
+as if it had been here. A gateway that begins beside others takes over how far they have come.
 """
 
 from __future__ import annotations
@@ -20,12 +22,11 @@ from typing import Final
 import msgspec
 
 from gateway.errors import QuotaExhausted, RateLimited, Rejected, TooManyAtOnce
+from gateway.tenants.buckets import DAY_S, ROUNDING, Bucket, Day
+from gateway.tenants.ration import Ranks, Ration
 from gateway.vocabulary import Seconds, Tokens
 
-MINUTE_S: Final = 60.0
-MINUTE_MS: Final = 60_000
-DAY_S: Final = 86_400
-ROUNDING: Final = 1e-6  # of a token: who waits for as long as it was told finds what it came for
+MOST_LIVES: Final = 256  # of other gateways, of which it is known how far they had come
 LEARNING: Final = 0.1  # weight of the last stay in the mean
 
 
@@ -38,80 +39,25 @@ class Limits(msgspec.Struct, frozen=True):
     max_concurrent: int | None = None
 
 
-class Bucket:
-    """So many a minute: `level` is what may be had, and flows in evenly up to `capacity`.
-
-    `level` is that of the last look; what was given back since may for now stand above the brim.
-    """
-
-    __slots__ = ("_at", "_lines", "_per_s", "_what", "capacity", "level")
-
-    def __init__(self, what: str, capacity: int, now: Seconds) -> None:
-        self._what = what  # requests or tokens
-        self._lines = (
-            f"x-ratelimit-limit-{what}: {capacity}\r\n"
-            f"x-ratelimit-remaining-{what}: %d\r\n"
-            f"x-ratelimit-reset-{what}: %dms"
-        ).encode()
-        self.capacity = capacity
-        self.level = float(capacity)
-        self._per_s = capacity / MINUTE_S
-        self._at = now
-
-    def __repr__(self) -> str:
-        return f"<Bucket of {self._what}: {self.level:.1f} of {self.capacity}>"
-
-    def wait_s(self, amount: int, now: Seconds) -> Seconds:
-        """How long until `amount`, at most the capacity, may be had; 0.0 if it may be now."""
-        level = self.level + (now - self._at) * self._per_s
-        level = min(level, self.capacity)
-        self.level = level
-        self._at = now
-        missing = amount - level
-        return 0.0 if missing < ROUNDING else missing / self._per_s
-
-    def give(self, amount: int, now: Seconds) -> None:
-        """Put back what was not used; a negative amount is used in addition."""
-        if amount < 0:
-            self.wait_s(0, now)  # what has flowed over is no part of what is taken from
-        self.level += amount
-
-    def resized(self, capacity: int | None, now: Seconds) -> Bucket | None:
-        """One of another capacity, out of which as much is missing as out of this."""
-        if capacity is None:
-            return None
-        self.wait_s(0, now)
-        made = Bucket(self._what, capacity, now)
-        made.level = capacity - (self.capacity - self.level)
-        return made
-
-    def lines(self) -> bytes:
-        """Header lines: the limit, what is left of it, how long until all of it is there again."""
-        level, capacity = int(self.level), self.capacity
-        level = min(level, capacity)
-        reset_ms = (capacity - level) * MINUTE_MS // capacity
-        return self._lines % (level if level > 0 else 0, reset_ms)
+NO_LIMITS: Final = Limits()
 
 
-class Day:
-    """A budget that is whole again at midnight, UTC."""
+class Part(msgspec.Struct, frozen=True):
+    """One gateway's part in what a tenant has: since it counts, requests and tokens; open now;
+    on which day, and then on that day, tokens it let use and what it knows all to have used; how
+    far from their brims its buckets are."""
 
-    __slots__ = ("limit", "number", "used")
+    admitted: int = 0
+    tokens: Tokens = 0
+    open: int = 0
+    day: int = 0
+    day_used: Tokens = 0
+    day_known: Tokens = 0
+    requests_missing: float = 0.0
+    tokens_missing: float = 0.0
 
-    def __init__(self, limit: Tokens) -> None:
-        self.limit = limit
-        self.number = 0  # of the day, since the epoch
-        self.used: Tokens = 0
 
-    def __repr__(self) -> str:
-        return f"<Day {self.number}: {self.used} of {self.limit}>"
-
-    def has(self, amount: Tokens, wall: float) -> bool:
-        """May so much be used today?"""
-        number = int(wall // DAY_S)
-        if number != self.number:
-            self.number, self.used = number, 0
-        return self.used + amount <= self.limit
+NO_PART: Final = Part()
 
 
 class Reservation(msgspec.Struct, gc=False):
@@ -126,13 +72,18 @@ class Allowance:
     """What one tenant has of what it may have. Every method is O(1)."""
 
     __slots__ = (
+        "_others",
+        "_places_ration",
         "_requests",
+        "_requests_ration",
         "_stay_s",
         "_tokens",
+        "_tokens_ration",
         "admitted",
         "day",
         "limits",
         "open",
+        "open_elsewhere",
         "overdrawn",
         "refusals",
         "reserved",
@@ -149,6 +100,11 @@ class Allowance:
         self.overdrawn: Tokens = 0
         self.settled: Tokens = 0
         self.returned: Tokens = 0
+        self.open_elsewhere = 0
+        self._others: dict[str, Part] = {}  # by gateway, those that are gone too
+        self._requests_ration = Ration()
+        self._tokens_ration = Ration()
+        self._places_ration = Ration()
         self._stay_s = 1.0  # mean time of a request
         self._requests = _bucket("requests", limits.requests_per_minute, now)
         self._tokens = _bucket("tokens", limits.tokens_per_minute, now)
@@ -174,7 +130,7 @@ class Allowance:
         if (
             tokens_s
             or requests_s
-            or (most is not None and self.open >= most)
+            or (most is not None and self.open + self.open_elsewhere >= most)
             or (day is not None and not day.has(tokens, wall))
         ):
             refusal = self._refusal(tokens, tokens_s, requests_s, wall)
@@ -182,8 +138,11 @@ class Allowance:
             raise refusal
         if requests is not None:
             requests.level -= 1
+            self._requests_ration.take(1)
         if bucket is not None:
             bucket.level -= tokens
+            self._tokens_ration.take(tokens)
+        self._places_ration.take(1)
         number = 0
         if day is not None:
             day.used += tokens
@@ -192,6 +151,84 @@ class Allowance:
         self.admitted += 1
         self.reserved += tokens
         return Reservation(tokens, number, now)
+
+    def must_wait(self, tokens: Tokens, now: Seconds, wall: float, ranks: Ranks) -> bool:
+        """Is there room for such a request as far as we know, but other gateways may be giving it
+        away at this moment? Then it is to ask again soon. Takes nothing."""
+        requests, bucket, most = self._requests, self._tokens, self.limits.max_concurrent
+        if bucket is not None:
+            tokens = min(tokens, bucket.capacity)
+            if bucket.wait_s(tokens, now):
+                return False
+        if requests is not None and requests.wait_s(1, now):
+            return False
+        places = 0 if most is None else most - self.open - self.open_elsewhere
+        if most is not None and places < 1:
+            return False
+        return not (
+            (bucket is None or self._tokens_ration.allows(tokens, int(bucket.level), ranks, wall))
+            and (
+                requests is None
+                or self._requests_ration.allows(1, int(requests.level + ROUNDING), ranks, wall)
+            )
+            and (most is None or self._places_ration.allows(1, places, ranks, wall))
+        )
+
+    # What it has at other gateways
+
+    @property
+    def is_limited(self) -> bool:
+        """Is there anything to keep count of with others?"""
+        return self.limits != NO_LIMITS
+
+    def part(self, now: Seconds) -> Part:
+        """What it has here, for them."""
+        requests, tokens, day = self._requests, self._tokens, self.day
+        return Part(
+            self.admitted,
+            self.reserved + self.overdrawn - self.returned,
+            self.open,
+            0 if day is None else day.number,
+            0 if day is None else day.used,
+            0 if day is None else day.used + day.elsewhere,
+            0.0 if requests is None else requests.missing(now),
+            0.0 if tokens is None else tokens.missing(now),
+        )
+
+    def others(self, life: str, part: Part | None, now: Seconds, *, is_past: bool) -> None:
+        """What it has at another gateway; None once that is gone: then nothing is open there, and
+        what was used was used. `life` is one life of it; `is_past`: it was so before we began."""
+        was = self._others.pop(life, None)
+        if part is None:
+            part = msgspec.structs.replace(was or NO_PART, open=0)
+        if was is None:
+            was = self._join(part, now) if is_past else NO_PART
+            if len(self._others) >= MOST_LIVES:  # the one that has said nothing for longest
+                self.open_elsewhere -= self._others.pop(next(iter(self._others))).open
+        self._others[life] = part
+        self.open_elsewhere += part.open - was.open
+        if self._requests is not None and part.admitted != was.admitted:
+            self._requests.give(was.admitted - part.admitted, now)
+        if self._tokens is not None and part.tokens != was.tokens:
+            self._tokens.give(was.tokens - part.tokens, now)
+        if self.day is not None:
+            self.day.others(part.day, part.day_used - (was.day_used if part.day == was.day else 0))
+
+    def _join(self, elder: Part, now: Seconds) -> Part:
+        """Somebody was there before us: what is missing there is missing here. Its own part in it
+        is not to be taken again."""
+        for bucket, missing in (
+            (self._requests, elder.requests_missing),
+            (self._tokens, elder.tokens_missing),
+        ):
+            if bucket is not None:
+                bucket.level -= max(missing - bucket.missing(now), 0.0)
+        day = self.day
+        if day is not None:
+            day.others(elder.day, 0)
+            if day.number == elder.day:
+                day.elsewhere = max(day.elsewhere, elder.day_known - day.used)
+        return msgspec.structs.replace(elder, open=0)
 
     def _refusal(
         self, tokens: Tokens, tokens_s: Seconds, requests_s: Seconds, wall: float

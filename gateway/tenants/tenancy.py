@@ -20,6 +20,7 @@ from msgspec.structs import replace as _replace
 from gateway.errors import ClientGone, GatewayError, InvalidKey, InvalidRequest, ModelNotAllowed
 from gateway.tenants.keys import KeyRing, presented_key
 from gateway.tenants.limits import Allowance
+from gateway.tenants.ration import ALONE
 from gateway.tenants.salts import Salter
 from gateway.vocabulary import ANYBODY, BodyKind, GenerationRequest, Route, ServiceClass, Tenant
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 CLASS: Final = b"x-headrace-class"
 DEADLINE: Final = b"x-headrace-deadline-ms"
 LONGEST_DEADLINE_MS: Final = 86_400_000
+HESITATION_S: Final = 0.012
 
 _CLASSES: Final = tuple(ServiceClass)  # the most urgent first
 _BY_NAME: Final = {each.value.encode(): each for each in _CLASSES}
@@ -110,6 +112,10 @@ class Caller:
             raise ModelNotAllowed(param="model")
         return _replace(request, tenant=tenant, deadline=self.deadline)
 
+    def hesitates(self, request: GenerationRequest) -> bool:
+        """Should it ask again in HESITATION_S before it stays?"""
+        return False
+
     def stay(self, request: GenerationRequest, client: Client, served: Served) -> Stay:
         """One request's time with us: used by `with`."""
         return _FREE
@@ -169,6 +175,8 @@ class Tenancy:
         self.assumed_output_tokens = assumed_output_tokens
         self.members: Mapping[str, Member] = {}
         self.reload_failures = 0
+        self.ranks = ALONE  # among the gateways that keep the same limits
+        self.touched: set[str] = set()  # tenants whose part has changed, while there are others
         self._ring: KeyRing[Member] = KeyRing(())
 
     def __repr__(self) -> str:
@@ -258,6 +266,25 @@ class Guest(Caller):
         self._house = house
         self._allowance = allowance
 
+    def hesitates(self, request: GenerationRequest) -> bool:
+        """While other gateways may be giving away what is left of its tenant's limits; until ours
+        has its turn, or nothing is left."""
+        house = self._house
+        ranks = house.ranks
+        if ranks is ALONE:
+            return False
+        tokens = self._tokens_of(request)
+        return self._allowance.must_wait(tokens, house.clock(), house.wall(), ranks)
+
+    def _tokens_of(self, request: GenerationRequest) -> Tokens:
+        """What it may use."""
+        tokens = request.prompt_tokens
+        if request.max_tokens is not None:
+            tokens += request.max_tokens
+        elif request.route.generates:
+            tokens += self._house.assumed_output_tokens
+        return tokens
+
     def stay(self, request: GenerationRequest, client: Client, served: Served) -> Self:
         """Reserves on entering, which may be refused, and settles on leaving. Once."""
         self._request = request
@@ -267,17 +294,15 @@ class Guest(Caller):
 
     def __enter__(self) -> None:
         """Raises what `Allowance.reserve` raises."""
-        house, allowance, request = self._house, self._allowance, self._request
-        tokens = request.prompt_tokens
-        if request.max_tokens is not None:
-            tokens += request.max_tokens
-        elif request.route.generates:
-            tokens += house.assumed_output_tokens
+        house, allowance = self._house, self._allowance
+        tokens = self._tokens_of(self._request)
         wall = 0.0 if allowance.day is None else house.wall()
         try:
             self._reservation = allowance.reserve(tokens, house.clock(), wall)
         finally:
             self._client.notes = allowance.lines()
+        if house.ranks is not ALONE:
+            house.touched.add(self.tenant.name)
 
     def __exit__(
         self,
@@ -286,7 +311,10 @@ class Guest(Caller):
         traceback: TracebackType | None,
     ) -> None:
         used = tokens_used(self._request, self._served, error)
-        self._allowance.settle(self._reservation, used, self._house.clock())
+        house = self._house
+        self._allowance.settle(self._reservation, used, house.clock())
+        if house.ranks is not ALONE:
+            house.touched.add(self.tenant.name)
 
 
 def tokens_used(request: GenerationRequest, served: Served, error: BaseException | None) -> Tokens:

@@ -133,6 +133,11 @@ class Pipe(asyncio.Transport):
         self.reads = True
 
 
+async def no_metrics() -> CollectorRegistry:
+    """Nothing is counted."""
+    return CollectorRegistry()
+
+
 class NoPanel:
     """What the control app reads: nothing is there."""
 
@@ -166,7 +171,7 @@ class Fixture:
         self.received = 0
         self.door = Door(settings, self.live, lambda: self.now)
         self.config = uvicorn.Config(
-            control_app(NoPanel(), CollectorRegistry()), lifespan="off", log_config=None
+            control_app(NoPanel(), no_metrics), lifespan="off", log_config=None
         )
         self.config.load()
         self.state = ServerState()

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from gateway.errors import QuotaExhausted, RateLimited, TooManyAtOnce
-from gateway.tenants.limits import DAY_S, Allowance, Bucket, Limits, Reservation
+from gateway.tenants.buckets import DAY_S, Bucket
+from gateway.tenants.limits import Allowance, Limits, Reservation
 
 # Times are whole 1/16 s and capacities multiples of 60, so that floats hold every level exactly.
 TICK = 1 / 16

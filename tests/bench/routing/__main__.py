@@ -23,11 +23,12 @@ from tests.bench.routing.adapters import ABLATIONS, GATEWAY, OURS
 from tests.bench.routing.comparators import COMPARATORS
 from tests.bench.routing.figures import Figure, figures, ideal_hit_ratio
 from tests.bench.routing.report import Record, WorkloadRecord, table, write
+from tests.bench.routing.several import GATEWAYS
 from tests.bench.routing.workloads import WORKLOADS, Source, Unavailable, Workload
 from tests.bench.routing.world import RouterFactory, World
 
 ROOT: Final = Path(__file__).resolve().parents[3]
-EVERYTHING: Final[Mapping[str, RouterFactory]] = {**GATEWAY, **COMPARATORS, **ABLATIONS}
+EVERYTHING: Final[Mapping[str, RouterFactory]] = {**GATEWAY, **COMPARATORS, **ABLATIONS, **GATEWAYS}
 POLICIES: Final[Mapping[str, RouterFactory]] = {
     name: factory
     for name, factory in {**GATEWAY, **COMPARATORS}.items()
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     policies = {name: EVERYTHING[name] for name in args.policies or POLICIES}
     if args.ablation:
         policies = {OURS + "cache-aware": POLICIES[OURS + "cache-aware"], **ABLATIONS}
+    if args.gateways:
+        policies = dict(GATEWAYS)
     records, skipped = [], dict[str, str]()
     for name in names:
         try:
@@ -92,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ablation", action="store_true", help="our price alone, with its terms changed"
+    )
+    parser.add_argument(
+        "--gateways", action="store_true", help="our default policy alone, at several gateways"
     )
     parser.add_argument(
         "--requests", type=int, help="of each workload (default: 3000; quick: 1000)"

@@ -76,30 +76,34 @@ class GatewayRouter:
     """A policy of the gateway's as a router of the benchmark, with the fleet's bookkeeping."""
 
     def __init__(self, chooser: Chooser, specs: Sequence[ReplicaSpec]) -> None:
-        self._chooser = chooser
-        self._views = [
+        self.chooser = chooser
+        self.views = [
             View(i, ReplicaAddress(f"http://replica-{i}:8000")) for i in range(len(specs))
         ]
-        self._alive: Sequence[View] = self._views
+        self._alive: Sequence[View] = self.views
         self._claims: dict[int, Claim] = {}
         self._owed: dict[int, int] = {}
 
     def __repr__(self) -> str:
-        return f"<GatewayRouter {self._chooser!r}>"
+        return f"<GatewayRouter {self.chooser!r}>"
 
     def members(self, replicas: Sequence[int]) -> None:
         """Whoever is gone is forgotten."""
         for view in self._alive:
             if view.index not in replicas:
-                self._chooser.forget(view.id)
-        self._alive = [self._views[index] for index in replicas]
+                self.chooser.forget(view.id)
+        self._alive = [self.views[index] for index in replicas]
+
+    def request(self, arrival: Arrival) -> GenerationRequest:
+        """What is asked."""
+        return request_of(arrival)
 
     def choose(self, arrival: Arrival, now: float) -> int:
         """Ask the policy, tell it of the dispatch, and take a lease."""
-        request = _request(arrival)
-        choice = self._chooser.choose(request, self._alive, now)
+        request = self.request(arrival)
+        choice = self.chooser.choose(request, self._alive, now)
         view = choice.replica
-        claim = self._chooser.dispatched(request, choice, now)
+        claim = self.chooser.dispatched(request, choice, now)
         self._claims[arrival.number] = claim.__enter__()
         view.inflight_requests += 1
         view.inflight_prompt_tokens += arrival.prompt_tokens
@@ -108,7 +112,7 @@ class GatewayRouter:
 
     def first_token(self, arrival: Arrival, replica: int, now: float) -> None:
         """The first byte came back: its prefill is no longer owed."""
-        self._views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number)
+        self.views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number)
         self._claims[arrival.number].first_byte(now)
 
     def ended(self, arrival: Arrival, replica: int, now: float, cached_tokens: int | None) -> None:
@@ -117,11 +121,12 @@ class GatewayRouter:
         if cached_tokens is not None:
             claim.answered(arrival.prompt_tokens, cached_tokens, None, now)
         claim.__exit__(None, None, None)
-        self._views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number, 0)
-        self._views[replica].inflight_requests -= 1
+        self.views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number, 0)
+        self.views[replica].inflight_requests -= 1
 
 
-def _request(arrival: Arrival) -> GenerationRequest:
+def request_of(arrival: Arrival) -> GenerationRequest:
+    """As the parser would make it."""
     prompt = prompt_of(arrival)
     return GenerationRequest(
         route=ROUTES[0],

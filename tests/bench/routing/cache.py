@@ -10,7 +10,7 @@ what is held of it is a prefix, as long as no more than its own blocks were drop
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +50,10 @@ def hit_tokens(blocks: int, prompt_tokens: int) -> int:
     return min(blocks * BLOCK_TOKENS, prompt_tokens - 1)
 
 
+Heard = Callable[[Sequence[int], Sequence[int], Sequence[int]], None]
+"""A prompt's blocks, which of them (by place) were not there, and the blocks that were dropped."""
+
+
 class BlockCache:
     """The blocks one replica holds, least recently used first."""
 
@@ -57,6 +61,7 @@ class BlockCache:
         if capacity < 1:
             raise ValueError("a cache holds at least one block")
         self.capacity = capacity
+        self.listener: Heard | None = None
         self.held: OrderedDict[int, None] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -68,12 +73,16 @@ class BlockCache:
 
     def keep(self, blocks: Sequence[int]) -> None:
         """Use or store every block, head most recent; drop what no longer fits. O(blocks)."""
-        held = self.held
+        held, listener = self.held, self.listener
+        fresh = [at for at, block in enumerate(blocks) if block not in held] if listener else []
         for block in reversed(blocks):
             held[block] = None
             held.move_to_end(block)
+        dropped = []
         while len(held) > self.capacity:
-            held.popitem(last=False)
+            dropped.append(held.popitem(last=False)[0])
+        if listener is not None and (fresh or dropped):
+            listener(blocks, fresh, dropped)
 
 
 def ideal_hit_tokens(arrivals: Iterable[Arrival]) -> list[int]:

@@ -15,6 +15,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,11 +72,19 @@ class Router(Protocol):
         """The answer is over, and told how many prompt tokens were cached; None: it was cut."""
 
 
+Listener = Callable[[int, Sequence[int], Sequence[int], Sequence[int]], None]
+"""A replica, and what `cache.Heard` says of its cache."""
+
+
 class Caches(Protocol):
-    """An exact and instant index, for comparators: better than any real one."""
+    """What the caches hold, told better than any gateway is."""
 
     def hit_tokens(self, arrival: Arrival) -> list[int]:
-        """Per replica, what is cached there or will be by what was already sent there."""
+        """Per replica, what is cached there or will be by what was already sent there: an exact
+        and instant index, for comparators."""
+
+    def listen(self, listener: Listener) -> None:
+        """Hear of every change as it is planned."""
 
 
 RouterFactory = Callable[[Sequence[ReplicaSpec], Caches, "Random"], Router]
@@ -102,6 +111,11 @@ class World:
 
     def __repr__(self) -> str:
         return f"<World {self._engines!r}>"
+
+    def listen(self, listener: Listener) -> None:
+        """See `Caches`."""
+        for index, each in enumerate(self._engines):
+            each.cache.listener = partial(listener, index)
 
     def hit_tokens(self, arrival: Arrival) -> list[int]:
         """See `Caches`."""

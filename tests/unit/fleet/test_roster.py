@@ -261,6 +261,8 @@ def test_the_document_holds_what_is_believed_and_no_credentials() -> None:
                     "engine": {"tensor_parallel": 2, "prefix_caching": False},
                     "inflight_requests": 1,
                     "inflight_prompt_tokens": 9,
+                    "others_inflight_requests": 0,
+                    "others_inflight_prompt_tokens": 0,
                     "failures_in_a_row": 1,
                     "ejections": 0,
                 }

@@ -1,0 +1,93 @@
+"""What is known of one replica beside what it holds: how fast it is, how busy, what it has in use.
+
+What has been sent there counts whoever sent it. Ours is known at once; the *part* of another
+gateway is told a moment later, as totals since it began: what was told last is set against what is
+told now, and the difference taken for what has happened. One that goes drops what it was owed, as
+the engine will.
+
+Invariants. What others are owed is never negative, and nothing once they are gone.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from gateway.choose.pace import Pace
+from gateway.choose.price import Footprint, Price
+from gateway.vocabulary import Seconds, Tokens
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One gateway's part in what a replica has been sent.
+
+    Work of streams ever sent, that of those which have had a first byte, and of those which ended
+    without; work of unary requests ever sent; tokens in use now.
+    """
+
+    sent: Tokens = 0
+    read: Tokens = 0
+    dropped: Tokens = 0
+    unseen: Tokens = 0
+    in_use: Tokens = 0
+
+    @property
+    def owed(self) -> Tokens:
+        """Work of streams that is still to be read."""
+        return max(self.sent - self.read - self.dropped, 0)
+
+
+NO_PART: Final = Part()
+
+
+class Target:
+    """Of one replica."""
+
+    __slots__ = (
+        "_others", "_price", "busy", "congestion", "dropped", "footprint", "pace", "read", "sent",
+        "unseen",
+    )  # fmt: skip
+
+    def __init__(self, pace: Pace, price: Price) -> None:
+        self.pace = pace
+        self.footprint = Footprint()
+        self.busy = 0.0  # the share of late that it has spent on prefill
+        self.congestion = price.congestion(0.0)
+        self._price = price
+        self._others: dict[str, Part] = {}  # by gateway
+        # Our own part, as `Part` has it.
+        self.sent: Tokens = 0
+        self.read: Tokens = 0
+        self.dropped: Tokens = 0
+        self.unseen: Tokens = 0
+
+    def __repr__(self) -> str:
+        return f"<Target {self.pace!r} {self.footprint!r}, {self.busy:.2f} busy>"
+
+    def look(self, now: Seconds, weight: float) -> None:
+        """Is it busy now? `weight` of this look among those before."""
+        self.busy += weight * ((self.pace.wait_s(now) > 0.0 or self.pace.owed > 0) - self.busy)
+        self.congestion = self._price.congestion(self.busy)
+
+    def part(self) -> Part:
+        """Our own."""
+        in_use = self.footprint.tokens - sum([each.in_use for each in self._others.values()])
+        return Part(self.sent, self.read, self.dropped, self.unseen, in_use)
+
+    def others(self, peer: str, part: Part, now: Seconds) -> None:
+        """That of another gateway is this now; nothing, once it is gone."""
+        was = self._others.pop(peer, None)
+        pace = self.pace
+        if part is not NO_PART:
+            self._others[peer] = part
+        if was is None or part.sent < was.sent:  # new to us, gone, or counting anew
+            pace.others_dropped(0 if was is None else was.owed)
+            pace.others_began(part.owed, now)
+        else:
+            pace.others_began(part.sent - was.sent, now)
+            if part.unseen > was.unseen:
+                pace.begin_unseen(part.unseen - was.unseen, now)
+            pace.others_read(part.read - was.read, now)
+            pace.others_dropped(part.dropped - was.dropped)
+        self.footprint.tokens += part.in_use - (0 if was is None else was.in_use)

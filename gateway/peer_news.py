@@ -1,0 +1,209 @@
+"""What other gateways are told of us, and who is told of them: rows of figures, out of the rooms
+and into them.
+
+    a replica   what the fleet's ledger, the gate and the policy have there
+    a tenant    what it has used of its limits, and has open
+    a model     our share of the demand for it
+
+A row is told by every gateway of itself; each room keeps them apart by gateway, and adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import astuple
+
+from gateway.choose import target
+from gateway.demand import Share
+from gateway.hold import capacity
+from gateway.peers.rows import Key, Row, Rows, Topic
+from gateway.tenants import limits
+from gateway.tenants.ration import ALONE, Ranks
+from gateway.tenants.tenancy import Tenancy
+from gateway.vocabulary import Health, ModelName, ReplicaId
+
+if TYPE_CHECKING:
+    from gateway.fleet.ledger import Replica
+    from gateway.life import Life
+    from gateway.peers.share import Change, Peers
+
+LEDGER, GATE, POLICY = 2, 5, 5
+"""How many figures of a replica's row are whose, in this order."""
+
+FIGURES: Final = {Topic.REPLICA: LEDGER + GATE + POLICY, Topic.TENANT: 8, Topic.MODEL: 11}
+"""Rows of another length are not understood."""
+
+DEMAND_EVERY_S: Final = 0.2
+"""Rates fade all the time: they are not told every time."""
+
+
+class PeerNews:
+    """The rooms, as other gateways know them. A `RosterListener`, too."""
+
+    def __init__(self, life: Life) -> None:
+        self._gate = life.gate
+        self._chooser = life.chooser
+        self._tenants = life.tenants if isinstance(life.tenants, Tenancy) else None
+        self._demands = life.demands
+        self._clock = life.clock
+        self._demand_rows: dict[Key, Row] = {}
+        self._demand_at = -DEMAND_EVERY_S
+        self._replicas: dict[ReplicaId, Replica] = {}
+        self.peers: Peers | None = None
+        """Once there is a link."""
+
+    def __repr__(self) -> str:
+        return f"<PeerNews of {len(self._replicas)} replicas>"
+
+    # What others are told
+
+    def rows(self) -> Rows:
+        """All of ours."""
+        tenancy = self._tenants
+        tenants = self._tenant_rows(() if tenancy is None else tenancy.members)
+        return self._replica_rows() | tenants | self._model_rows()
+
+    def news(self) -> Rows:
+        """Every replica's and model's, and those of tenants who have been here since the last
+        call."""
+        rows = self._replica_rows() | self._model_rows()
+        tenancy = self._tenants
+        if tenancy is not None and tenancy.touched:
+            touched, tenancy.touched = tenancy.touched, set()
+            rows |= self._tenant_rows(touched)
+        return rows
+
+    def _replica_rows(self) -> dict[Key, Row]:
+        """Of those that have ever had anything."""
+        gate, chooser = self._gate, self._chooser
+        rows: dict[Key, Row] = {}
+        for name, replica in self._replicas.items():
+            row = (
+                replica.own_requests,
+                replica.own_prompt_tokens,
+                *astuple(gate.part(name)),
+                *astuple(chooser.part(name)),
+            )
+            if any(row):
+                rows[Topic.REPLICA, name] = row
+        return rows
+
+    def _tenant_rows(self, names: Iterable[str]) -> dict[Key, Row]:
+        """Of those that are limited and have ever been here."""
+        if self._tenants is None:
+            return {}
+        now, members = self._clock(), self._tenants.members
+        rows: dict[Key, Row] = {}
+        for name in names:
+            member = members.get(name)
+            if member is not None and member.allowance.is_limited:
+                row = astuple(member.allowance.part(now))
+                if any(row):
+                    rows[Topic.TENANT, name] = row
+        return rows
+
+    def _model_rows(self) -> dict[Key, Row]:
+        """As of late; at once where somebody begins to wait for a replica."""
+        now = self._clock()
+        if now - self._demand_at >= DEMAND_EVERY_S:
+            self._demand_at = now
+            self._demand_rows = {
+                (Topic.MODEL, model): _row_of(share)
+                for model in self._demands.models()
+                if (share := self._demands.share(model)) != Share()
+            }
+        return self._demand_rows
+
+    def hurry(self, _: ModelName) -> None:
+        """The demand for this model is to be told at the next opportunity."""
+        self._demand_at = -DEMAND_EVERY_S
+
+    def of_others(self, model: ModelName) -> list[Share]:
+        """See `demand.OtherShares`."""
+        if self.peers is None:
+            return []
+        rows = self.peers.rows_of((Topic.MODEL, model))
+        return [_share_of(row) for _, row in rows if len(row) == FIGURES[Topic.MODEL]]
+
+    # What we are told of them. A link's `Rooms`
+
+    def heard(self, changes: Sequence[Change]) -> None:
+        """Into the rooms; what we do not know, or not understand, is left."""
+        for change in changes:
+            topic, name = change.key
+            if change.now is not None and len(change.now) != FIGURES.get(topic):
+                continue
+            if topic is Topic.REPLICA:
+                replica = self._replicas.get(ReplicaId(name))
+                if replica is not None:
+                    self._at_replica(replica, change.peer, change.now)
+            elif topic is Topic.TENANT:
+                self._of_tenant(name, change)
+            elif _queued(change.now) and not _queued(change.was):
+                self._demands.activated(ModelName(name))
+
+    def beside(self, gateways: Sequence[str], ours: int) -> None:
+        """Limits are kept by all of these together."""
+        if self._tenants is not None:
+            self._tenants.ranks = Ranks(len(gateways), ours) if len(gateways) > 1 else ALONE
+
+    def _at_replica(self, replica: Replica, peer: str, row: Row | None) -> None:
+        now = self._clock()
+        gate_part, policy_part = capacity.NO_PART, target.NO_PART
+        requests = prompt_tokens = 0
+        if row is not None:
+            figures = [int(figure) for figure in row]
+            requests, prompt_tokens = figures[:LEDGER]
+            gate_part = capacity.Part(*figures[LEDGER : LEDGER + GATE])
+            policy_part = target.Part(*figures[LEDGER + GATE :])
+        replica.others(peer, requests, prompt_tokens)
+        self._chooser.others(replica.id, peer, policy_part, now)
+        self._gate.others(replica.id, peer, gate_part, now)
+
+    def _of_tenant(self, name: str, change: Change) -> None:
+        member = self._tenants.members.get(name) if self._tenants is not None else None
+        if member is not None:
+            row = change.now
+            member.allowance.others(
+                f"{change.peer} {change.epoch}",
+                None if row is None else limits.Part(*[int(figure) for figure in row]),
+                self._clock(),
+                is_past=change.is_past,
+            )
+
+    # What becomes of replicas. A `RosterListener`
+
+    def joined(self, replica: Replica) -> None:
+        """Others may have known it before us."""
+        self._replicas[replica.id] = replica
+        if self.peers is not None:
+            for peer, row in self.peers.rows_of((Topic.REPLICA, replica.id)):
+                self._at_replica(replica, peer, row)
+
+    def changed(self, replica: Replica, was: Health, now: Health) -> None:
+        """Nothing to others: they see for themselves."""
+
+    def left(self, replica: Replica) -> None:
+        """There is nothing of ours there any more."""
+        del self._replicas[replica.id]
+
+
+def _queued(row: Row | None) -> bool:
+    """Does anybody wait, by the row of a model?"""
+    return row is not None and row[0] > 0
+
+
+def _row_of(share: Share) -> Row:
+    figures = astuple(share)
+    return (*figures[:5], *figures[5], *figures[6:])
+
+
+def _share_of(row: Row) -> Share:
+    requests, tokens, inflight, inflight_tokens = [int(figure) for figure in row[:4]]
+    oldest_s, fast, slow, lumps, saved, backlog_s, held = row[4:]
+    return Share(
+        requests, tokens, inflight, inflight_tokens, oldest_s,
+        (fast, slow), lumps, saved, backlog_s, int(held),
+    )  # fmt: skip

@@ -1,0 +1,250 @@
+"""Gateways that know of each other: real ones, linked by real datagrams on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.peers.rows import Datagram, Kind, Topic
+from gateway.peers.wire import encode
+from gateway.vocabulary import ModelName
+from serving.sim.server import running_sim
+from tests.builders import MODEL, a_chat, a_post
+from tests.house import RunningHouse, a_sim, run, running_house, until
+from tests.keyed import ACME, a_document
+
+SOON_S = 0.5  # far more than the 20 ms it takes, on a machine that does other things too
+
+
+def free_ports(count: int) -> list[int]:
+    """UDP ports that nobody has."""
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def linked(ports: list[int], index: int, **knobs: Any) -> dict[str, Any]:
+    addresses = [f"127.0.0.1:{port}" for at, port in enumerate(ports) if at != index]
+    return {"host": "127.0.0.1", "port": ports[index], "addresses": addresses, **knobs}
+
+
+@asynccontextmanager
+async def gateways(
+    count: int, url: str, *, peers: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[list[RunningHouse]]:
+    """So many before one replica, who have heard each other."""
+    ports = free_ports(count)
+    async with AsyncExitStack() as stack:
+        houses = [
+            await stack.enter_async_context(
+                running_house({"peers": linked(ports, index, **(peers or {})), **settings}, [url])
+            )
+            for index in range(count)
+        ]
+        await until(lambda: all(heard(each) == count - 1 for each in houses))
+        yield houses
+
+
+def heard(house: RunningHouse) -> int:
+    link = house.house.link
+    return 0 if link is None else len(link.peers.present)
+
+
+async def within(law: Callable[[], bool], within_s: float = SOON_S) -> None:
+    await until(law, within_s=within_s)
+
+
+def test_each_knows_within_a_moment_what_the_others_have_in_flight() -> None:
+    async def law() -> None:
+        async with (
+            running_sim(a_sim(speed=0.01)) as sim,
+            gateways(3, sim.url) as (one, two, three),
+            one.wire() as wire,
+        ):
+            await wire.send(a_post(a_chat(max_tokens=400, stream=True)))
+            await within(lambda: one.ledgers[0][0] == 1)
+            began = time.perf_counter()
+            await within(lambda: [each.ledgers[0][0] for each in (two, three)] == [1, 1])
+            assert time.perf_counter() - began < SOON_S
+            assert two.replicas[0].own_requests == 0
+            await wire.close()  # it leaves: nothing is in flight any more, anywhere
+            await within(lambda: not any(each.ledgers[0][0] for each in (one, two, three)), 5.0)
+
+    run(law())
+
+
+def test_who_leaves_says_goodbye_and_who_comes_back_is_heard() -> None:
+    async def law() -> None:
+        ports = free_ports(2)
+        async with (
+            running_sim(a_sim()) as sim,
+            running_house({"peers": linked(ports, 0)}, [sim.url]) as stays,
+        ):
+            for _ in range(2):
+                async with running_house({"peers": linked(ports, 1)}, [sim.url]) as comes:
+                    await within(lambda: heard(stays) == 1, 3.0)
+                    await within(lambda: heard(comes) == 1, 3.0)
+                await within(lambda: heard(stays) == 0)  # long before it would be silent
+
+    run(law())
+
+
+def test_a_silent_gateways_share_expires() -> None:
+    async def law() -> None:
+        (port,) = free_ports(1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dead:
+            dead.bind(("127.0.0.1", 0))
+            peers = linked([port, dead.getsockname()[1]], 0, silent_s=0.4)
+            async with (
+                running_sim(a_sim()) as sim,
+                running_house({"peers": peers}, [sim.url]) as house,
+            ):
+                name = house.replicas[0].id
+                row = (5, 900, 700, 5, 2000, 0, 0, 700, 0, 0, 0, 1500)
+                said = Datagram("dead", 1, 1, Kind.WHOLE, rows=[(Topic.REPLICA, name, row)])
+                dead.sendto(encode(said), ("127.0.0.1", port))
+                await within(lambda: house.ledgers == [(5, 900)])
+                assert house.house.gate.part(name).unbegun == 0
+                await within(lambda: house.ledgers == [(0, 0)], 2.0)
+                assert heard(house) == 0
+
+    run(law())
+
+
+def all_refused(datagrams: Mapping[str, int]) -> bool:
+    return datagrams["strange"] + datagrams["unreadable"] == 2
+
+
+def test_strangers_are_not_heard(tmp_path: Path) -> None:
+    async def law() -> None:
+        secret = tmp_path / "secret"
+        secret.write_text("of all gateways\n")
+        (port,) = free_ports(1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.bind(("127.0.0.1", 0))
+            for knobs in ({"addresses": ["127.0.0.2:1"]}, {"secret": str(secret)}):
+                peers = {**linked([port, stranger.getsockname()[1]], 0), **knobs}
+                async with running_house({"peers": peers}) as house:
+                    link = house.house.link
+                    assert link is not None
+                    said = encode(Datagram("stranger", 1, 1, Kind.WHOLE))
+                    stranger.sendto(said, ("127.0.0.1", port))
+                    stranger.sendto(b"noise", ("127.0.0.1", port))
+                    await within(partial(all_refused, link.datagrams))
+                    assert heard(house) == 0
+
+    run(law())
+
+
+def test_a_replicas_bound_holds_for_all_together_and_nobody_is_left_out() -> None:
+    """One gateway has all that the replica may be given, and more waiting; then another comes."""
+
+    async def law() -> None:
+        async with (
+            running_sim(a_sim(speed=0.05)) as sim,
+            gateways(2, sim.url, hold={"max_sequences": 4}) as houses,
+            AsyncExitStack() as stack,
+        ):
+            most, order = 0, list[int]()
+
+            async def ask(which: int) -> None:
+                wire = await stack.enter_async_context(houses[which].wire())
+                await wire.send(a_post(a_chat(max_tokens=60, stream=True)))
+                assert (await wire.reply()).status == 200
+                order.append(which)
+
+            tasks = [asyncio.create_task(ask(0)) for _ in range(24)]
+            await within(lambda: houses[1].ledgers[0][0] == 24, 2.0)
+            tasks += [asyncio.create_task(ask(1)) for _ in range(4)]
+            while not all(task.done() for task in tasks):
+                most = max(most, sim.engine.running + sim.engine.waiting)
+                await asyncio.sleep(0.005)
+            for task in tasks:
+                task.result()
+            assert most <= 5  # what both give in the same moment is one too many
+            assert order.index(1) < 20  # it had its share before all the others were through
+
+    run(law())
+
+
+KEY = ("authorization", f"Bearer {ACME.key}")
+
+
+@asynccontextmanager
+async def limited(
+    folder: Path, count: int, url: str, **limits: int
+) -> AsyncIterator[list[RunningHouse]]:
+    """Gateways that keep these limits of a tenant's."""
+    path = folder / "tenants.yaml"
+    path.write_text(a_document(limits))
+    async with gateways(count, url, tenants={"path": str(path)}) as houses:
+        yield houses
+
+
+@pytest.mark.parametrize("limit", [60, 600])
+def test_requests_a_minute_are_of_all_together(tmp_path: Path, limit: int) -> None:
+    async def law() -> None:
+        async with (
+            running_sim(a_sim()) as sim,
+            limited(tmp_path, 3, sim.url, requests_per_minute=limit) as houses,
+        ):
+            admitted, began = 0, time.perf_counter()
+
+            async def hammer(house: RunningHouse) -> None:
+                nonlocal admitted
+                async with house.wire() as wire:
+                    while time.perf_counter() - began < 3.0:
+                        await wire.send(a_post(a_chat(max_tokens=1), headers=[KEY]))
+                        status = (await wire.reply()).status
+                        admitted += status == 200
+
+            await asyncio.gather(*[hammer(house) for house in houses for _ in range(4)])
+            took_s = time.perf_counter() - began
+            flowed = limit * (1 + took_s / 60)
+            assert flowed * 0.95 - 1 <= admitted <= flowed * 1.05
+
+    run(law())
+
+
+def test_so_many_at_once_are_of_all_together(tmp_path: Path) -> None:
+    async def law() -> None:
+        async with (
+            running_sim(a_sim(speed=0.005)) as sim,
+            limited(tmp_path, 3, sim.url, max_concurrent=8) as houses,
+            AsyncExitStack() as stack,
+        ):
+            wires = [await stack.enter_async_context(houses[each % 3].wire()) for each in range(30)]
+            for wire in wires:
+                await wire.send(a_post(a_chat(max_tokens=500, stream=True), headers=[KEY]))
+            heads = await asyncio.gather(*[wire.head() for wire in wires])
+            assert sorted(head.status for head in heads) == [200] * 8 + [429] * 22
+
+    run(law())
+
+
+def test_every_gateway_answers_for_the_demand_at_all() -> None:
+    async def law() -> None:
+        async with (
+            running_sim(a_sim(speed=0.01)) as sim,
+            gateways(2, sim.url) as (one, two),
+            one.wire() as wire,
+        ):
+            await wire.send(a_post(a_chat(max_tokens=400, stream=True)))
+            model = ModelName(MODEL)
+            await within(lambda: two.house.demands.demand(model).inflight_requests == 1)
+            assert two.house.demands.demand(model).is_active
+            assert two.house.demands.share(model).inflight_requests == 0
+
+    run(law())
