@@ -11,9 +11,7 @@ import asyncio
 import gc
 import random
 import signal
-import socket
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +50,7 @@ from gateway.scale.demands import Demands
 from gateway.scale.metrics import DemandCollector
 from gateway.scale.routes import scale_routes
 from gateway.section import SettingsError
-from gateway.server import Server, shared_port
+from gateway.server import Server
 from gateway.siblings import Siblings
 from gateway.supply import Supply
 from gateway.tenants.watch import tenancy
@@ -73,29 +71,14 @@ if TYPE_CHECKING:
         Settings,
     )
     from gateway.vocabulary import ModelCard, ModelName
+    from gateway.worker import Worker
 
 FLUSH_EVERY_S: Final = 0.2
 TIDY_EVERY_S: Final = 0.2
 LOOK_EVERY_S: Final = 1.0
 DRAIN_LOOK_EVERY_S: Final = 0.02
 CUT_SHORT_S: Final = 1.0
-READY_WITHIN_S: Final = 3.0  # a worker, or it listens all the same
-LOOPBACK: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 GC_THRESHOLD: Final = 50_000  # objects made and not yet freed before the youngest are looked at
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One of the processes that are one gateway: which, where all are linked, and what they share.
-
-    `lifeline` ends when their supervisor does.
-    """
-
-    index: int
-    link: socket.socket
-    ports: tuple[int, ...]
-    folder: Path
-    lifeline: int
 
 
 class House(Panel):
@@ -172,11 +155,7 @@ class House(Panel):
         batch = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
         self._registry = metrics
         worker = self._worker
-        self._siblings = (
-            None
-            if worker is None
-            else Siblings(worker.folder, worker.index, len(worker.ports), metrics)
-        )
+        self._siblings = None if worker is None else Siblings(worker, metrics)
         return control_app(self, self._scrape, (*scale_routes(self.demands), *batch))
 
     def _demanded(self, chooser: Chooser) -> Demands:
@@ -235,9 +214,9 @@ class House(Panel):
         settings, worker = self._settings.peers, self._worker
         if not settings.is_on:
             return None
-        sock, ports = (listen(settings), ()) if worker is None else (worker.link, worker.ports)
-        siblings = [(LOOPBACK[sock.family], port) for port in ports]
-        link = Link(settings, self._peer_news, (monotonic, wall), sock, siblings)
+        sock = listen(settings) if worker is None else worker.link
+        addresses = () if worker is None else worker.addresses
+        link = Link(settings, self._peer_news, (monotonic, wall), sock, addresses)
         self._peer_news.peers = link.peers
         return link
 
@@ -327,7 +306,11 @@ class House(Panel):
                 certificates = watch_certificates(context, self._settings.accept.tls)
                 loops.append(tasks.create_task(certificates, name="certificates"))
             try:
-                await server.serve(await self._sockets(server))
+                if self._worker is None:
+                    await server.serve()
+                else:
+                    accept = self._settings.accept
+                    await server.serve([await self._worker.socket(accept, self, server.stop)])
             finally:
                 for task in loops:
                     task.cancel()
@@ -339,24 +322,6 @@ class House(Panel):
         self.tokens.close()
         self.relay.close()
         self.log.close()
-
-    async def _sockets(self, server: Server) -> list[socket.socket] | None:
-        """A worker listens beside the others, once it is as ready as they are, for as long as their
-        supervisor lives."""
-        if self._worker is None:
-            return None
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._worker.lifeline, self._orphaned, server)
-        deadline = loop.time() + READY_WITHIN_S
-        while not self.is_ready and loop.time() < deadline:
-            await asyncio.sleep(DRAIN_LOOK_EVERY_S)
-        accept = self._settings.accept
-        return [shared_port(accept.host, accept.port)]
-
-    def _orphaned(self, server: Server) -> None:
-        assert self._worker is not None
-        asyncio.get_running_loop().remove_reader(self._worker.lifeline)
-        server.stop()
 
     async def _flush(self) -> None:
         while True:

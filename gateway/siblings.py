@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -20,9 +19,12 @@ from gateway.account.summing import Sheet, folded, sheet_of, summed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
+
+    from gateway.worker import Worker
 
 KEEP_EVERY_S: Final = 1.0
 ANSWER_WITHIN_S: Final = 1.0
@@ -35,13 +37,13 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 class Siblings:
     """One worker among them."""
 
-    def __init__(self, folder: Path, index: int, workers: int, registry: CollectorRegistry) -> None:
+    def __init__(self, worker: Worker, registry: CollectorRegistry) -> None:
         """`registry` is its own."""
-        self._folder = folder
-        self._index = index
-        self._workers = workers
+        self._folder = worker.folder
+        self._index = worker.index
+        self._workers = len(worker.ports)
         self._registry = registry
-        self._life = f"{index}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._life = f"{worker.index}-{os.getpid()}-{os.urandom(4).hex()}"
 
     def __repr__(self) -> str:
         return f"<Siblings: {self._index} of {self._workers}>"

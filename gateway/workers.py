@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from gateway import app
-from gateway.app import Worker
 from gateway.clock import monotonic
 from gateway.peers.link import listen
 from gateway.section import SettingsError
 from gateway.server import shared_port
 from gateway.siblings import retire
+from gateway.worker import Worker
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
