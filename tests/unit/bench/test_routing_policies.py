@@ -9,7 +9,7 @@ from tests.bench.routing.adapters import GATEWAY, block_bytes, prompt_of
 from tests.bench.routing.cache import Arrival
 from tests.bench.routing.comparators import COMPARATORS, BoundedHash, Counting
 from tests.bench.routing.engine import ReplicaSpec
-from tests.bench.routing.world import Router, World
+from tests.bench.routing.world import Listener, Router, World
 
 SPECS = (ReplicaSpec(1000.0, 100),) * 3
 L = 1000
@@ -20,6 +20,9 @@ class Hits:
 
     def __init__(self, *tokens: int) -> None:
         self.tokens = list(tokens)
+
+    def listen(self, listener: Listener) -> None:
+        """Nothing ever changes."""
 
     def hit_tokens(self, arrival: Arrival) -> list[int]:
         return self.tokens
