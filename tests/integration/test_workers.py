@@ -73,7 +73,7 @@ class Workers:
         return all(each.status == 200 for each in answers)
 
     async def until_ready(self, count: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(50):
             while len(self.pids) != count or not await self.is_ready():
                 await asyncio.sleep(0.05)
 
@@ -139,7 +139,7 @@ def test_one_scrape_adds_all_up_and_nothing_is_lost_when_a_worker_is_killed() ->
 def test_each_worker_knows_what_the_others_have_in_flight() -> None:
     async def law() -> None:
         async with (
-            running_sim(a_sim(speed=0.005)) as sim,
+            running_sim(a_sim(speed=0.0005)) as sim,
             workers(2, sim.url) as both,
             AsyncExitStack() as stack,
         ):
@@ -147,7 +147,7 @@ def test_each_worker_knows_what_the_others_have_in_flight() -> None:
                 wire = await stack.enter_async_context(both.wire())
                 await wire.send(a_post(a_chat(max_tokens=500, stream=True)))
                 assert (await wire.head()).status == 200
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1.0)
             for _ in range(8):  # whoever answers
                 fleet = (await both.ask(a_get("/debug/fleet"), method="GET")).json()
                 assert fleet["replicas"][0]["inflight_requests"] == 8
@@ -159,7 +159,7 @@ def test_each_worker_knows_what_the_others_have_in_flight() -> None:
 def test_limits_are_of_all_workers_together(tmp_path: Path) -> None:
     async def law() -> None:
         path = tmp_path / "tenants.yaml"
-        path.write_text(a_document({"requests_per_minute": 300}))
+        path.write_text(a_document({"requests_per_minute": 60}))
         async with (
             running_sim(a_sim()) as sim,
             workers(2, sim.url, GATEWAY__TENANTS__PATH=str(path)) as both,
@@ -173,10 +173,11 @@ def test_limits_are_of_all_workers_together(tmp_path: Path) -> None:
                         await wire.send(a_post(a_chat(max_tokens=1), headers=[KEY]))
                         status = (await wire.reply()).status
                         admitted += status == 200
+                        await asyncio.sleep(0.01)
 
             await asyncio.gather(*[hammer() for _ in range(8)])
-            flowed = 300 * (1 + (time.perf_counter() - began) / 60)
-            assert flowed * 0.95 <= admitted <= flowed * 1.05
+            flowed = 60 * (1 + (time.perf_counter() - began) / 60)
+            assert flowed * 0.95 <= admitted <= flowed * 1.05 + 1
 
     run(law())
 
