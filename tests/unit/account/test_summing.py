@@ -1,0 +1,67 @@
+"""The metrics of several workers are those of one gateway."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from gateway.account.summing import MOST_LIVES, Sheet, folded, sheet_of, summed
+
+NOBODY = Sheet([], {})
+
+
+def a_worker(life: str, *, requests: int, inflight: int = 0) -> Sheet:
+    """What one shows that has had so many."""
+    registry = CollectorRegistry()
+    counter = Counter("requests", "All.", ("model",), registry=registry)
+    took = Histogram("took_seconds", "Each.", registry=registry, buckets=(1.0, 2.0))
+    Gauge("inflight", "Now.", registry=registry).set(inflight)
+    Gauge("gateway_replica_state", "Seen alike.", ("state",), registry=registry).labels("up").set(1)
+    for _ in range(requests):
+        counter.labels("m").inc()
+        took.observe(1.5)
+    return sheet_of(life, registry)
+
+
+def values(present: list[Sheet], retired: Sheet = NOBODY) -> dict[str, float]:
+    """By name and labels."""
+    return {
+        "".join([sample.name, *sample.labels.values()]): sample.value
+        for family in summed(present, retired)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def test_what_grows_and_what_each_has_adds_up_and_what_all_see_alike_does_not() -> None:
+    found = values([a_worker("a", requests=2, inflight=3), a_worker("b", requests=5, inflight=1)])
+    assert found == {
+        "requests_totalm": 7,
+        "took_seconds_bucket1.0": 0,
+        "took_seconds_bucket2.0": 7,
+        "took_seconds_bucket+Inf": 7,
+        "took_seconds_count": 7,
+        "took_seconds_sum": 10.5,
+        "inflight": 4,
+        "gateway_replica_stateup": 1,
+    }
+
+
+def test_of_a_worker_that_is_gone_what_had_grown_stays() -> None:
+    gone = a_worker("a", requests=2, inflight=3)
+    found = values([a_worker("b", requests=5, inflight=1)], folded(NOBODY, gone))
+    assert (found["requests_totalm"], found["inflight"]) == (7, 1)
+
+
+def test_nobody_is_counted_twice_while_a_sheet_is_being_folded() -> None:
+    gone = a_worker("a", requests=2)
+    retired = folded(NOBODY, gone)
+    assert values([gone], retired)["requests_totalm"] == 2
+    assert folded(retired, gone) is retired
+
+
+def test_the_retired_are_one_sheet_however_many_they_were() -> None:
+    retired = NOBODY
+    for number in range(3 * MOST_LIVES):
+        retired = folded(retired, a_worker(str(number), requests=1))
+    assert values([], retired)["requests_totalm"] == 3 * MOST_LIVES
+    assert len(retired.lives) == MOST_LIVES
