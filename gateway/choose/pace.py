@@ -40,7 +40,7 @@ PRIOR_TOKENS: Final = 2_000.0
 PRIOR_WEIGHT: Final = 2.0  # in spans
 FADE: Final = 0.97  # per span: some thirty of them count
 CUT_S: Final = 2.0  # a span that has lasted so long is cut at the next first byte
-LEAST_JOINT_S: Final = 0.25  # a span that others had a part in, to be learnt from
+LEAST_JOINT_S: Final = 1.0  # a span that others had a part in, to be learnt from
 LEAST_RATE_PER_S: Final = 50.0
 MOST_RATE_PER_S: Final = 1_000_000.0
 

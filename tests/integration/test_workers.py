@@ -147,10 +147,16 @@ def test_each_worker_knows_what_the_others_have_in_flight() -> None:
                 wire = await stack.enter_async_context(both.wire())
                 await wire.send(a_post(a_chat(max_tokens=500, stream=True)))
                 assert (await wire.head()).status == 200
-            await asyncio.sleep(1.0)
-            for _ in range(8):  # whoever answers
+
+            async def inflight() -> int:
+                """By whoever answers."""
                 fleet = (await both.ask(a_get("/debug/fleet"), method="GET")).json()
-                assert fleet["replicas"][0]["inflight_requests"] == 8
+                found: int = fleet["replicas"][0]["inflight_requests"]
+                return found
+
+            async with asyncio.timeout(20):
+                while {await inflight() for _ in range(8)} != {8}:
+                    await asyncio.sleep(0.05)
             assert await both.counted("gateway_replica_inflight_requests") == 8
 
     run(law())
