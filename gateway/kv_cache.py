@@ -94,6 +94,17 @@ class Reading:
             self._waiting.append(then)
 
 
+class Placement(msgspec.Struct, frozen=True, array_like=True):
+    """A prompt has been sent to a replica, as gateways tell each other before its engine does.
+
+    `marks` are the hashes of its beginnings, 8 bytes each, of a kind that all gateways share.
+    """
+
+    replica: str
+    tokens_per_byte: float
+    marks: bytes
+
+
 class BlocksStored(msgspec.Struct, frozen=True):
     """These blocks are now in the cache, one after another in a prompt.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gateway.accept.door import Door
     from gateway.admit.admission import Admission
-    from gateway.choose.holdings import CacheState
+    from gateway.choose.dispatch import CacheState
     from gateway.choose.shadow import Shadow
     from gateway.fleet.kv_ear import Heard
     from gateway.fleet.kv_events import KvEvents

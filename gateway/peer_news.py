@@ -26,6 +26,7 @@ from gateway.vocabulary import Health, ModelName, ReplicaId
 
 if TYPE_CHECKING:
     from gateway.fleet.ledger import Replica
+    from gateway.kv_cache import Placement
     from gateway.life import Life
     from gateway.peers.share import Change, Peers
 
@@ -144,8 +145,20 @@ class PeerNews:
             elif _queued(change.now) and not _queued(change.was):
                 self._demands.activated(ModelName(name))
 
+    def placements(self) -> Sequence[Placement]:
+        """Prompts that we have sent since the last call."""
+        return self._chooser.placements()
+
+    def placed(self, placements: Sequence[Placement]) -> None:
+        """Others have sent these."""
+        now = self._clock()
+        for each in placements:
+            if each.replica in self._replicas:
+                self._chooser.placed(each, now)
+
     def beside(self, gateways: Sequence[str], ours: int) -> None:
-        """Limits are kept by all of these together."""
+        """Limits are kept by all of these together, and caches filled."""
+        self._chooser.tells_placements(now_on=len(gateways) > 1)
         if self._tenants is not None:
             self._tenants.ranks = Ranks(len(gateways), ours) if len(gateways) > 1 else ALONE
 

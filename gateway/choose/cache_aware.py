@@ -26,7 +26,7 @@ from gateway.choose.pace import Pace
 from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Price, work
 from gateway.choose.target import NO_PART, Part, Target
 from gateway.choose.text_chain import Prompt
-from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Reading, Tokenised
+from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import (
     GenerationRequest,
@@ -94,6 +94,7 @@ class CacheAware:
         "_settings",
         "_targets",
         "holdings",
+        "placements",
     )
 
     def __init__(self, settings: ChooseSettings, price: Price | None = None) -> None:
@@ -108,6 +109,8 @@ class CacheAware:
         self._prompt: Prompt | None = None  # the last one: it is priced, and then dispatched
         self._pools: dict[int, Pool] = {}  # by identity of a tuple of replicas
         self._looked_at: Seconds = -inf
+        self.placements: list[Placement] | None = None
+        """Since they were last taken; None while there is nobody to be told."""
         self._reuse = 0.5  # how much of prompts is found cached
 
     def __repr__(self) -> str:
@@ -164,6 +167,10 @@ class CacheAware:
     def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
         """Another gateway's part; `NO_PART` once it is gone."""
         self.target(replica).others(peer, part, now)
+
+    def placed(self, placement: Placement, now: Seconds) -> None:
+        """A prompt was sent by another gateway."""
+        self.holdings.placed(placement, now)
 
     # What is over, and what is learnt
 
@@ -258,6 +265,9 @@ class CacheAware:
         found = hit / max(hits.prompt_tokens, 1)
         self._reuse += REUSE_WEIGHT * (found - self._reuse)
         dispatch = self.holdings.dispatched(prompt, name, now, (hit, hits.ruler))
+        if self.placements is not None and prompt.hashes:
+            tokens_per_byte = request.prompt_tokens / len(prompt)
+            self.placements.append(Placement(name, tokens_per_byte, prompt.hashes.tobytes()))
         beginning = prompt.hashes[0] if prompt.hashes else 0
         self._prompt = None  # it is a view of the request's body
         use = (beginning, hit, uncached + self._settings.request_overhead_tokens)

@@ -18,7 +18,7 @@ from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
 from gateway.choose.target import NO_PART, Part
-from gateway.kv_cache import BlockListener, Reading, Tokenised
+from gateway.kv_cache import BlockListener, Placement, Reading, Tokenised
 from gateway.vocabulary import (
     GenerationRequest,
     Prediction,
@@ -140,6 +140,12 @@ class Memory(Protocol):
 
     def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
         """Another gateway's; `NO_PART` once it is gone."""
+
+    placements: list[Placement] | None
+    """Prompts sent, to be told to other gateways; None while there are none."""
+
+    def placed(self, placement: Placement, now: Seconds) -> None:
+        """Another gateway has sent one."""
 
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. Off the critical path: stops after every slice."""
@@ -264,6 +270,24 @@ class Chooser:
         in the replica's view."""
         if self.memory is not None:
             self.memory.others(replica, peer, part, now)
+
+    def tells_placements(self, *, now_on: bool) -> None:
+        """There are other gateways that are to be told, or no more."""
+        if self.memory is not None:
+            self.memory.placements = [] if now_on else None
+
+    def placements(self) -> list[Placement]:
+        """The prompts that were sent since the last call."""
+        memory = self.memory
+        if memory is None or not memory.placements:
+            return []
+        taken, memory.placements = memory.placements, []
+        return taken
+
+    def placed(self, placement: Placement, now: Seconds) -> None:
+        """Another gateway has sent a prompt to a replica."""
+        if self.memory is not None:
+            self.memory.placed(placement, now)
 
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. To be iterated to its end, off the critical path: it

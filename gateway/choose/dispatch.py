@@ -11,6 +11,8 @@ from collections import deque
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from gateway.choose.audit import Answers, Audit, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import Instant, KvSource
@@ -72,6 +74,15 @@ class Record:
     def described(self, block_size: Tokens) -> None:
         """It says so."""
         self._block_size = block_size
+
+
+class CacheState(msgspec.Struct, frozen=True):
+    """For metrics: what is known of one replica's cache."""
+
+    blocks: int
+    believed_tokens: Tokens
+    grade: Grade
+    audit: Audit
 
 
 class Dispatch:

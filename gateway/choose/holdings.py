@@ -25,16 +25,17 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from gateway.choose.audit import Answers, Audit, Curiosity
+from gateway.choose.audit import Answers, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.block_index import GPU, BlockIndex
-from gateway.choose.dispatch import Dispatch, Grade, Record
+from gateway.choose.dispatch import CacheState, Dispatch, Grade, Record
+from gateway.choose.elsewhere import Elsewhere
 from gateway.choose.kv_source import ChainKey, KvSource
 from gateway.choose.ruler import Ruler
 from gateway.choose.stretch import Lesson, each_bit
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import TextIndex, Walk
-from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Reading, Tokenised
+from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
 from gateway.vocabulary import ReplicaId, Seconds, Tokens
 
 PENDING_S: Final = 2.0
@@ -71,21 +72,12 @@ class Hits(msgspec.Struct, frozen=True):
         return max(self.prompt_tokens - self.tokens[index], 1)
 
 
-class CacheState(msgspec.Struct, frozen=True):
-    """For metrics: what is known of one replica's cache."""
-
-    blocks: int
-    believed_tokens: Tokens
-    grade: Grade
-    audit: Audit
-
-
 class Holdings:
     """Of all replicas. A `BlockListener`."""
 
     __slots__ = (
-        "_answers", "_arrived", "_blocks", "_cache_tokens", "_curiosity", "_is_taught",
-        "_load_per_s", "_named", "_records", "_texts", "catch_up", "untold",
+        "_answers", "_arrived", "_blocks", "_cache_tokens", "_curiosity", "_elsewhere",
+        "_is_taught", "_load_per_s", "_named", "_records", "_texts", "catch_up", "untold",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +90,7 @@ class Holdings:
         self._records: dict[ReplicaId, Record] = {}
         self._blocks = BlockIndex()
         self._texts = TextIndex()
+        self._elsewhere = Elsewhere(self._texts)
         self._arrived: deque[tuple[Seconds, Dispatch]] = deque()  # first bytes, oldest first
         self._curiosity = Curiosity(is_all=reads_all)
         self._answers = Answers()
@@ -255,6 +248,10 @@ class Holdings:
             dispatch.wants_report, record.audit.misses = record.audit.misses, False
         return dispatch
 
+    def placed(self, placement: Placement, now: Seconds) -> None:
+        """Another gateway has sent a prompt."""
+        self._elsewhere.sent(self._record(ReplicaId(placement.replica)), placement, now)
+
     # What is learnt
 
     def learn(self, dispatch: Dispatch, tokenised: Tokenised) -> Iterator[None]:
@@ -358,6 +355,7 @@ class Holdings:
         self._find_untold()
 
     def _expire(self, now: Seconds, most: int) -> None:
+        self._elsewhere.expire(now)
         arrived = self._arrived
         while most and arrived and arrived[0][0] + PENDING_S <= now:
             arrived.popleft()[1].expired()

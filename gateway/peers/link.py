@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.clock import Clock
+    from gateway.kv_cache import Placement
     from gateway.peers.rows import Datagram, Rows
     from gateway.settings import PeersSettings
 
@@ -47,6 +48,12 @@ class Rooms(Protocol):
 
     def heard(self, changes: Sequence[Change]) -> None:
         """Others' have changed."""
+
+    def placements(self) -> Sequence[Placement]:
+        """Prompts that we have sent since the last call."""
+
+    def placed(self, placements: Sequence[Placement]) -> None:
+        """Others have sent these."""
 
     def beside(self, gateways: Sequence[str], ours: int) -> None:
         """These are there, in an order that all agree on, and we are this one."""
@@ -126,6 +133,8 @@ class Link(asyncio.DatagramProtocol):
         if said.name == self.name:
             return
         self._is_asked = self._is_asked or said.asks
+        if said.placements and self.peers.is_newest(said):
+            self._rooms.placed(said.placements)
         changes = self.peers.hear(said, now)
         if changes:
             self._rooms.heard(changes)
@@ -146,6 +155,9 @@ class Link(asyncio.DatagramProtocol):
                 if now >= forget_at:
                     forget_at = now + FORGET_EVERY_S
                     self._book.forget(now)
+                placements = self._rooms.placements()
+                if placements:
+                    self._say(self._voice.placed(placements))
                 gone = self.peers.expire(now)
                 if gone:
                     self._rooms.heard(gone)

@@ -7,6 +7,8 @@ from enum import IntEnum
 
 import msgspec
 
+from gateway.kv_cache import Placement
+
 
 class Topic(IntEnum):
     """What a row is about; its name is then that of a replica, tenant or model."""
@@ -35,7 +37,8 @@ class Datagram(msgspec.Struct, frozen=True, array_like=True):
     `epoch` is when this life of it began, in microseconds: a later one ends an earlier one.
     `number` counts its datagrams from 1; those of one whole state follow each other, the first of
     `parts` being number `number - part`. Rows are whole figures, not differences: what is lost is
-    made good by what is said later.
+    made good by what is said later. `placements` are said once: a lost one costs what not knowing
+    costs.
     """
 
     name: str
@@ -46,3 +49,4 @@ class Datagram(msgspec.Struct, frozen=True, array_like=True):
     parts: int = 1
     asks: bool = False  # it would like to hear everything, now
     rows: list[tuple[Topic, str, Row]] = []
+    placements: list[Placement] = []

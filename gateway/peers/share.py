@@ -162,6 +162,13 @@ class Peers:
             changes += self._changes(peer, peer.hear(said, now))
         return changes
 
+    def is_newest(self, said: Datagram) -> bool:
+        """Has nothing been heard yet that was said after it, or with it? Ask before `hear`."""
+        peer = self._peers.get(said.name)
+        if said.name == self._name or (peer is not None and peer.epoch > said.epoch):
+            return False
+        return peer is None or peer.epoch < said.epoch or said.number > peer.top
+
     def expire(self, now: Seconds) -> list[Change]:
         """Whoever has not been heard for long has nothing any more."""
         changes: list[Change] = []

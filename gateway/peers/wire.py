@@ -25,6 +25,7 @@ SEAL_BYTES: Final = 16
 MOST_SECRET_BYTES: Final = 64
 MOST_NAME: Final = 255
 MOST_NUMBER: Final = 1 << 62
+MOST_TOKENS_PER_BYTE: Final = 64.0
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Datagram)
@@ -58,6 +59,7 @@ def decode(data: bytes, secret: bytes = b"") -> Datagram:
         and 0 <= said.part < said.parts
         and said.part < said.number < MOST_NUMBER
         and all(isfinite(figure) for _, _, row in said.rows for figure in row)
+        and all(0.0 < each.tokens_per_byte <= MOST_TOKENS_PER_BYTE for each in said.placements)
     ):
         raise Unreadable("figures that no gateway sends")
     return said

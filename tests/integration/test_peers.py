@@ -13,9 +13,9 @@ from typing import Any
 
 from gateway.peers.rows import Datagram, Kind, Topic
 from gateway.peers.wire import encode
-from gateway.vocabulary import ModelName
+from gateway.vocabulary import ANYBODY, ModelName
 from serving.sim.server import running_sim
-from tests.builders import MODEL, a_chat, a_post
+from tests.builders import MODEL, a_chat, a_post, a_route
 from tests.house import RunningHouse, a_sim, run, running_house, until
 from tests.keyed import ACME, a_document
 
@@ -67,7 +67,7 @@ async def within(law: Callable[[], bool], within_s: float = SOON_S) -> None:
 def test_each_knows_within_a_moment_what_the_others_have_in_flight() -> None:
     async def law() -> None:
         async with (
-            running_sim(a_sim(speed=0.01)) as sim,
+            running_sim(a_sim(speed=0.0005)) as sim,
             gateways(3, sim.url) as (one, two, three),
             one.wire() as wire,
         ):
@@ -234,10 +234,33 @@ def test_so_many_at_once_are_of_all_together(tmp_path: Path) -> None:
     run(law())
 
 
+def test_a_prompt_that_one_has_sent_is_known_to_the_other_before_the_engine_has_read_it() -> None:
+    async def law() -> None:
+        async with (
+            running_sim(a_sim(speed=0.0005)) as sim,
+            gateways(2, sim.url, choose={"policy": "cache-aware"}) as (one, two),
+            one.wire() as wire,
+        ):
+            text = "the same beginning, " * 200
+            body = a_chat(text, max_tokens=400, stream=True)
+            route = a_route()
+
+            def foreseen() -> int:
+                table = two.house.life.foresee(route, body, ANYBODY)["replicas"]
+                hit: int = table[0]["hit_tokens"]
+                return hit
+
+            assert not foreseen()
+            await wire.send(a_post(body))
+            await within(lambda: foreseen() > 500)
+
+    run(law())
+
+
 def test_every_gateway_answers_for_the_demand_at_all() -> None:
     async def law() -> None:
         async with (
-            running_sim(a_sim(speed=0.01)) as sim,
+            running_sim(a_sim(speed=0.0005)) as sim,
             gateways(2, sim.url) as (one, two),
             one.wire() as wire,
         ):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.kv_cache import Placement
 from gateway.peers.book import FORGOTTEN_S, Book
 from gateway.peers.rows import Datagram, Key, Kind, Row, Topic
 from gateway.peers.share import REMEMBERED_S, Change, Peers
@@ -156,6 +157,34 @@ def test_what_is_sent_is_what_is_read_and_is_of_a_fit_size(
         data = encode(said, secret)
         assert decode(data, secret) == said
         assert len(data) <= MOST_BYTES + 100
+
+
+PLACEMENTS = st.lists(
+    st.builds(
+        Placement,
+        st.sampled_from(["r1:8000", "r2:8000"]),
+        st.floats(0.01, 4.0),
+        st.integers(1, 130).map(lambda marks: bytes(8 * marks)),
+    ),
+    max_size=12,
+)
+
+
+@given(placements=PLACEMENTS)
+def test_placements_are_read_as_sent_in_datagrams_of_a_fit_size(
+    placements: list[Placement],
+) -> None:
+    voice, peers = Voice("peer", 5), Peers("we", 7, SILENT_S)
+    came: list[Placement] = []
+    for said in voice.placed(placements):
+        data = encode(said)
+        assert len(data) <= MOST_BYTES + 100
+        read = decode(data)
+        assert peers.is_newest(read)
+        assert not peers.hear(read, 1.0)
+        assert not peers.is_newest(read)  # it is heard once
+        came += read.placements
+    assert came == placements
 
 
 @given(st.binary(max_size=200))

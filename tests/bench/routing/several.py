@@ -1,10 +1,10 @@
 """Several gateways before one fleet: each decides alone, and hears of the others a moment later.
 
 Every gateway is a chooser with a memory of its own. What one sends and sees is told to the others
-after `late_s`, by the same parts that gateways tell each other (`choose.target.Part`), or not at
-all. What caches hold all of them hear from the engines' own events, late too; every prompt is read
-as tokens before the choice, so that it can be looked up. One gateway alone is the same with nobody
-to hear from.
+after `late_s`, by what gateways tell each other (`choose.target.Part`, `kv_cache.Placement`), or
+not at all. What caches hold all of them hear from the engines' own events, late too; every prompt
+is read as tokens before the choice, so that it can be looked up. One gateway alone is the same with
+nobody to hear from.
 """
 
 from __future__ import annotations
@@ -188,10 +188,13 @@ class Several:
         if not self._is_told or len(self._gateways) == 1:
             return
         told = self._gateways[which].part(replica)
+        placements = self._gateways[which].chooser.placements()
 
         def hear(then: float) -> None:
             for other, gateway in enumerate(self._gateways):
                 if other != which:
+                    for placement in placements:
+                        gateway.chooser.placed(placement, then)
                     gateway.others(str(which), replica, told, then)
 
         self._later(which, hear, now)
@@ -232,13 +235,11 @@ def _several(
 ) -> Several:
     cache_tokens = min(each.cache_blocks for each in specs) * BLOCK_TOKENS
     settings = ChooseSettings(policy="cache-aware", cache_tokens=cache_tokens)
-    several = Several(
-        [Gateway(policy(settings, rng), specs) for _ in range(number)],
-        rng,
-        late_s,
-        is_told=is_told,
-    )
+    gateways = [Gateway(policy(settings, rng), specs) for _ in range(number)]
+    several = Several(gateways, rng, late_s, is_told=is_told)
     caches.listen(several.blocks)
+    for gateway in gateways:
+        gateway.chooser.tells_placements(now_on=is_told and number > 1)
     return several
 
 

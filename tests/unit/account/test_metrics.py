@@ -18,8 +18,7 @@ from gateway.account.accounts import Accounts
 from gateway.account.metrics import registry
 from gateway.account.usage import Usage
 from gateway.choose.audit import Audit
-from gateway.choose.dispatch import Grade
-from gateway.choose.holdings import CacheState
+from gateway.choose.dispatch import CacheState, Grade
 from gateway.errors import StreamBroken
 from gateway.fleet.kv_ear import Heard
 from gateway.fleet.ledger import Replica
