@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LEDGER, GATE, POLICY = 2, 5, 5
 """How many figures of a replica's row are whose, in this order."""
 
-FIGURES: Final = {Topic.REPLICA: LEDGER + GATE + POLICY, Topic.TENANT: 8, Topic.MODEL: 11}
+FIGURES: Final = {Topic.REPLICA: LEDGER + GATE + POLICY, Topic.TENANT: 8, Topic.MODEL: 13}
 """Rows of another length are not understood."""
 
 DEMAND_EVERY_S: Final = 0.2
@@ -210,13 +210,13 @@ def _queued(row: Row | None) -> bool:
 
 def _row_of(share: Share) -> Row:
     figures = astuple(share)
-    return (*figures[:5], *figures[5], *figures[6:])
+    return tuple([float(figure) for figure in (*figures[:5], *figures[5], *figures[6:])])
 
 
 def _share_of(row: Row) -> Share:
     requests, tokens, inflight, inflight_tokens = [int(figure) for figure in row[:4]]
-    oldest_s, fast, slow, lumps, saved, backlog_s, held = row[4:]
+    oldest_s, fast, slow, arriving, lumps, saved, backlog_s, held, is_awake = row[4:]
     return Share(
         requests, tokens, inflight, inflight_tokens, oldest_s,
-        (fast, slow), lumps, saved, backlog_s, int(held),
+        (fast, slow), arriving, lumps, saved, backlog_s, int(held), bool(is_awake),
     )  # fmt: skip
