@@ -28,7 +28,7 @@ SEEN_ALIKE: Final = frozenset(
         "gateway_batches",
         "gateway_cache_blocks",
         "gateway_cache_grade",
-        "gateway_peers",
+        "gateway_shadow_busiest_inflight_requests",
         "process_max_fds",
         "process_start_time_seconds",
         "python_info",
