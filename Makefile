@@ -18,7 +18,7 @@ URL ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e e2e-zero bench bench-routing bench-holding bench-scaling loadtest fuzz format clean
+.PHONY: help venv serve test check unit integration e2e e2e-zero bench bench-routing bench-holding bench-scaling loadtest charts fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,10 @@ bench-scaling: $(READY) ## n_target beside other rules of scaling: a closed loop
 
 loadtest: $(READY) ## load-test SCENARIO=shared-prefix at URL=..., or at a simulated fleet started for it; ARGS='...'
 	$(BIN)/headrace bench $(URL) --scenario $(SCENARIO) $(ARGS)
+
+charts: $(READY) ## the Helm charts: linted, rendered by the real helm, held against schemas and golden files
+	$(BIN)/python -m pip install --quiet --editable '.[charts]' --constraint constraints/dev.txt
+	$(BIN)/python -m pytest tests/charts
 
 fuzz: $(READY) ## parsers under random input for SECONDS=60
 	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=0

@@ -1,0 +1,146 @@
+{{/*
+A pod of a replica. Takes the root, and whether it is one that only helps: of those nobody knows
+when the last request is done, so they stay for as long as their leader may.
+*/}}
+{{- define "model.pod" -}}
+{{- $ := .root -}}
+{{- $shape := include "model.shape" $ | fromYaml -}}
+metadata:
+  labels:
+    {{- include "headrace.labels" $ | nindent 4 }}
+    {{- include "model.mark" $ | nindent 4 }}
+  annotations:
+    {{- include "model.saysOfItself" $ | nindent 4 }}
+    checksum/settings: {{ include "model.settings" $ | sha256sum }}
+spec:
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ $shape.graceSeconds }}
+  securityContext:
+    {{- include "headrace.podSecurity" (int $.Values.runAsUser) | nindent 4 }}
+  {{- with $.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  {{- with $.Values.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
+  {{- with $.Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with $.Values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $.Values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $.Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if not .helps }}
+  {{- with $.Values.topologySpread }}
+  topologySpreadConstraints:
+    {{- range . }}
+    - {{ toYaml . | nindent 6 | trim }}
+      labelSelector:
+        matchLabels:
+          {{- include "headrace.selector" $ | nindent 10 }}
+          {{- if eq $shape.group "true" }}
+          leaderworkerset.sigs.k8s.io/worker-index: "0"
+          {{- end }}
+    {{- end }}
+  {{- end }}
+  {{- end }}
+  containers:
+    - name: engine
+      image: {{ include "headrace.image" $.Values.engine.image }}
+      imagePullPolicy: {{ $.Values.engine.image.pullPolicy }}
+      command: [headrace, replica, --settings, /etc/headrace/replica.yaml]
+      env:
+        {{- include "model.environment" $ | nindent 8 }}
+      ports:
+        - {name: http, containerPort: 8000}
+        - {name: health, containerPort: 8001}
+      startupProbe:
+        httpGet: {path: /ready, port: health}
+        periodSeconds: 10
+        failureThreshold: {{ div (add $.Values.startup.seconds 9) 10 }}
+      readinessProbe:
+        httpGet: {path: /ready, port: health}
+        periodSeconds: 2
+        failureThreshold: 2
+      livenessProbe:
+        httpGet: {path: /live, port: health}
+        periodSeconds: 10
+        timeoutSeconds: 5
+      lifecycle:
+        preStop:
+          exec:
+            {{- if .helps }}
+            command: [sleep, {{ add $shape.drainSeconds 5 | quote }}]
+            {{- else }}
+            command: [headrace, replica, drain, --settings, /etc/headrace/replica.yaml]
+            {{- end }}
+      resources:
+        requests:
+          cpu: {{ $.Values.resources.cpu | quote }}
+          memory: {{ $shape.memoryMib }}Mi
+          {{- if $shape.resource }}
+          {{ $shape.resource }}: {{ $shape.perPod }}
+          {{- end }}
+        limits:
+          memory: {{ $shape.memoryMib }}Mi
+          {{- if $shape.resource }}
+          {{ $shape.resource }}: {{ $shape.perPod }}
+          {{- end }}
+      securityContext:
+        {{- include "headrace.containerSecurity" $ | nindent 8 }}
+      volumeMounts:
+        - {name: settings, mountPath: /etc/headrace, readOnly: true}
+        - {name: home, mountPath: /home/engine}
+        - {name: tmp, mountPath: /tmp}
+        - {name: shm, mountPath: /dev/shm}
+        - {name: models, mountPath: /models}
+  volumes:
+    - name: settings
+      configMap: {name: {{ include "headrace.name" $ }}}
+    - name: home
+      emptyDir: {}
+    - name: tmp
+      emptyDir: {}
+    - name: shm
+      emptyDir: {medium: Memory, sizeLimit: {{ $shape.shmMib }}Mi}
+    - name: models
+      {{- include "model.cache" $ | nindent 6 }}
+{{- end -}}
+
+{{/* Home holds caches of compiled code, so it is never shared between workloads. */}}
+{{- define "model.environment" -}}
+- {name: HOME, value: /home/engine}
+- {name: USER, value: engine}
+- {name: HF_HOME, value: /models}
+{{- if .Values.model.tokenSecret.name }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.model.tokenSecret.name }}, key: {{ .Values.model.tokenSecret.key }}}
+{{- end }}
+{{- range $name, $value := .Values.engine.env }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end -}}
+
+{{- define "model.cache" -}}
+{{- $cache := .Values.cache -}}
+{{- if eq $cache.kind "pvc" -}}
+persistentVolumeClaim: {claimName: {{ $cache.existingClaim | default (printf "%s-models" (include "headrace.name" .)) }}}
+{{- else if eq $cache.kind "hostPath" -}}
+hostPath: {path: {{ $cache.path }}, type: Directory}
+{{- else -}}
+emptyDir: {sizeLimit: {{ $cache.sizeGib }}Gi}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,168 @@
+"""The chart of a model: one shape, from which all that depends on it follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.__main__ import main
+from gateway.scale.trigger import read_trigger
+from serving.replica.settings import ReplicaSettings, parse
+from tests.charts.tools import CHARTS, KUBERNETES, Charts, Object, Refused, find, read_values
+
+VERSION = KUBERNETES[-1]
+EXAMPLES = sorted((CHARTS / "model/ci").glob("*-values.yaml"))
+GPU = {"model": {"id": "org/name"}}
+
+
+def replica(objects: list[Object]) -> ReplicaSettings:
+    """Its settings, read as `headrace replica` reads them."""
+    return parse(yaml.safe_load(find(objects, "ConfigMap")["data"]["replica.yaml"]))
+
+
+def templates(objects: list[Object]) -> list[Any]:
+    """Of its pods, the leader's first."""
+    for each in objects:
+        if each["kind"] == "Deployment":
+            return [each["spec"]["template"]]
+        if each["kind"] == "LeaderWorkerSet":
+            group = each["spec"]["leaderWorkerTemplate"]
+            return [group["leaderTemplate"], group["workerTemplate"]]
+    raise AssertionError("no workload")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_a_pod_outlives_its_streams(charts: Charts, path: Path) -> None:
+    """Kubernetes waits for longer than preStop and the engine's own end may take together."""
+    found = charts.rendered("model", read_values(path), VERSION)
+    rules = replica(found)
+    for template in templates(found):
+        spec = template["spec"]
+        assert spec["terminationGracePeriodSeconds"] > 2 * rules.drain_s + rules.settle_s
+        assert spec["automountServiceAccountToken"] is False
+        probe = spec["containers"][0]["startupProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] >= rules.supervision.start_s
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    tensor=st.sampled_from([1, 2, 4, 8]),
+    pipeline=st.integers(1, 4),
+    data=st.integers(1, 4),
+    count=st.sampled_from([None, 1, 2, 4, 8]),
+)
+def test_nothing_disagrees(
+    charts: Charts, tensor: int, pipeline: int, data: int, count: int | None
+) -> None:
+    """GPUs of all pods are the devices of the replica, and KEDA's step is its ranks."""
+    values = GPU | {
+        "parallelism": {"tensor": tensor, "pipeline": pipeline, "data": data},
+        "gpu": {"count": count},
+        "scaling": {"enabled": True},
+    }
+    devices = tensor * pipeline * data
+    if count is not None and devices % count:
+        with pytest.raises(Refused, match="do not divide"):
+            charts.rendered("model", values, VERSION)
+        return
+    found = charts.rendered("model", values, VERSION)
+    rules, pods = replica(found), templates(found)
+    size = 1
+    if len(pods) == 2:
+        size = find(found, "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]["size"]
+    limits = [pod["spec"]["containers"][0]["resources"]["limits"] for pod in pods]
+    assert {each["nvidia.com/gpu"] * size for each in limits} == {devices}
+    assert rules.parallelism.devices == devices
+    assert rules.gpus.count == devices // size
+    metadata = find(found, "ScaledObject")["spec"]["triggers"][0]["metadata"]
+    assert read_trigger(metadata).target == data
+    told = pods[0]["metadata"]["annotations"]
+    assert told.get("headrace.io/data-parallel-size", "1") == str(data)
+    assert rules.kv_events is not None
+    assert rules.kv_events.replay_port - rules.kv_events.port == data
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "devices"),
+    [
+        (["--gpu", "h200", "--count", "8"], "Deployment", None),
+        (
+            ["--gpu", "h100", "--count", "2", "--nodes", "2", "--split", "TP2-PP2"],
+            "LeaderWorkerSet",
+            4,
+        ),
+        (["--gpu", "h200", "--count", "4", "--split", "TP4"], "Deployment", 4),
+    ],
+)
+def test_takes_what_the_planner_writes(
+    charts: Charts, words: list[str], kind: str, devices: int | None, tmp_path: Path
+) -> None:
+    """And the replica is given the arguments that the plan counted on."""
+    file = tmp_path / "values.yaml"
+    plan = ["plan", "Llama-3.3-70B-Instruct", "--prompt-tokens", "1000", "--output-tokens", "100"]
+    assert main([*plan, "--rate", "0.5", *words, "--write", "helm", str(file)]) == 0
+    values = read_values(file)
+    found = charts.rendered("model", values, VERSION)
+    find(found, kind)
+    rules = replica(found)
+    assert rules.parallelism.devices == (devices or rules.parallelism.devices)
+    assert rules.max_model_len == values["model"]["contextLength"]
+    assert f"--max-num-seqs={values['engine']['args']['max-num-seqs']}" in rules.args
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "/model"),
+        ({"model": {"id": ""}}, "/model/id"),
+        (GPU | {"modle": {}}, "additional properties 'modle' not allowed"),
+        (GPU | {"gpu": {"mode": "gpu"}}, "/gpu/mode"),
+        (GPU | {"gpu": {"mode": "mig"}}, "/gpu/migProfile"),
+        (GPU | {"gpu": {"migProfile": "1g.10gb"}}, "/gpu/migProfile"),
+        (
+            GPU | {"gpu": {"mode": "mig", "migProfile": "1g.10gb"}, "parallelism": {"tensor": 2}},
+            "/parallelism/tensor",
+        ),
+        (
+            GPU | {"gpu": {"mode": "mig", "migProfile": "1g.10gb", "resourceName": "x/mig-2g"}},
+            "gpu.resourceName: x/mig-2g is not what slices of profile 1g.10gb are called",
+        ),
+        (GPU | {"engine": {"args": {"host": "::"}}}, "host follows from model"),
+        (
+            GPU | {"engine": {"extraArgs": ["--tensor-parallel-size=2"]}},
+            "tensor-parallel-size follows from model, parallelism",
+        ),
+        (
+            GPU
+            | {
+                "parallelism": {"tensor": 4},
+                "gpu": {"count": 2},
+                "workload": {"kind": "deployment"},
+            },
+            "a replica of 2 pods (4 GPUs, 2 to a pod) is a leaderworkerset, not a deployment",
+        ),
+        (GPU | {"scaling": {"enabled": True, "min": 5}}, "scaling.min: 5 is more than scaling.max"),
+        (GPU | {"cache": {"kind": "hostPath"}}, "/cache/path"),
+        (GPU | {"engine": {"image": {"digest": "latest"}}}, "/engine/image/digest"),
+    ],
+)
+def test_says_what_is_wrong(charts: Charts, values: dict[str, Any], said: str) -> None:
+    """By the schema, or where it takes arithmetic, by the templates."""
+    with pytest.raises(Refused) as refused:
+        charts.rendered("model", values, VERSION)
+    assert said in str(refused.value)
+
+
+def test_labels_select_and_annotations_name(charts: Charts) -> None:
+    """A label cannot hold a slash, so the name itself is an annotation; both are where we look."""
+    found = charts.rendered("model", GPU, VERSION)
+    for each in (find(found, "Deployment"), find(found, "Service"), *templates(found)):
+        assert each["metadata"]["labels"]["headrace.io/model"] == "demo"
+        assert each["metadata"]["annotations"]["headrace.io/model"] == "org/name"

