@@ -23,6 +23,7 @@ from gateway.choose.chooser import Choice, Claim
 from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Hits, Holdings
 from gateway.choose.pace import Pace
+from gateway.choose.pool import Pool
 from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Price, work
 from gateway.choose.target import NO_PART, Part, Target
 from gateway.choose.text_chain import Prompt
@@ -41,42 +42,11 @@ LOOK_EVERY_S: Final = 0.25
 FRESH_S: Final = 0.02  # what was priced no longer ago is not looked up again
 """How often it is looked who is busy, and what rates have become."""
 
+LEAST_REUSE: Final = 0.2
+"""Where nobody comes back, tokens in use cost nobody a cache; but those that run slow each other
+down all the same, and equal replicas should have equally many."""
+
 MOST_POOLS: Final = 256  # one for each model that is served, as a rule
-
-
-class Pool:
-    """Some replicas that are priced together, and what changes slowly between them.
-
-    `slopes` is what a token of work costs at each, own time and others'.
-    """
-
-    __slots__ = ("mean_s", "names", "replicas", "rows", "slopes", "targets")
-
-    def __init__(self, replicas: Sequence[ReplicaView], targets: list[Target]) -> None:
-        self.replicas = replicas
-        self.names = [one.id for one in replicas]
-        self.targets = targets
-        self.refresh()
-
-    def __repr__(self) -> str:
-        return f"<Pool of {len(self.targets)} replicas>"
-
-    def refresh(self) -> None:
-        """Rates have been learnt, or others have become busy.
-
-        The mean is one over the mean rate, not the mean of one over rates: one slow replica must
-        not make uncached work look dear to a pool that would hardly feel it.
-        """
-        rates = [each.pace.rate_per_s for each in self.targets]
-        self.mean_s = len(rates) / sum(rates)
-        self.slopes = [
-            1.0 / rate + each.congestion * self.mean_s
-            for rate, each in zip(rates, self.targets, strict=True)
-        ]
-        self.rows = [  # what is looked at for every request
-            (each.pace, each.footprint, slope)
-            for each, slope in zip(self.targets, self.slopes, strict=True)
-        ]
 
 
 class CacheAware:
@@ -142,8 +112,10 @@ class CacheAware:
         """More GPUs for one engine make it likely to be faster."""
         self.holdings.described(replica, facts)
         if facts.tensor_parallel is not None:
-            rate_per_s = self._settings.prior_rate_per_s * facts.tensor_parallel
-            self.target(replica).pace.prior(rate_per_s)
+            target = self.target(replica)
+            target.degree = facts.tensor_parallel
+            if not target.pace.has_learnt:
+                target.pace.prior(self._settings.prior_rate_per_s * target.degree)
 
     def apply(self, replica: ReplicaId, events: Sequence[BlockEvent]) -> None:
         """See `Holdings`."""
@@ -216,7 +188,7 @@ class CacheAware:
         hits = self.holdings.hits(self._prompt_of(request), pool.names)
         attention = self._settings.attention_tokens
         cold = work(hits.prompt_tokens, hits.prompt_tokens, attention)  # where nothing is held
-        used_s = self._price.footprint * self._reuse * pool.mean_s
+        used_s = self._price.footprint * max(self._reuse, LEAST_REUSE) * pool.mean_s
         costs = [
             (wait if (wait := pace.free_at - now) > 0.0 else 0.0)
             + cold * slope

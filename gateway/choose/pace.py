@@ -5,9 +5,9 @@ Prompts are counted in work (`price.work`): tokens as they would cost without co
 Rates are learnt from busy spans: a span begins when work is owed and ends when none is; the work
 finished over its length needs no taking apart into single requests, and holds for any GPU, degree
 of parallelism or slice, with whatever decoding goes on beside. A span costs a + work / rate
-seconds; both are fitted by least squares over spans that fade, starting from a prior worth a few of
-them. Under load a span may never end, so one that has lasted a while is cut at a first byte: what
-was finished since the last cut then belongs to the time since.
+seconds; both are fitted by least squares over spans that fade, and a prior that is worth a few of
+them and fades as they come. Under load a span may never end, so one that has lasted a while is cut
+at a first byte: what was finished since the last cut then belongs to the time since.
 
 The clock `free_at` says when the prefill that is owed will be done. It moves on with every prompt
 dispatched, drains with time, and is set right by every first byte seen (research: a queue that is
@@ -20,8 +20,8 @@ one in which a prompt was dropped.
 What other gateways send there is told a moment late: it is owed like ours, and read like ours. The
 span it has a part in is seen with that error at both ends, and teaches only when it was long.
 
-A replica that is new to us begins at a prior: what the pool has learnt, or what it says of itself
-makes likely. A pinned rate is believed for ever.
+The prior is what the pool has learnt, or what the replica says of itself makes likely, and may be
+told anew at any time: then only what it is still worth changes. A pinned rate is believed for ever.
 
 Invariants. Nothing owed means a clock in the past, or within one prediction of it. The rate stays
 within its bounds. What is owed is never negative, and zero when nothing is in flight.
@@ -49,8 +49,9 @@ class Pace:
     """The clock and the learnt rate of one replica. O(1) per event, spread over its prompts."""
 
     __slots__ = (
-        "_done", "_is_clear", "_is_joint", "_is_pinned", "_n", "_since", "_sx", "_sxx", "_sxy",
-        "_sy", "_unseen", "free_at", "has_learnt", "others_owed", "owed", "rate_per_s",
+        "_done", "_is_clear", "_is_joint", "_is_pinned", "_n", "_prior_per_s", "_since", "_sx",
+        "_sxx", "_sxy", "_sy", "_unseen", "_weight", "free_at", "has_learnt", "others_owed", "owed",
+        "rate_per_s",
     )  # fmt: skip
 
     def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
@@ -67,22 +68,20 @@ class Pace:
         self._done: Tokens = 0  # finished in this span
         self._is_clear = True  # the span shows all that was done in it
         self._is_joint = False  # others have a part in it
-        self.rate_per_s = 0.0
-        self._begin_at(rate_per_s)
+        self._n = self._sx = self._sy = self._sxx = self._sxy = 0.0  # of the spans seen
+        self._weight = PRIOR_WEIGHT
+        self._prior_per_s = self.rate_per_s = _within(rate_per_s)
 
-    def _begin_at(self, rate_per_s: float) -> None:
-        """The prior: one span of no work and one of twice PRIOR_TOKENS, so that it has a slope."""
-        self.rate_per_s = min(MOST_RATE_PER_S, max(LEAST_RATE_PER_S, rate_per_s))
-        self._n = PRIOR_WEIGHT
-        self._sx = PRIOR_WEIGHT * PRIOR_TOKENS
-        self._sxx = PRIOR_WEIGHT * 2.0 * PRIOR_TOKENS**2
-        self._sy = PRIOR_WEIGHT * (PRIOR_SPAN_S + PRIOR_TOKENS / self.rate_per_s)
-        self._sxy = PRIOR_SPAN_S * self._sx + self._sxx / self.rate_per_s
+    @property
+    def evidence(self) -> float:
+        """How much of its rate is its own showing, and not the prior: 0 to 1."""
+        return self._n / (self._n + self._weight)
 
     def prior(self, rate_per_s: float) -> None:
-        """Something has become known of it; what was seen of it, or is pinned, is known better."""
-        if not self.has_learnt and not self._is_pinned:
-            self._begin_at(rate_per_s)
+        """Something has become known of those like it; what is pinned is known better."""
+        if not self._is_pinned:
+            self._prior_per_s = _within(rate_per_s)
+            self._fit()
 
     def __repr__(self) -> str:
         return f"<Pace {self.rate_per_s:.0f} a second, {self.owed} owed>"
@@ -159,13 +158,31 @@ class Pace:
         if tokens <= 0 or span_s <= 0.0 or self._is_pinned:
             return
         self.has_learnt = True
+        self._weight *= FADE
         self._n = FADE * self._n + 1.0
         self._sx = FADE * self._sx + tokens
         self._sy = FADE * self._sy + span_s
         self._sxx = FADE * self._sxx + tokens * tokens
         self._sxy = FADE * self._sxy + tokens * span_s
-        spread = self._n * self._sxx - self._sx**2
-        slope = (self._n * self._sxy - self._sx * self._sy) / spread if spread > 0.0 else 0.0
+        self._fit()
+
+    def _fit(self) -> None:
+        """The prior is a span of no work and one of twice PRIOR_TOKENS, so that it has a slope."""
+        if not self.has_learnt:
+            self.rate_per_s = self._prior_per_s
+            return
+        weight, prior_s = self._weight, PRIOR_TOKENS / self._prior_per_s
+        n = self._n + weight
+        sx = self._sx + weight * PRIOR_TOKENS
+        sy = self._sy + weight * (PRIOR_SPAN_S + prior_s)
+        sxx = self._sxx + weight * 2.0 * PRIOR_TOKENS**2
+        sxy = self._sxy + weight * PRIOR_TOKENS * (PRIOR_SPAN_S + 2.0 * prior_s)
+        spread = n * sxx - sx**2
+        slope = (n * sxy - sx * sy) / spread if spread > 0.0 else 0.0
         if slope <= 0.0:  # all spans alike: the mean is all there is to learn
-            slope = self._sy / self._sx
-        self.rate_per_s = min(MOST_RATE_PER_S, max(LEAST_RATE_PER_S, 1.0 / slope))
+            slope = sy / sx
+        self.rate_per_s = _within(1.0 / slope)
+
+
+def _within(rate_per_s: float) -> float:
+    return min(MOST_RATE_PER_S, max(LEAST_RATE_PER_S, rate_per_s))

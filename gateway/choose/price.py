@@ -16,7 +16,7 @@ fast replicas would be filled too far.
 `f` are the tokens in use there: those of running requests, what they share counted once. They push
 what others come back for out of the cache, so that a replica which is idle for a moment but full of
 conversations is no bargain. `r` is how much of prompts has been found in caches of late: where
-nobody comes back, nothing is lost.
+nobody comes back, no cache is lost; what remains is that those who run slow each other down.
 
 Prefill is counted in *work*: tokens as they would be without context. Attention makes a token at
 context c cost 1 + c / attention tokens; for a prompt of L tokens of which the last u are computed,

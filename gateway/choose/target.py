@@ -45,12 +45,13 @@ class Target:
     """Of one replica."""
 
     __slots__ = (
-        "_others", "_price", "busy", "congestion", "dropped", "footprint", "pace", "read", "sent",
-        "unseen",
+        "_others", "_price", "busy", "congestion", "degree", "dropped", "footprint", "pace", "read",
+        "sent", "unseen",
     )  # fmt: skip
 
     def __init__(self, pace: Pace, price: Price) -> None:
         self.pace = pace
+        self.degree = 1  # of parallelism, as its engine says
         self.footprint = Footprint()
         self.busy = 0.0  # the share of late that it has spent on prefill
         self.congestion = price.congestion(0.0)

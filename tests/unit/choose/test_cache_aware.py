@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from random import Random
 
 import msgspec
 import pytest
 
-from gateway.choose.cache_aware import CacheAware
-from gateway.choose.chooser import Choice, Chooser
+from gateway.choose.cache_aware import LEAST_REUSE, CacheAware
+from gateway.choose.chooser import Choice, Chooser, Claim
 from gateway.choose.pace import PRIOR_RATE_PER_S, Pace
 from gateway.choose.pickers import Cheapest
 from gateway.choose.policies import policy
@@ -95,17 +96,42 @@ def test_a_rate_is_learnt_under_a_load_that_never_ends() -> None:
     assert pace.rate_per_s == pytest.approx(16_000, rel=0.1)
 
 
+def test_a_few_users_are_spread_over_replicas_however_fast_these_turn_out_to_be() -> None:
+    """Those that have shown nothing must not be thought slower than who was tried first."""
+    for rate_per_s in (1_000.0, 8_000.0, 60_000.0):
+        scorer, now = a_scorer(), 0.0
+        replicas = tuple(a_replica(name) for name in "abcd")
+        chooser = Chooser((), scorer, Cheapest(Random(7)), memory=scorer)
+        running: deque[tuple[ReplicaId, Claim]] = deque()
+        sent: Counter[ReplicaId] = Counter()
+        for turn in range(240):
+            if len(running) == 8:  # so many users, each waiting for an answer
+                running.popleft()[1].__exit__(None, None, None)
+            request = asking(b"%06d, and nothing like it before." % turn * 100)
+            choice = chooser.choose(request, replicas, now)
+            claim = chooser.dispatched(request, choice, now)
+            claim.__enter__()
+            running.append((choice.replica.id, claim))
+            sent[choice.replica.id] += 1
+            now += request.prompt_tokens / rate_per_s
+            claim.first_byte(now)
+            now += 0.1
+            assert max(Counter(name for name, _ in running).values()) <= 5
+        assert min(sent.values()) > 30, (rate_per_s, sent)
+
+
 def test_a_prior_is_believed_until_something_is_seen_and_a_pin_for_ever() -> None:
     pace = Pace(1_000.0)
     pace.prior(4_000.0)
     assert pace.rate_per_s == 4_000.0
     pinned = Pace(5_000.0, is_pinned=True)
     pinned.prior(1.0)
-    for each in (pace, pinned):
-        each.begin(20_000, 0.0)
-        each.prefilled(20_000, 1.0)
-        each.prior(1.0)
-    assert pace.rate_per_s > 4_000.0
+    for at in range(100):
+        for each in (pace, pinned):
+            each.begin(20_000, float(at))
+            each.prefilled(20_000, at + 1.0)
+    pace.prior(1_000.0)
+    assert pace.rate_per_s == pytest.approx(20_000, rel=0.2), "it has been seen by now"
     assert pinned.rate_per_s == 5_000.0
 
 
@@ -207,7 +233,8 @@ def test_tokens_in_use_cost_as_much_as_is_come_back_for() -> None:
     assert first == pytest.approx(Price().footprint * 0.5 * (1_000 + 1_000 + 3 * 257), rel=0.05)
     for number in range(1_500):  # strangers: nobody comes back
         scorer.dispatched(asking(b"%06d" % number * 100), only(a_replica("a")), 0.0)
-    assert 0.0 <= a_cost_of_tokens_in_use(scorer, b"y" * 4_000) < first / 20
+    least = first * LEAST_REUSE / 0.5  # those that run are in each other's way all the same
+    assert a_cost_of_tokens_in_use(scorer, b"y" * 4_000) == pytest.approx(least, rel=0.1)
 
 
 def test_a_pool_is_known_again_and_forgotten_with_who_leaves() -> None:
