@@ -79,7 +79,7 @@ bench-scaling: $(READY) ## n_target beside other rules of scaling: a closed loop
 loadtest: $(READY) ## load-test SCENARIO=shared-prefix at URL=..., or at a simulated fleet started for it; ARGS='...'
 	$(BIN)/headrace bench $(URL) --scenario $(SCENARIO) $(ARGS)
 
-charts: $(READY) ## the Helm charts: linted, rendered by the real helm, held against schemas and golden files
+charts: $(READY) ## Helm charts and Dockerfile: linted; rendered by the real helm, held against schemas and golden files
 	$(BIN)/python -m pip install --quiet --editable '.[charts]' --constraint constraints/dev.txt
 	$(BIN)/python -m pytest tests/charts
 

@@ -1,0 +1,45 @@
+# Two images: `gateway`, small, without an engine; and `replica`, vLLM's own image with Headrace in it.
+#
+#   docker build --target gateway -t headrace:0.1.0 .
+#   docker build --target replica -t headrace-replica:0.1.0 .
+#
+# Where there is no way out: --build-arg PYTHON_IMAGE=..., VLLM_IMAGE=..., PIP_INDEX_URL=... (and
+# PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST) name mirrors. pip takes the last three from its environment.
+
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
+
+FROM ${PYTHON_IMAGE} AS wheel
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
+WORKDIR /src
+COPY . .
+RUN ["python", "-m", "pip", "wheel", "--no-cache-dir", "--no-deps", "--wheel-dir", "/wheels", "."]
+
+FROM ${PYTHON_IMAGE} AS installed
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
+RUN ["python", "-m", "venv", "--without-pip", "/opt/headrace"]
+COPY constraints /constraints
+COPY --from=wheel /wheels /wheels
+RUN ["python", "-m", "pip", "--python", "/opt/headrace", "install", "--no-cache-dir", \
+     "--find-links", "/wheels", "--constraint", "/constraints/dev.txt", \
+     "headrace[keda,kubernetes,postgres,s3]==0.1.0"]
+
+FROM ${VLLM_IMAGE} AS replica
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
+COPY --from=wheel /wheels /wheels
+# Into the engine's own Python, and nothing of it that already serves is changed.
+RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "--upgrade-strategy", "only-if-needed", \
+     "--find-links", "/wheels", "headrace==0.1.0"]
+USER 10001:10001
+ENTRYPOINT ["headrace"]
+CMD ["replica", "--settings", "/etc/headrace/replica.yaml"]
+
+FROM ${PYTHON_IMAGE} AS gateway
+COPY --from=installed /opt/headrace /opt/headrace
+ENV PATH=/opt/headrace/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+EXPOSE 8000 9090
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+ENTRYPOINT ["headrace"]
+CMD ["gateway", "--settings", "/etc/headrace/settings.yaml"]
