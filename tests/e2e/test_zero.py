@@ -1,4 +1,8 @@
-"""From zero to one: a held request is pushed to KEDA's side, which starts a real replica for it."""
+"""From zero to one: a held request is pushed to KEDA's side, which starts a real replica for it.
+
+The same replica is then put to sleep, and woken by the next request. vLLM on CPU keeps its weights
+where they are (level 0: it computes nothing until it is woken); the routes are the same.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +36,15 @@ BODY = {
 
 
 @contextmanager
-def a_process(command: Sequence[str], log: Path) -> Iterator[None]:
+def a_process(
+    command: Sequence[str], log: Path, **environ: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A command of `headrace`, ended with all that it started."""
+    whole = [sys.executable, "-m", "gateway", *command]
     with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", *command], stdout=sink, stderr=sink
-        )
+        process = subprocess.Popen(whole, stdout=sink, stderr=sink, env={**os.environ, **environ})
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -55,6 +60,7 @@ class Zero:
         self.folder = folder
         self.port, self.keda_port, self.replica_port = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.replica_url = f"http://127.0.0.1:{self.replica_port}"
         self.fleet = folder / "fleet.yaml"
         self._tell([])
         settings = {
@@ -62,6 +68,8 @@ class Zero:
             "fleet": {
                 "file": str(self.fleet),
                 "watch_every_s": 0.2,
+                "probe_every_s": 0.5,
+                "sleep_mode": True,
                 "models": [{"name": CHAT, "max_hold_s": START_LIMIT_S}],
             },
             "hold": {"comment_every_s": 1},
@@ -74,11 +82,13 @@ class Zero:
         (self.folder / "new").write_text(yaml.safe_dump({"replicas": [*urls]}))
         os.replace(self.folder / "new", self.fleet)
 
-    def scale_to_one(self, running: ExitStack) -> None:
+    def scale_to_one(self, running: ExitStack) -> subprocess.Popen[bytes]:
         """As KEDA and a Deployment would: a pod is made, and discovery hears of it at once."""
         command = ["replica", "--port", str(self.replica_port), "--kv-cache-mib", "256"]
-        running.enter_context(a_process(command, self.folder / "replica.log"))
-        self._tell([f"http://127.0.0.1:{self.replica_port}"])
+        log = self.folder / "replica.log"
+        pod = running.enter_context(a_process(command, log, VLLM_SERVER_DEV_MODE="1"))
+        self._tell([self.replica_url])
+        return pod
 
     async def until_it_is_up(self, client: httpx.AsyncClient) -> None:
         async with asyncio.timeout(60):
@@ -87,6 +97,18 @@ class Zero:
                     if (await client.get("/readyz")).status_code == 200:
                         return
                 await asyncio.sleep(0.1)
+
+    async def put_to_sleep(self, client: httpx.AsyncClient) -> None:
+        """Until the gateway has seen that it sleeps."""
+        (await client.post(f"{self.replica_url}/sleep?level=0")).raise_for_status()
+        async with asyncio.timeout(30):
+            while await self.health(client) != "asleep":
+                await asyncio.sleep(0.1)
+
+    async def health(self, client: httpx.AsyncClient) -> str:
+        """The replica's, as the gateway sees it."""
+        (replica,) = (await client.get("/debug/fleet")).json()["replicas"]
+        return str(replica["health"])
 
 
 @pytest.fixture
@@ -119,7 +141,7 @@ def test_a_held_request_starts_a_replica_and_is_answered_by_it(zero: Zero) -> No
             held = asyncio.create_task(client.post("/v1/chat/completions", json=BODY))
             assert (await pushed).result
             pushed_s = time.monotonic() - asked_at
-            zero.scale_to_one(running)
+            pod = zero.scale_to_one(running)
             (spec,) = (await keda.GetMetricSpec(a_ref(model=CHAT))).metricSpecs
             asked = stubs()[0].GetMetricsRequest(
                 scaledObjectRef=a_ref(model=CHAT), metricName=spec.metricName
@@ -127,6 +149,7 @@ def test_a_held_request_starts_a_replica_and_is_answered_by_it(zero: Zero) -> No
             (value,) = (await keda.GetMetrics(asked)).metricValues
             assert value.metricValueFloat >= 1.0
             while not held.done():
+                assert pod.poll() is None, (zero.folder / "replica.log").read_text()
                 assert (await pushes.read()).result, "it is said again while the replica loads"
 
             answer = held.result()
@@ -138,6 +161,13 @@ def test_a_held_request_starts_a_replica_and_is_answered_by_it(zero: Zero) -> No
             print(f"\npushed after {pushed_s * 1000:.1f} ms, ", end="")
             print(f"answered after {time.monotonic() - asked_at:.1f} s")
             assert pushed_s < PUSHED_WITHIN_S
+
+            await zero.put_to_sleep(client)
+            asked_at = time.monotonic()
+            answer = await client.post("/v1/chat/completions", json=BODY)
+            assert (answer.status_code, await zero.health(client)) == (200, "healthy")
+            print(f"asleep, answered after {time.monotonic() - asked_at:.2f} s")
+
             async with asyncio.timeout(30):  # and nothing is left that would keep it from zero
                 while (await keda.IsActive(a_ref(model=CHAT))).result:
                     await asyncio.sleep(0.2)
