@@ -119,11 +119,11 @@ def test_a_pod_outlives_its_streams(charts: Charts, path: Path) -> None:
     ("values", "said"),
     [
         ({}, "who may ask? Name a Secret in tenantsSecret"),
-        ({"settings": {"acept": {}}}, "additional properties 'acept' not allowed"),
+        ({"settings": {"acept": {}}}, "acept"),
         ({"settings": {"accept": {"port": 70_000}}}, "/settings/accept/port"),
         ({"settings": {"fleet": {"kubernetes": {"find": "nodes"}}}}, "/settings/fleet/kubernetes"),
         ({"settings": {"fleet": {"replicas": [{"models": ["x"]}]}}}, "/settings/fleet/replicas/0"),
-        ({"replica": 3}, "additional properties 'replica' not allowed"),
+        ({"replicaCount": 3}, "replicaCount"),
         ({"service": {"type": "ExternalName"}}, "/service/type"),
     ],
 )
@@ -131,7 +131,7 @@ def test_says_what_is_wrong(charts: Charts, values: dict[str, Any], said: str) -
     """By the schema, made from the settings' own."""
     with pytest.raises(Refused) as refused:
         charts.rendered("gateway", values, VERSION)
-    assert said in str(refused.value)
+    assert refused.value.names(said)
 
 
 def test_both_charts_meet(charts: Charts) -> None:

@@ -43,6 +43,11 @@ class NoHelm(Exception):
 class Refused(Exception):
     """Helm has refused the values; the text is what it says."""
 
+    def names(self, what: str) -> bool:
+        """Is this said? The place of a value, as /gpu/mode, is gpu.mode in Helm 3's words."""
+        text = str(self)
+        return what in text or what.strip("/").replace("/", ".") in text
+
 
 @cache
 def helm() -> str:
