@@ -84,9 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "--also",
         action="append",
         default=[],
-        metavar="NAME=COMMAND",
+        metavar="NAME[@PATH]=COMMAND",
         help="one more gateway; {port}, {replicas} and {replica_flags} in its command are filled "
-        "in and it must answer GET /health",
+        "in, and it must answer GET PATH (/health) when it is ready",
     )
     parser.add_argument(
         "--peer-policy", default="cache_aware", help="of the Rust peers (default: %(default)s)"

@@ -65,9 +65,11 @@ def prepare(name: str, surroundings: Surroundings, *, peer_policy: str) -> Subje
 def prepare_other(text: str, surroundings: Surroundings) -> Subject:
     """A subject from `NAME=COMMAND`, where {port}, {replicas} and {replica_flags} are filled in.
 
-    {replicas} becomes the addresses apart by spaces, {replica_flags} one `--replica ADDRESS` each.
+    `NAME@PATH=COMMAND` asks PATH whether it is ready; else that is /health. {replicas} becomes the
+    addresses apart by spaces, {replica_flags} one `--replica ADDRESS` each.
     """
-    name, equals, command = text.partition("=")
+    named, equals, command = text.partition("=")
+    name, _, ready_path = named.partition("@")
     if not equals or not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"not NAME=COMMAND: {text!r}")
     (port,) = free_ports(1)
@@ -76,7 +78,7 @@ def prepare_other(text: str, surroundings: Surroundings) -> Subject:
         replicas=" ".join(surroundings.urls),
         replica_flags=" ".join(f"--replica {url}" for url in surroundings.urls),
     )
-    return Subject(name, "as given", tuple(shlex.split(filled)), port, "/health")
+    return Subject(name, "as given", tuple(shlex.split(filled)), port, ready_path or "/health")
 
 
 def _headrace(surroundings: Surroundings, _peer_policy: str) -> Subject:
