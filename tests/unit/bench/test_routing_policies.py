@@ -186,12 +186,11 @@ def test_the_prompt_and_the_clock_reach_the_gateway_s_policy() -> None:
     sibling = an_arrival(1, tokens=4608, blocks=(*range(8), 99))
     home = router.choose(leader, 0.0)
     assert router.choose(sibling, 0.0) == home
-    for arrival in (leader, sibling):  # some ten tokens a second
-        router.first_token(arrival, home, 450.0)
     strangers = [
-        an_arrival(n, tokens=4096, blocks=tuple(range(8 * n, 8 * n + 8))) for n in range(20, 26)
+        an_arrival(n, tokens=4096, blocks=tuple(range(8 * n, 8 * n + 8))) for n in range(20, 25)
     ]
-    assert home not in {router.choose(each, 451.0) for each in strangers}
+    assert home not in {router.choose(each, 0.0) for each in strangers[:2]}, "it is busy"
+    assert home in {router.choose(each, 450.0) for each in strangers[2:]}, "and no longer"
 
 
 def test_a_hot_prefix_is_copied_when_who_holds_it_is_behind_and_no_sooner() -> None:
