@@ -123,7 +123,10 @@ def test_each_turn_repeats_all_before_it(seed: int, number: int) -> None:
     assert all(each == contexts[0] for each in contexts)
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\r\n"), max_size=20)), st.data())
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20)),
+    st.data(),
+)
 def test_events_are_found_wherever_the_bytes_were_cut(
     texts: list[str], data: st.DataObject
 ) -> None:
