@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gateway.account.container import memory_limit_bytes
 from gateway.errors import UnknownPath
 from gateway.fleet.snapshot import fleet_document
 from gateway.vocabulary import ROUTES
@@ -22,21 +23,27 @@ if TYPE_CHECKING:
     from gateway.fleet.kv_events import KvEvents
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
+    from gateway.hold.cold import ColdHold
     from gateway.hold.gate import Gate
     from gateway.lessons import Lessons
     from gateway.life import Life
+    from gateway.peers.link import Link
     from gateway.pooled import Pooled
     from gateway.relay.relay import Relay
+    from gateway.settings import Settings
     from gateway.tenants.tenancy import Member, Strangers, Tenancy
-    from gateway.vocabulary import ModelCard, ModelName, ReplicaId, Tenant
+    from gateway.vocabulary import ModelCard, ModelName, ReplicaId, Seconds, Tenant
 
 
 class Panel:
     """The windows of a house."""
 
+    _settings: Settings
     roster: Roster
     admission: Admission
     gate: Gate
+    cold: ColdHold
+    link: Link | None
     relay: Relay
     door: Door
     tenants: Tenancy | Strangers
@@ -84,6 +91,36 @@ class Panel:
     def waiting(self) -> Mapping[str, int]:
         """How many wait for their turn, by class."""
         return self.gate.crowd.waiting()
+
+    @property
+    def waiting_fill(self) -> float:
+        """Of what may wait for its turn, the part that does."""
+        return self.gate.crowd.fill
+
+    @property
+    def held_fill(self) -> Mapping[ModelName, float]:
+        """The same of models at zero that are waited for."""
+        return self.cold.fill()
+
+    @property
+    def ttft_objective_s(self) -> Seconds:
+        """The time to first token that is aimed at."""
+        return self._settings.scale.ttft_objective_s
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """What our container may use, if anything says so."""
+        return memory_limit_bytes()
+
+    @property
+    def workers(self) -> int:
+        """How many processes we are to be."""
+        return self._settings.peers.workers
+
+    @property
+    def peers_heard(self) -> int | None:
+        """Other gateways and workers; None where there are to be none."""
+        return len(self.link.peers.present) if self.link is not None else None
 
     @property
     def merged_calls(self) -> int:

@@ -19,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from gateway.account.cache_metrics import CacheCollector, CacheSource
+from gateway.account.limit_metrics import LimitCollector, LimitSource
 from gateway.account.shadow_metrics import ShadowCollector, ShadowSource
 from gateway.account.tenant_metrics import TenantCollector, TenantSource
 from gateway.vocabulary import Health, ReplicaView, Tokens
@@ -41,7 +42,7 @@ class Counted(ReplicaView, Protocol):
     def own_prompt_tokens(self) -> Tokens: ...
 
 
-class Gateway(TenantSource, CacheSource, ShadowSource, Protocol):
+class Gateway(TenantSource, CacheSource, ShadowSource, LimitSource, Protocol):
     """What is read beside the accounts."""
 
     @property
@@ -237,6 +238,7 @@ def registry(accounts: Accounts, gateway: Gateway) -> CollectorRegistry:
     made.register(CacheCollector(gateway))
     made.register(TenantCollector(gateway))
     made.register(ShadowCollector(gateway))
+    made.register(LimitCollector(gateway))
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
     return made

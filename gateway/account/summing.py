@@ -29,13 +29,20 @@ SEEN_ALIKE: Final = frozenset(
         "gateway_cache_blocks",
         "gateway_cache_grade",
         "gateway_shadow_busiest_inflight_requests",
+        "gateway_waiting_fill_ratio",
+        "gateway_held_fill_ratio",
+        "gateway_ttft_objective_seconds",
+        "gateway_memory_limit_bytes",
+        "gateway_workers",
+        "gateway_peers_heard",
+        "process_open_fds",
         "process_max_fds",
         "process_start_time_seconds",
         "python_info",
     }
 )
-"""Gauges that are not added up: every worker sees the same. So are those of the demand, which each
-works out for all."""
+"""Gauges that are not added up: every worker sees the same, or each has a bound of its own and the
+fullest says. So are those of the demand, which each works out for all."""
 
 DEMAND: Final = "gateway_demand_"
 

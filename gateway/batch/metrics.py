@@ -34,6 +34,11 @@ class BatchCollector(Collector):
         for status in Status:
             standing.add_metric((status.value,), census.get(status, 0))
         yield standing
+        yield CounterMetricFamily(
+            "gateway_batch_store_failures",
+            "Times that the store of batches could not be read or written.",
+            value=self._batches.store_failures,
+        )
         lines = CounterMetricFamily(
             "gateway_batch_lines",
             "What became of lines at this gateway: completed and failed are their ends; displaced, "

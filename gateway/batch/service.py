@@ -56,6 +56,7 @@ class Batches:
         clock, self.wall = clocks
         self.models = models
         self.dispatcher = Dispatcher(settings, sender, fleet, clock)
+        self.store_failures = 0
         self.census: Mapping[Status, int] = {}  # of the store, at the last look
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="batch")
         self._works: dict[asyncio.Task[None], Work] = {}
@@ -88,6 +89,7 @@ class Batches:
                 try:
                     await self._claim_some()
                 except SQLAlchemyError:
+                    self.store_failures += 1
                     _log.warning("the store of batches cannot be reached", exc_info=True)
                 self._news.clear()
                 try:
@@ -123,7 +125,8 @@ class Batches:
             await work.run()
         except Fenced:
             _log.info("%s was taken over by another gateway", work.batch.id)
-        except Exception:
+        except Exception as error:
+            self.store_failures += isinstance(error, SQLAlchemyError)
             _log.exception("%s could not be worked on; it will be tried again", work.batch.id)
 
     async def stop(self) -> None:

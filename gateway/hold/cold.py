@@ -93,6 +93,10 @@ class ColdHold:
         """How many wait, over all models."""
         return sum(awaited.crowd.count.requests for awaited in self._awaited.values())
 
+    def fill(self) -> dict[ModelName, float]:
+        """Of what may wait for each model that is waited for, the part that does."""
+        return {model: awaited.crowd.fill for model, awaited in self._awaited.items()}
+
     def count(self, model: ModelName) -> Count:
         """What waits for a model."""
         awaited = self._awaited.get(model)

@@ -63,6 +63,16 @@ class Crowd(Generic[T]):
         """In order of class, then of coming. A copy: they may leave meanwhile."""
         return iter([ticket for each in self._by_class for ticket in each])
 
+    @property
+    def fill(self) -> float:
+        """Of what may wait in all, the part that does, by the bound that is fullest."""
+        count, most = self.count, self._in_all
+        return max(
+            count.requests / most.requests,
+            count.tokens / most.tokens,
+            count.size_bytes / most.size_bytes,
+        )
+
     def obstacle(self, ticket: T) -> Rejected | None:
         """Why it cannot join now; None if it can."""
         own = self._by_tenant.get(ticket.tenant.name)

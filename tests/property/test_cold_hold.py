@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from fractions import Fraction
 from random import Random
 
 import hypothesis.strategies as st
@@ -138,6 +139,12 @@ class World:
             assert count.requests == len(waiting) <= model.held.requests
             assert count.tokens == sum(each.request.prompt_tokens for each in waiting)
             assert count.size_bytes == sum(len(each.body) for each in waiting)
+            fullest = max(
+                Fraction(count.requests, model.held.requests),
+                Fraction(count.tokens, model.held.tokens),
+                Fraction(count.size_bytes, model.held.size_bytes),
+            )
+            assert self.hold.fill().get(name, 0.0) == float(fullest)
         assert self.hold.held == len(self.waiting())
 
 

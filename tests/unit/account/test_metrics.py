@@ -25,7 +25,7 @@ from gateway.fleet.ledger import Replica
 from gateway.kv_cache import Certainty
 from gateway.tenants.limits import Allowance, Limits
 from gateway.tenants.tenancy import Member
-from gateway.vocabulary import Health, ReplicaId, Tenant
+from gateway.vocabulary import Health, ModelName, ReplicaId, Tenant
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 
@@ -65,6 +65,13 @@ class Shown:
     read_first: ClassVar[dict[str, int]] = {"in_time": 2, "late": 1, "unread": 0}
     waiting: ClassVar[dict[str, int]] = {"interactive": 1, "default": 0, "batch": 7}
     shadow: Beside | None = Beside()
+    waiting_fill = 0.25
+    held_fill: ClassVar[dict[ModelName, float]] = {ModelName("cold"): 0.5}
+    ttft_objective_s = 2.0
+    workers = 2
+
+    memory_limit_bytes: int | None = 4 << 30
+    peers_heard: int | None = 1
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
         self.replicas = replicas
@@ -190,6 +197,21 @@ def test_a_policy_in_the_shadow_is_shown_beside_the_live_one(accounts: Accounts)
         assert value(collector, "gateway_shadow_busiest_inflight_requests", side=side) == 3
     shown.shadow = None
     assert not any("shadow" in family.name for family in collector.collect())
+
+
+def test_limits_are_shown_beside_what_is_near_them(accounts: Accounts) -> None:
+    shown = Shown([])
+    collector = registry(accounts, shown)
+    assert value(collector, "gateway_waiting_fill_ratio") == 0.25
+    assert value(collector, "gateway_held_fill_ratio", model="cold") == 0.5
+    assert value(collector, "gateway_ttft_objective_seconds") == 2.0
+    assert value(collector, "gateway_memory_limit_bytes") == 4 << 30
+    assert value(collector, "gateway_workers") == 2
+    assert value(collector, "gateway_peers_heard") == 1
+    shown.memory_limit_bytes = shown.peers_heard = None
+    for name in ("gateway_memory_limit_bytes", "gateway_peers_heard"):
+        (family,) = [each for each in collector.collect() if each.name == name]
+        assert not family.samples, "what there is not is no zero"
 
 
 def test_what_merging_saves_is_shown(collector: CollectorRegistry) -> None:

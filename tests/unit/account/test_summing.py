@@ -16,6 +16,7 @@ def a_worker(life: str, *, requests: int, inflight: int = 0) -> Sheet:
     took = Histogram("took_seconds", "Each.", registry=registry, buckets=(1.0, 2.0))
     Gauge("inflight", "Now.", registry=registry).set(inflight)
     Gauge("gateway_replica_state", "Seen alike.", ("state",), registry=registry).labels("up").set(1)
+    Gauge("process_open_fds", "Of each, below a limit of each.", registry=registry).set(requests)
     for _ in range(requests):
         counter.labels("m").inc()
         took.observe(1.5)
@@ -43,6 +44,7 @@ def test_what_grows_and_what_each_has_adds_up_and_what_all_see_alike_does_not() 
         "took_seconds_sum": 10.5,
         "inflight": 4,
         "gateway_replica_stateup": 1,
+        "process_open_fds": 5,
     }
 
 
