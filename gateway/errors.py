@@ -256,7 +256,7 @@ class WaitedTooLong(Evicted):
 class Displaced(Evicted):
     reason = "displaced"
     status = 503
-    message = "The request made room for more urgent ones; try again later."
+    message = "The request made room for others; try again later."
 
 
 class DeadlineMissed(Evicted):

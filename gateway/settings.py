@@ -155,7 +155,8 @@ class HoldSettings(Section):
     )
     in_all: CrowdSettings = Field(
         CrowdSettings(requests=8_000, tokens=32_000_000, size_bytes=512 * 1024 * 1024),
-        description="who may wait; beyond it, lower classes make room, or it is 503",
+        description="who may wait; beyond it, lower classes make room, then whoever has the most "
+        "of it, or it is 503",
     )
     per_tenant: CrowdSettings = Field(
         CrowdSettings(requests=4_000, tokens=16_000_000, size_bytes=256 * 1024 * 1024),
@@ -360,8 +361,8 @@ class ModelSettings(Section):
     name: ModelName = Field(min_length=1)
     held: CrowdSettings = Field(
         CrowdSettings(requests=1_000, tokens=8_000_000, size_bytes=128 * 1024 * 1024),
-        description="who may wait for its first replica; beyond it, lower classes make room, or it "
-        "is 503",
+        description="who may wait for its first replica; beyond it, lower classes make room, then "
+        "whoever has the most of it, or it is 503",
     )
     max_hold_s: float = Field(
         600.0, gt=0, description="who has waited for it so long is sent away with 503"

@@ -1,5 +1,9 @@
 """How much waits, of each tenant and in all, and who makes room.
 
+Where all is full, lower classes make room for higher ones; within a class, whoever has the largest
+part of what waits makes room for tenants who would still have less than that with one more. So one
+tenant alone may fill it, and cannot keep others out.
+
 Invariants. What is counted is what has joined and not left. Nobody joins beyond the bounds.
 """
 
@@ -43,9 +47,43 @@ class Count:
             and self.size_bytes + ticket.size_bytes <= most.size_bytes
         )
 
+    def plus(self, ticket: Ticket) -> Count:
+        """With one more."""
+        found = Count()
+        found.requests = self.requests + 1
+        found.tokens = self.tokens + ticket.uncached
+        found.size_bytes = self.size_bytes + ticket.size_bytes
+        return found
+
+    def part_of(self, most: CrowdSettings) -> float:
+        """Of the bound that it takes the most of."""
+        return max(
+            self.requests / most.requests,
+            self.tokens / most.tokens,
+            self.size_bytes / most.size_bytes,
+        )
+
+
+class Company(Generic[T]):
+    """One tenant's."""
+
+    __slots__ = ("count", "tickets")
+
+    def __init__(self) -> None:
+        self.count = Count()
+        self.tickets: dict[T, None] = {}  # in order of coming
+
+    def __repr__(self) -> str:
+        return f"<Company {self.count!r}>"
+
+    def last(self, rank: int) -> T | None:
+        """Who came last, of a class no higher."""
+        return next((each for each in reversed(self.tickets) if each.rank >= rank), None)
+
 
 class Crowd(Generic[T]):
-    """Everybody who waits, over all queues, by class and in order of coming. O(1) each."""
+    """Everybody who waits, over all queues, by class and in order of coming. O(1) each; to make
+    room O(tenants) and what the largest of them has."""
 
     __slots__ = ("_by_class", "_by_tenant", "_in_all", "_per_tenant", "count")
 
@@ -53,7 +91,7 @@ class Crowd(Generic[T]):
         self._in_all = in_all
         self._per_tenant = per_tenant
         self.count = Count()
-        self._by_tenant: dict[str, Count] = {}
+        self._by_tenant: dict[str, Company[T]] = {}
         self._by_class: tuple[dict[T, None], ...] = tuple({} for _ in CLASSES)
 
     def __repr__(self) -> str:
@@ -76,16 +114,28 @@ class Crowd(Generic[T]):
     def obstacle(self, ticket: T) -> Rejected | None:
         """Why it cannot join now; None if it can."""
         own = self._by_tenant.get(ticket.tenant.name)
-        if own is not None and not own.has_room(ticket, self._per_tenant):
+        if own is not None and not own.count.has_room(ticket, self._per_tenant):
             return TenantQueueFull()
         return None if self.count.has_room(ticket, self._in_all) else QueueFull()
 
     def who_makes_room(self, ticket: T) -> T | None:
-        """Of the lowest class below its own, who came last."""
+        """Of the lowest class below its own, who came last; else one of whoever has the most."""
         for rank in range(len(CLASSES) - 1, ticket.rank, -1):
             if self._by_class[rank]:
                 return next(reversed(self._by_class[rank]))
-        return None
+        return self._of_the_largest(ticket)
+
+    def _of_the_largest(self, ticket: T) -> T | None:
+        """The last to come, of a class no higher; None where nobody has more than its tenant
+        would have."""
+        most, found = self._in_all, None
+        own = self._by_tenant.get(ticket.tenant.name, Company[T]())
+        part = own.count.plus(ticket).part_of(most) / ticket.tenant.weight
+        for company in self._by_tenant.values():
+            last = company.last(ticket.rank)
+            if last is not None and company.count.part_of(most) / last.tenant.weight > part:
+                part, found = company.count.part_of(most) / last.tenant.weight, last
+        return found
 
     def join(self, ticket: T) -> None:
         """It waits from now on."""
@@ -94,8 +144,9 @@ class Crowd(Generic[T]):
         self.count.add(ticket, 1)
         own = self._by_tenant.get(name)
         if own is None:
-            own = self._by_tenant[name] = Count()
-        own.add(ticket, 1)
+            own = self._by_tenant[name] = Company()
+        own.tickets[ticket] = None
+        own.count.add(ticket, 1)
 
     def leave(self, ticket: T) -> None:
         """It waits no longer."""
@@ -103,8 +154,9 @@ class Crowd(Generic[T]):
         del self._by_class[ticket.rank][ticket]
         self.count.add(ticket, -1)
         own = self._by_tenant[name]
-        own.add(ticket, -1)
-        if not own.requests:
+        del own.tickets[ticket]
+        own.count.add(ticket, -1)
+        if not own.tickets:
             del self._by_tenant[name]
 
     def waiting(self) -> dict[str, int]:

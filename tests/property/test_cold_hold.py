@@ -11,9 +11,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from gateway.errors import Evicted, Rejected
+from gateway.errors import Evicted, QueueFull, Rejected
 from gateway.hold.cold import ColdHold
 from gateway.hold.cold_starts import LEAST_S, REMEMBERED, ColdStarts
+from gateway.hold.crowd import Crowd
+from gateway.hold.fair_queue import Ticket
 from gateway.settings import CrowdSettings, HoldSettings, ModelSettings
 from gateway.vocabulary import GenerationRequest, ModelName, ServiceClass, Tenant
 from tests.builders import a_request
@@ -246,3 +248,38 @@ def test_what_is_left_of_a_start_follows_from_those_that_took_longer(
             assert left == max(LEAST_S, elapsed / 2)
     if all((took > early) == (took > late) for took in known) and late < max(known):
         assert starts.remaining_s(late) <= starts.remaining_s(early)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 900)), min_size=6, max_size=40),
+    st.lists(st.sampled_from((0.5, 1.0, 2.0)), min_size=4, max_size=4),
+)
+def test_nobody_is_kept_out_by_who_has_more_of_a_full_hold(
+    arrivals: list[tuple[int, int]], weights: list[float]
+) -> None:
+    """Tenants of one class: who is refused, or makes room, would have had the largest part."""
+    bounds = CrowdSettings(requests=5, tokens=3000, size_bytes=4000)
+    crowd = Crowd[Ticket](bounds, bounds)
+
+    def part(tenant: Tenant, more: int = 0) -> float:
+        own = [each.uncached for each in crowd if each.tenant is tenant]
+        requests = len(own) + (more > 0)
+        return max(requests / 5, (sum(own) + more) / 3000) / tenant.weight
+
+    tenants = [Tenant(f"t{i}", weight=weight) for i, weight in enumerate(weights)]
+    for who, tokens in arrivals:
+        tenant = tenants[who]
+        ticket = Ticket(tenant, 0.0, tokens)
+        while isinstance(crowd.obstacle(ticket), QueueFull):
+            others = max((part(each) for each in tenants if each is not tenant), default=0.0)
+            other = crowd.who_makes_room(ticket)
+            if other is None:
+                assert part(tenant, tokens) >= others
+                break
+            assert other.tenant is not tenant
+            assert part(other.tenant) == others > part(tenant, tokens)
+            assert other is [each for each in crowd if each.tenant is other.tenant][-1]
+            crowd.leave(other)
+        if crowd.obstacle(ticket) is None:
+            crowd.join(ticket)
