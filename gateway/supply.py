@@ -39,7 +39,8 @@ class Supply:
         self._chooser = chooser
         self._gate = gate
         self._cold = cold
-        self._loading = Loading(load_deadline_s)
+        self._loading: Loading[ReplicaId] = Loading(load_deadline_s)
+        self._placing: Loading[str] = Loading(load_deadline_s)
         self._clock = clock
         roster.subscribe(self)
 
@@ -64,7 +65,7 @@ class Supply:
         caches = [size for each in ready if (size := each.facts.cache_tokens) is not None]
         return Standing(
             ready=len(ready),
-            loading=len(self._on_the_way(model, now)),
+            loading=len(self._on_the_way(model, now)) + self._unplaced(model, now),
             cold_start_s=self._cold.starts(model).remaining_s(0.0),
             prefill_per_s=sum(rates) / len(rates) if rates else None,
             cache_tokens=sum(caches) // len(caches) if caches else None,
@@ -75,6 +76,20 @@ class Supply:
         """As the policy has learnt it; else as first bytes have shown to those who wait."""
         rate = self._chooser.rate_per_s(replica)
         return self._gate.rate_per_s(replica) if rate is None else rate
+
+    def _unplaced(self, model: ModelName, now: Seconds) -> int:
+        """Those that have no address yet: an autoscaler has asked for them already."""
+        unplaced, placing = self._roster.unplaced, self._placing
+        for name in placing.names - unplaced.keys():
+            placing.over(name)
+        for name in unplaced:
+            placing.joined(name, now)
+        is_only = len(self.models()) == 1
+        return sum(
+            placing(name, now)
+            for name, models in unplaced.items()
+            if model in models or (is_only and not models)
+        )
 
     def _on_the_way(self, model: ModelName, now: Seconds) -> Sequence[Replica]:
         """One that has not said yet what it serves is the only model's, where there is but one."""

@@ -42,6 +42,7 @@ from gateway.fleet.pods import (
     read_slice,
     read_workload,
     replicas_of,
+    unplaced_in,
 )
 from gateway.fleet.watching import Key, List, Wait, Watch, Watching
 from gateway.settings import ModelSettings
@@ -112,6 +113,7 @@ class KubernetesDiscovery:
         if models != self._models:
             self._models = models
             self._roster.declare([ModelSettings(name=name) for name in models], SOURCE)
+        self._roster.unplaced = unplaced_in(self._sightings())
         self._roster.apply(replicas_of(self._sightings()), SOURCE)
 
     def _sightings(self) -> Iterable[Sighting]:

@@ -48,9 +48,10 @@ class Stage(StrEnum):
 class Sighting(msgspec.Struct, frozen=True):
     """One pod, as itself or as an endpoint of a Service tells of it.
 
-    `addresses` are its ranks, none while it has no address; `models` those it is there for, whether
-    or not it serves them by now. `controller` is the uid of its ReplicaSet, which goes by `cost`
-    where it has a pod too many; None: something else owns it.
+    `addresses` are its ranks, none while it has no address: then it has so many `unplaced`.
+    `models` are those it is there for, whether or not it serves them by now. `controller` is the
+    uid of its ReplicaSet, which goes by `cost` where it has a pod too many; None: something else
+    owns it.
     """
 
     stage: Stage
@@ -59,6 +60,7 @@ class Sighting(msgspec.Struct, frozen=True):
     models: tuple[ModelName, ...] = ()
     controller: str | None = None
     cost: int = 0
+    unplaced: int = 0
 
 
 def replicas_of(sightings: Iterable[Sighting]) -> list[ReplicaAddress]:
@@ -80,6 +82,17 @@ def replicas_of(sightings: Iterable[Sighting]) -> list[ReplicaAddress]:
             told.add((each.pod, port))
         found += each.addresses
     return found
+
+
+def unplaced_in(sightings: Iterable[Sighting]) -> dict[str, tuple[ModelName, ...]]:
+    """Replicas that will be: ranks of pods that wait for a node or an address, by a name for each,
+    with the models they are there for."""
+    return {
+        f"{each.pod.namespace}/{each.pod.name}#{rank}": each.models
+        for each in sightings
+        if each.pod is not None and each.stage is Stage.COMING
+        for rank in range(each.unplaced)
+    }
 
 
 def models_in(sightings: Iterable[Sighting]) -> tuple[ModelName, ...]:
@@ -149,6 +162,7 @@ def read_pod(raw: bytes | msgspec.Raw, usual: UsualPort) -> tuple[Sighting, ...]
     addresses: tuple[ReplicaAddress, ...] = ()
     if status.ip:
         addresses = _addresses(meta, status.ip, _pod_port(meta, ports, usual), stage)
+    unplaced = 0 if status.ip else _ranks(meta)
     controller = next(
         (each.uid for each in meta.owners or () if each.controller and each.kind == "ReplicaSet"),
         None,
@@ -157,7 +171,7 @@ def read_pod(raw: bytes | msgspec.Raw, usual: UsualPort) -> tuple[Sighting, ...]
     return (
         Sighting(
             stage, meta.key, addresses, models_of(meta), controller,
-            int(cost) if cost.removeprefix("-").isdecimal() and len(cost) < 12 else 0,
+            int(cost) if cost.removeprefix("-").isdecimal() and len(cost) < 12 else 0, unplaced,
         ),
     )  # fmt: skip
 
@@ -303,7 +317,11 @@ def _addresses(meta: Metadata, host: str, port: int, stage: Stage) -> tuple[Repl
         _events(meta, host),
         expected=models_of(meta),
         is_awaited=stage is Stage.COMING,
-    ).ranks(_number(meta.says("data-parallel-size") or "1", "data-parallel-size", MAX_RANKS))
+    ).ranks(_ranks(meta))
+
+
+def _ranks(meta: Metadata) -> int:
+    return _number(meta.says("data-parallel-size") or "1", "data-parallel-size", MAX_RANKS)
 
 
 def _events(meta: Metadata, host: str) -> EventSource | None:

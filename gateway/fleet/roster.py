@@ -65,6 +65,7 @@ class Roster:
         "_retry_after_s",
         "_served",
         "_settings",
+        "unplaced",
     )
 
     def __init__(self, settings: FleetSettings) -> None:
@@ -76,6 +77,8 @@ class Roster:
         self._declared: dict[ModelName, ModelSettings] = {}
         self._cards: dict[ModelName, ModelCard] = {}  # of those declared, as last described
         self._asleep: dict[ModelName, ModelSettings] = {}
+        self.unplaced: Mapping[str, tuple[ModelName, ...]] = MappingProxyType({})
+        """Replicas that have no address yet, by whatever name, and the models they are for."""
         self.declare(settings.models, "settings")
 
     def __repr__(self) -> str:

@@ -28,6 +28,7 @@ from gateway.fleet.pods import (
     read_slice,
     read_workload,
     replicas_of,
+    unplaced_in,
 )
 from tests.kube.makings import a_pod, a_slice, a_workload, an_endpoint
 
@@ -132,3 +133,19 @@ def test_of_what_tells_of_the_same_port_of_a_pod_the_first_counts() -> None:
     assert len(replicas_of([seen(Stage.READY, "a"), seen(Stage.COMING, "a")])) == 1
     assert len(replicas_of([seen(Stage.READY, "a"), seen(Stage.READY, "a", 9000)])) == 2
     assert not replicas_of([seen(Stage.READY, "a"), seen(Stage.GOING, "a")])
+
+
+def test_a_pod_that_waits_for_a_node_is_so_many_replicas_to_come() -> None:
+    says = {"headrace.io/model": "m", "headrace.io/data-parallel-size": "2"}
+
+    def unplaced(phase: str = "Pending", *, is_going: bool = False) -> dict[str, tuple[str, ...]]:
+        pod = a_pod("p", None, ready=False, annotations=says)
+        pod["status"]["phase"] = phase
+        if is_going:
+            pod["metadata"]["deletionTimestamp"] = "2026-11-26T00:00:00Z"
+        return dict(unplaced_in(read_pod(json.dumps(pod).encode(), USUAL)))
+
+    assert list(unplaced().values()) == [("m",), ("m",)]
+    assert not unplaced("Failed")
+    assert not unplaced(is_going=True)
+    assert not unplaced_in([seen(Stage.COMING, "a")]), "it has an address: it is a replica"

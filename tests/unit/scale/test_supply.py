@@ -91,3 +91,17 @@ def test_who_does_not_say_yet_what_it_will_serve_is_the_only_models() -> None:
     house = House()
     house.joins("a")
     assert house.supply.standing(ASLEEP, 1.0).loading == 1
+
+
+def test_pods_without_an_address_are_on_the_way_for_a_while() -> None:
+    house = House()
+    house.roster.unplaced = {"ns/q#0": ()}
+    assert house.supply.standing(ASLEEP, 1.0).loading == 1, "the only model's, who does not say"
+    house.roster.unplaced = {"ns/p#0": (M,), "ns/p#1": (M,)}
+    assert house.supply.standing(M, 1.0).loading == 2
+    assert house.supply.standing(ASLEEP, 1.0).loading == 0
+    house.roster.unplaced = {"ns/p#1": (M,), "ns/r#0": (M,)}
+    assert house.supply.standing(M, 500.0).loading == 2
+    assert house.supply.standing(M, DEADLINE_S + 1.0).loading == 1, "r came later"
+    house.roster.unplaced = {}
+    assert house.supply.standing(M, DEADLINE_S + 2.0).loading == 0
