@@ -115,6 +115,8 @@ class KubernetesDiscovery:
             self._roster.declare([ModelSettings(name=name) for name in models], SOURCE)
         self._roster.unplaced = unplaced_in(self._sightings())
         self._roster.apply(replicas_of(self._sightings()), SOURCE)
+        if all(follow.has_answered for follow in self._follows):
+            self._roster.know_all()
 
     def _sightings(self) -> Iterable[Sighting]:
         for follow in self._follows:
@@ -150,6 +152,8 @@ class Follow:
         self._clock = clock
         self._trouble: str | None = None
         self._unreadable: dict[Key, str] = {}
+        self.has_answered = False
+        """What there is has been told once; where nobody knows the kind, that is nothing."""
 
     def __repr__(self) -> str:
         return f"<Follow {self._name}: {self.watching!r}>"
@@ -163,6 +167,8 @@ class Follow:
             except Refused as error:
                 if error.status == 404:
                     self._complain("not known to this cluster", logging.INFO)
+                    self.has_answered = True
+                    tell()
                 else:
                     self._complain(str(error))
                 self.watching.refused(error.status, error.retry_after_s, self._clock())
@@ -224,7 +230,8 @@ class Follow:
         if self._trouble is not None:
             self._trouble = None
             log.info("%s: readable again", self._name)
-        return is_news
+        is_first, self.has_answered = not self.has_answered, True
+        return is_news or is_first
 
     def _take_lines(self, lines: list[bytes], tell: Callable[[], None]) -> None:
         """Some lines of a watch; `tell` is called once for all. Raises ValueError, Refused."""

@@ -57,6 +57,7 @@ class Roster:
         "_declared",
         "_declared_by",
         "_index",
+        "_is_complete",
         "_known",
         "_listeners",
         "_may_serve_anything",
@@ -77,6 +78,7 @@ class Roster:
         self._declared: dict[ModelName, ModelSettings] = {}
         self._cards: dict[ModelName, ModelCard] = {}  # of those declared, as last described
         self._asleep: dict[ModelName, ModelSettings] = {}
+        self._is_complete = False
         self.unplaced: Mapping[str, tuple[ModelName, ...]] = MappingProxyType({})
         """Replicas that have no address yet, by whatever name, and the models they are for."""
         self.declare(settings.models, "settings")
@@ -94,10 +96,14 @@ class Roster:
 
     @property
     def is_ready(self) -> bool:
-        """Does at least one replica take work, or is there a model to be waited for?"""
-        return bool(self._declared or self._asleep) or any(
-            replica.takes_work for replica in self._replicas
-        )
+        """Does at least one replica take work, or is there a model to be waited for? Or is there
+        nothing at all, and that is known: whoever asks is told so.
+        """
+        if self._declared or self._asleep:
+            return True
+        if not self._replicas:
+            return self._is_complete
+        return any(replica.takes_work for replica in self._replicas)
 
     def known_models(self) -> Mapping[ModelName, ModelCard]:
         """What can be asked for: what the replicas that take work serve, adapters included, and
@@ -179,6 +185,10 @@ class Roster:
             self._declared.setdefault(each.name, each)
         self._cards = {name: self._cards.get(name, ModelCard(name)) for name in self._declared}
         self._publish()
+
+    def know_all(self) -> None:
+        """All that there was to be found has been told once, even if it was nothing."""
+        self._is_complete = True
 
     def observe_models(self, replica: Replica, cards: Iterable[ModelCard]) -> None:
         """A replica has said what it serves. Pinned models are not overruled."""

@@ -6,6 +6,7 @@ the package is fetched without what it depends on, checked by its hash, and kept
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -117,6 +118,19 @@ class Charts:
         words += [word for kind in kinds for word in ("--api-versions", kind)]
         text = self._helm(*words, "--kube-version", version, "-f", "-", put=json.dumps(values))
         return [each for each in yaml.safe_load_all(text) if each]
+
+    async def install(
+        self, kubeconfig: Path, release: str, chart: str, values: Mapping[str, Any], *words: str
+    ) -> str:
+        """`helm upgrade --install` there; returns what helm says. Raises Refused."""
+        command = ["upgrade", "--install", release, str(self._folder / "charts" / chart)]
+        return await self.helm(kubeconfig, *command, *words, "-f", "-", put=json.dumps(values))
+
+    async def helm(self, kubeconfig: Path, *words: str, put: str | None = None) -> str:
+        """Any command, beside what else this loop does. Raises Refused."""
+        return await asyncio.to_thread(
+            self._helm, *words, "--kubeconfig", str(kubeconfig), "-n", "models", put=put
+        )
 
     def _helm(self, *words: str, put: str | None = None) -> str:
         homes = {

@@ -97,6 +97,21 @@ def test_a_model_at_zero_is_listed_waited_for_and_served_by_its_first_pod(tmp_pa
     run(law())
 
 
+def test_a_gateway_before_the_first_model_is_ready_to_say_so(tmp_path: Path) -> None:
+    """Or it could not be installed first."""
+
+    async def law() -> None:
+        script = Held(a_reply())
+        async with pods_and_a_gateway(tmp_path, script) as (cluster, _, house):
+            await until(lambda: house.house.is_ready)
+            assert (await house.ask(a_post())).status == 503
+            cluster.create(pod_key("a"), a_pod("a", ADDRESSES[0]))
+            await until(lambda: house.replicas and house.replicas[0].takes_work)
+            assert (await house.ask(a_post())).status == 200
+
+    run(law())
+
+
 def test_a_pod_whose_cache_holds_much_is_not_the_first_to_be_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,10 @@
-"""A stand-in for a Kubernetes API server: real HTTP, real lists and watches, and trouble on demand.
+"""A stand-in for a Kubernetes cluster: real HTTP, real lists and watches, and trouble on demand.
 
-`cluster` is what a cluster holds and how it changes; `server` speaks HTTP for it; `makings` writes
-pods and their like. It knows no admission, no controllers and no field ownership: what is written
-is what is there. The official client, kubectl (`apply` with `--validate=false`) and helm (`install`
-and `upgrade` with `--disable-openapi-validation`) take it for a cluster.
+`cluster` is what a cluster holds and how it changes; `server` speaks HTTP for it, with `rights` of
+service accounts and patches as `merging` takes them; `makings` writes pods and their like. It knows
+no admission and no conflicts of field owners. The official client, kubectl and helm (3.17 and 4)
+take it for a cluster, where nothing happens by itself.
+
+`world` adds what makes things happen: `controllers` make pods of Deployments and the like,
+`kubelet` runs them as processes on this machine, `services` lead to them, and `keda` scales.
 """

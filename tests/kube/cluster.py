@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tests.kube.merging import merged
+
 Object = dict[str, Any]
 Matches = Callable[[Object], bool]
 
@@ -101,6 +103,11 @@ class Follower:
         self.woken.set()
 
 
+def now_text() -> str:
+    """As times are written in objects."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class Cluster:
     """The objects, and the trouble that is to be made with them."""
 
@@ -110,6 +117,9 @@ class Cluster:
         self.followers: list[Follower] = []
         self.lose_next = 0
         """So many changes to come are told to no watch: they are found by listing alone."""
+        self.departs: set[str] = set()
+        """Plurals of kinds whose objects are only marked when they are deleted: somebody else takes
+        them away once what they stand for has ended."""
         self._history: list[Change] = []
         self._compacted = self.version
         self._pages: dict[str, tuple[int, list[Object]]] = {}  # continue token -> what is left
@@ -180,8 +190,9 @@ class Cluster:
         if key in self.objects:
             raise Trouble(409, "AlreadyExists", f'{key.plural} "{key.name}" already exists')
         meta = new.setdefault("metadata", {})
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        meta.update(name=key.name, uid=str(uuid.uuid4()), creationTimestamp=now, generation=1)
+        meta.update(
+            name=key.name, uid=str(uuid.uuid4()), creationTimestamp=now_text(), generation=1
+        )
         if key.namespace:
             meta["namespace"] = key.namespace
         return self._write(key, new)
@@ -209,6 +220,17 @@ class Cluster:
         return self.replace(key, merged(copy.deepcopy(self.get(key)), patch))
 
     def delete(self, key: Key) -> Object:
+        """Gone, or marked if its kind departs. Raises Trouble, 404."""
+        was = self.get(key)
+        if key.plural not in self.departs:
+            return self.remove(key)
+        if "deletionTimestamp" in was["metadata"]:
+            return was
+        marked = copy.deepcopy(was)
+        marked["metadata"]["deletionTimestamp"] = now_text()
+        return self.replace(key, marked)
+
+    def remove(self, key: Key) -> Object:
         """Gone at once. Raises Trouble, 404."""
         was = self.get(key)
         self.version += 1
@@ -250,55 +272,3 @@ class Cluster:
         """Break the connection of every watch, without an end."""
         for follower in self.followers:
             follower.cut()
-
-
-def patched(was: Object, kind: str, patch: Any) -> Object:
-    """`was` with a patch of this media type. Raises Trouble, 415.
-
-    A strategic merge and an apply are taken as merge patches: lists are replaced, nobody owns a
-    field.
-    """
-    match kind:
-        case "application/json-patch+json":
-            for step in patch:
-                _step(was, step)
-            return was
-        case (
-            "application/merge-patch+json"
-            | "application/strategic-merge-patch+json"
-            | "application/apply-patch+yaml"
-        ):
-            return merged(was, patch)
-    raise Trouble(415, "UnsupportedMediaType", f"the body of the request is {kind}")
-
-
-def _step(target: Any, step: Object) -> None:
-    """One operation of a JSON patch (RFC 6902): add, replace or remove."""
-    *path, last = [
-        name.replace("~1", "/").replace("~0", "~") for name in step["path"].split("/")[1:]
-    ]
-    for name in path:
-        target = target[int(name)] if isinstance(target, list) else target.setdefault(name, {})
-    if isinstance(target, list):
-        at = len(target) if last == "-" else int(last)
-        if step["op"] != "add":
-            del target[at]
-        if step["op"] != "remove":
-            target.insert(at, step["value"])
-    elif step["op"] == "remove":
-        target.pop(last, None)
-    else:
-        target[last] = step["value"]
-
-
-def merged(target: Object, patch: Object) -> Object:
-    """RFC 7386, in place."""
-    for name, value in patch.items():
-        if value is None:
-            target.pop(name, None)
-        elif isinstance(value, dict):
-            below = target.get(name)
-            target[name] = merged(below if isinstance(below, dict) else {}, value)
-        else:
-            target[name] = value
-    return target

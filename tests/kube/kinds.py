@@ -59,6 +59,7 @@ KINDS = (
     Kind("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate"),
     Kind("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute"),
     Kind("monitoring.coreos.com", "v1", "podmonitors", "PodMonitor"),
+    Kind("monitoring.coreos.com", "v1", "servicemonitors", "ServiceMonitor"),
     Kind("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule"),
     Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
     Kind("keda.sh", "v1alpha1", "triggerauthentications", "TriggerAuthentication"),
@@ -112,6 +113,40 @@ def _entries(kind: Kind) -> list[Object]:
         scale = {"group": "autoscaling", "version": "v1", "kind": "Scale"}
         found.append({**below, **scale, "name": f"{kind.plural}/scale"})
     return found
+
+
+def schemas(kinds: Iterable[Kind]) -> Object:
+    """GET /openapi/v3: there is one document for all groups."""
+    groups = {f"apis/{kind.api_version}" if kind.group else "api/v1" for kind in kinds}
+    return {"paths": {group: {"serverRelativeURL": "/openapi/v3/all"} for group in sorted(groups)}}
+
+
+def schema(kinds: Iterable[Kind]) -> Object:
+    """That document: who asks it learns that the server itself holds fields against schemas."""
+    checked = {"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}
+    return {
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "v1.35.0"},
+        "paths": {
+            f"/{kind.api_version}/{kind.plural}": {
+                "patch": {
+                    "parameters": [checked],
+                    "responses": {},
+                    "x-kubernetes-group-version-kind": {
+                        "group": kind.group, "version": kind.version, "kind": kind.kind
+                    },
+                }
+            }
+            for kind in kinds
+        },
+    }  # fmt: skip
+
+
+def with_defaults(kind: Kind, new: Object) -> Object:
+    """What a server fills in, as far as anybody here reads it."""
+    if kind.has_scale:
+        new.setdefault("spec", {}).setdefault("replicas", 1)
+    return new
 
 
 def scale_of(found: Object) -> Object:

@@ -1,7 +1,8 @@
 """The stand-in's HTTP: paths, queries and bodies as a Kubernetes API server has them.
 
-Every request is written down (`asked`), by verb and resource, so that what somebody was seen to ask
-for can be compared with the Role it is given.
+Every request is written down (`asked`, `asked_by`), by verb and resource, so that what somebody was
+seen to ask for can be compared with the Role it is given. A service account may only do what the
+Roles in the cluster say; whoever else has a token may do everything.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import json
 import logging
 import socket
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import uvicorn
 import yaml
@@ -27,19 +29,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.kube import kinds as known
-from tests.kube.cluster import Cluster, Follower, Key, Object, Place, Trouble, merged, patched
+from tests.kube.cluster import Cluster, Follower, Key, Object, Place, Trouble
 from tests.kube.kinds import KINDS, Kind
+from tests.kube.merging import applied, merged
+from tests.kube.patches import APPLY, patched
 from tests.kube.protobuf import MAGIC, from_protobuf
+from tests.kube.rights import Account, Asked, authorize
 from tests.kube.selectors import matching
-
-
-class Asked(NamedTuple):
-    """A request, as RBAC sees it."""
-
-    verb: str
-    group: str
-    resource: str
-    namespace: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +76,13 @@ class ApiServer:
     """What the next requests are answered with, one each."""
     bookmark_every_s: float = 0.2
     says_gone_in_stream: bool = True
+    accounts: dict[str, Account] = field(default_factory=dict)
+    """Tokens of service accounts."""
     asked: list[Asked] = field(default_factory=list)
+    asked_by: dict[Account, list[Asked]] = field(default_factory=lambda: defaultdict(list))
+    """The same of each service account, where it was allowed."""
+    applied: dict[tuple[Key, str], Object] = field(default_factory=dict)
+    """What each manager has last applied."""
     listed: list[tuple[str, int]] = field(default_factory=list)
     """Lists that were answered to their last page: the resource, and as of which version."""
     port: int = 0
@@ -97,20 +99,29 @@ class ApiServer:
         trouble = Trouble(429, "TooManyRequests", "too many requests", retry_after_s)
         self.troubles += [trouble] * requests
 
+    def token_of(self, account: Account) -> str:
+        """A new token of a service account."""
+        token = uuid.uuid4().hex
+        self.accounts[token] = account
+        return token
+
     def kubeconfig(
         self, folder: Path, token: str = "t0", namespace: str = "models", **user: Any
     ) -> Path:
         """A file that leads here; `user` is how a token is had, where it does not say it."""
         path = folder / "kubeconfig"
+        path.write_text(yaml.safe_dump(self.kubeconfig_document(token, namespace, **user)))
+        return path
+
+    def kubeconfig_document(self, token: str, namespace: str, **user: Any) -> Object:
+        """What is in such a file."""
         context = {"cluster": "here", "user": "me", "namespace": namespace}
-        document = {
+        return {
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "here", "cluster": {"server": self.url}}],
             "users": [{"name": "me", "user": user or {"token": token}}],
             "contexts": [{"name": "it", "context": context}],
         }  # fmt: skip
-        path.write_text(yaml.safe_dump(document))
-        return path
 
     # Requests
 
@@ -119,20 +130,29 @@ class ApiServer:
         try:
             if self.troubles:
                 raise self.troubles.pop(0)
-            self._identify(request)
+            account = self._identify(request)
             found = self._document(request.url.path.rstrip("/"))
             if found is not None:
                 return JSONResponse(found)
-            return await self._object(request, self._target(request.url.path))
+            target = self._target(request.url.path)
+            asked = _asked(request, target)
+            self.asked.append(asked)
+            if account is not None:
+                authorize(self.cluster, account, asked)
+                self.asked_by[account].append(asked)
+            return await self._object(request, target, asked.verb)
         except Trouble as trouble:
             after = {"Retry-After": str(trouble.retry_after_s)} if trouble.retry_after_s else None
             return JSONResponse(trouble.document(), trouble.status, after)
 
-    def _identify(self, request: Request) -> None:
-        """Raises Trouble, 401."""
+    def _identify(self, request: Request) -> Account | None:
+        """The service account; None for anybody else who is let in. Raises Trouble, 401."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        if self.tokens is not None and (kind.lower() != "bearer" or token not in self.tokens):
+        account = self.accounts.get(token)
+        is_known = kind.lower() == "bearer" and token in (self.tokens or ())
+        if account is None and self.tokens is not None and not is_known:
             raise Trouble(401, "Unauthorized", "Unauthorized")
+        return account
 
     def _document(self, path: str) -> Object | None:
         """What is said of the server itself; None where the path is an object's."""
@@ -151,6 +171,10 @@ class ApiServer:
                 found = known.resources(kinds, "", version)
             case ["apis", group, version]:
                 found = known.resources(kinds, group, version)
+            case ["openapi", "v3"]:
+                found = known.schemas(kinds)
+            case ["openapi", "v3", "all"]:
+                found = known.schema(kinds)
         return found
 
     def _target(self, path: str) -> Target:
@@ -171,15 +195,7 @@ class ApiServer:
                 )
         raise Trouble(404, "NotFound", "the server could not find the requested resource")
 
-    async def _object(self, request: Request, target: Target) -> Response:
-        query = request.query_params
-        verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(
-            request.method, "get" if target.name else "list"
-        )
-        if verb == "list" and _is_true(query.get("watch")):
-            verb = "watch"
-        resource = "/".join(filter(None, (target.kind.plural, target.subresource)))
-        self.asked.append(Asked(verb, target.kind.group, resource, target.namespace))
+    async def _object(self, request: Request, target: Target, verb: str) -> Response:
         match verb:
             case "list":
                 return self._list(request, target)
@@ -201,21 +217,33 @@ class ApiServer:
             name = meta.get("name") or meta.get("generateName", "") + uuid.uuid4().hex[:5]
             return self._created(target, target.key(name), body, request)
         kind = request.headers.get("content-type", "").partition(";")[0]
-        if kind == "application/apply-patch+yaml" and key not in cluster.objects:
-            return self._created(target, key, body, request)
+        is_dry = "dryRun" in request.query_params
+        before: Object = {}
+        if kind == APPLY:
+            manager = (key, request.query_params.get("fieldManager", ""))
+            before = self.applied.get(manager, {})
+            if not is_dry:
+                self.applied[manager] = copy.deepcopy(body)
+            if key not in cluster.objects:
+                return self._created(target, key, body, request)
         was = cluster.get(key)
         shown = known.scale_of(was) if target.subresource == "scale" else copy.deepcopy(was)
-        new = self._typed(body, target) if verb == "update" else patched(shown, kind, body)
+        if verb == "update":
+            new = self._typed(body, target)
+        elif kind == APPLY:
+            new = applied(shown, before, body)
+        else:
+            new = patched(shown, kind, body)
         if target.subresource is not None:
             new = _below(was, target.subresource, new)
-        found = new if "dryRun" in request.query_params else cluster.replace(key, new)
+        found = new if is_dry else cluster.replace(key, known.with_defaults(target.kind, new))
         return JSONResponse(known.scale_of(found) if target.subresource == "scale" else found)
 
     def _created(self, target: Target, key: Key, body: Object, request: Request) -> Response:
         new = self._typed(body, target)
         if "dryRun" in request.query_params:
             return JSONResponse(new, 201)
-        created = self.cluster.create(key, new)
+        created = self.cluster.create(key, known.with_defaults(target.kind, new))
         if target.kind.kind == "CustomResourceDefinition":
             self.kinds |= {(kind.group, kind.version, kind.plural): kind
                            for kind in known.kinds_of(created)}  # fmt: skip
@@ -252,17 +280,20 @@ class ApiServer:
     def _watch(self, request: Request, target: Target) -> Response:
         query = request.query_params
         since = query.get("resourceVersion", "0")
+        tells_all = _is_true(query.get("sendInitialEvents"))
         try:
             follower = self.cluster.follow(
                 target.place,
                 matching(query.get("labelSelector", ""), query.get("fieldSelector", "")),
-                None if since in ("", "0") else int(since),
+                None if tells_all or since in ("", "0") else int(since),
             )
         except Trouble as trouble:
             if not self.says_gone_in_stream:
                 raise
             event = {"type": "ERROR", "object": trouble.document()}
             return Response(json.dumps(event) + "\n", media_type="application/json")
+        if tells_all:
+            follower.pending.append(_bookmark(target.kind, self.cluster.version, is_first=True))
         lasting_s = float(query.get("timeoutSeconds", "300"))
         with_bookmarks = _is_true(query.get("allowWatchBookmarks"))
         return StreamingResponse(
@@ -289,9 +320,20 @@ class ApiServer:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(follower.woken.wait(), pause_s)
                 if with_bookmarks and not follower.woken.is_set() and not follower.is_cut:
-                    yield _bookmark(kind, version)
+                    yield json.dumps(_bookmark(kind, version)).encode() + b"\n"
         finally:
             self.cluster.unfollow(follower)
+
+
+def _asked(request: Request, target: Target) -> Asked:
+    """What this request is to the rights."""
+    verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(
+        request.method, "get" if target.name else "list"
+    )
+    if verb == "list" and _is_true(request.query_params.get("watch")):
+        verb = "watch"
+    resource = "/".join(filter(None, (target.kind.plural, target.subresource)))
+    return Asked(verb, target.kind.group, resource, target.namespace)
 
 
 def _is_true(value: str | None) -> bool:
@@ -299,10 +341,13 @@ def _is_true(value: str | None) -> bool:
     return value in ("1", "t", "true", "True", "TRUE")
 
 
-def _bookmark(kind: Kind, version: int) -> bytes:
-    meta = {"resourceVersion": str(version), "creationTimestamp": None}
+def _bookmark(kind: Kind, version: int, *, is_first: bool = False) -> Object:
+    """`is_first`: all that was there when the watch began has been told."""
+    meta: Object = {"resourceVersion": str(version), "creationTimestamp": None}
+    if is_first:
+        meta["annotations"] = {"k8s.io/initial-events-end": "true"}
     found = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}
-    return json.dumps({"type": "BOOKMARK", "object": found}).encode() + b"\n"
+    return {"type": "BOOKMARK", "object": found}
 
 
 def _below(was: Object, subresource: str, new: Object) -> Object:

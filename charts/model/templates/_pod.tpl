@@ -68,8 +68,8 @@ spec:
         - {name: health, containerPort: 8001}
       startupProbe:
         httpGet: {path: /ready, port: health}
-        periodSeconds: 10
-        failureThreshold: {{ div (add $.Values.startup.seconds 9) 10 }}
+        periodSeconds: 2
+        failureThreshold: {{ div (add $.Values.startup.seconds 1) 2 }}
       readinessProbe:
         httpGet: {path: /ready, port: health}
         periodSeconds: 2
