@@ -55,6 +55,7 @@ from gateway.siblings import Siblings
 from gateway.supply import Supply
 from gateway.tenants.watch import tenancy
 from gateway.tokens.service import Tokens
+from gateway.trust.service import Trust
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -65,11 +66,7 @@ if TYPE_CHECKING:
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import EngineFacts
     from gateway.scale.keda import KedaScaler
-    from gateway.settings import (
-        BatchSettings,
-        KedaSettings,
-        Settings,
-    )
+    from gateway.settings import BatchSettings, KedaSettings, Settings
     from gateway.vocabulary import ModelCard, ModelName
     from gateway.worker import Worker
 
@@ -96,13 +93,13 @@ class House(Panel):
         self.link: Link | None = None
         self.gate = Gate(settings.hold, monotonic)
         self.cold = ColdHold(settings.hold, monotonic, self.roster.serving)
-        self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic)
+        self.trust = Trust(settings.trust, settings.relay.replica_ca, wall)
+        tls = self.trust.tls
+        self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic, tls)
         rng = random.Random()  # breaks ties; guards nothing
         self.tenants, self._tenants_watch = tenancy(settings.tenants, monotonic, wall)
-        authority = settings.relay.replica_ca
-        self._tls = ssl.create_default_context(cafile=authority) if authority else None
         chooser = policy(settings.choose, rng)
-        self.tokens = Tokens(settings.tokens, self._card, self._tls)
+        self.tokens = Tokens(settings.tokens, self._card, tls)
         self.lessons = Lessons(chooser, self.tokens, self._observe, settings.choose)
         self.demands = self._demanded(chooser)
         self.pool = (
@@ -138,8 +135,8 @@ class House(Panel):
         )
         self.door = Door(settings.accept, self.life.live, monotonic, heads, self.tenants.tenant)
         self._discoveries = discoveries(settings.fleet, self.roster, chooser, monotonic, rng)
-        self._prober = Prober(self.roster, settings.fleet, monotonic, rng, self._tls)
-        self._sleepers = Sleepers(self.roster, monotonic, self._tls)
+        self._prober = Prober(self.roster, settings.fleet, monotonic, rng, tls)
+        self._sleepers = Sleepers(self.roster, monotonic, tls)
         self.kv_events = self._listening()
         self._peer_news = PeerNews(self.life)
         self._tell()
@@ -152,6 +149,8 @@ class House(Panel):
         metrics = registry(self.accounts, self)
         metrics.register(DemandCollector(self.demands))
         metrics.register(ColdCollector(self.cold, self.demands.models))
+        for collector in self.trust.collectors():
+            metrics.register(collector)
         batch = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
         self._registry = metrics
         worker = self._worker
@@ -196,6 +195,7 @@ class House(Panel):
         self.demands.others = self._peer_news
         self.cold.on_activation(self._sleepers.wanted)
         self.cold.on_activation(self._peer_news.hurry)
+        self.trust.on_renewal(self.relay.renew)
 
     def _listening(self) -> KvEvents | None:
         """To KV events, if the policy wants to know."""
@@ -204,7 +204,7 @@ class House(Panel):
         if listener is None or fleet.kv_events.listen == "off":
             return None
         news = CacheNews(listener, self.gate)
-        events = KvEvents(self.roster, fleet, news, monotonic, self._tls)
+        events = KvEvents(self.roster, fleet, news, monotonic, self.trust.tls)
         if holdings is not None:
             holdings.catch_up = events.catch_up
         return events
@@ -241,7 +241,7 @@ class House(Panel):
     def server(self) -> Server:
         """A server for this house, not yet listening to clients. Raises OSError, naming it, for a
         TLS file, tenants or a secret that cannot be read, and for the port of the link to other
-        gateways; SettingsError for tenants that cannot be used."""
+        gateways, or where we are not told who we are; SettingsError for unusable tenants."""
         accept = self._settings.accept
         tls = accept.tls
         for path in (tls.certificate, tls.key, tls.client_ca):
@@ -249,6 +249,7 @@ class House(Panel):
                 Path(path).read_bytes()  # the ssl module would not say which file it misses
         if self._tenants_watch is not None:
             self._tenants_watch.load()
+        self.trust.start()
         self.link = self._linked()
         config = uvicorn.Config(
             self.control,
@@ -293,6 +294,7 @@ class House(Panel):
                 ("demand", self._look()),
                 ("lessons", self.lessons.run()),
                 *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
+                *self.trust.loops(),
                 *((repr(each), each.run()) for each in self._discoveries),
                 *((("batches", self.batches.run()),) if self.batches is not None else ()),
                 *((("peers", self.link.run()),) if self.link is not None else ()),

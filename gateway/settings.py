@@ -625,6 +625,46 @@ class ScaleSettings(Section):
     keda: KedaSettings = Field(default_factory=KedaSettings)
 
 
+SpiffePattern = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)*/([A-Za-z0-9._-]+|\*)$"
+    ),
+]
+
+
+class SpiffeSettings(Section):
+    """TLS with https replicas in which both show X.509-SVIDs (docs/trust.md; needs
+    headrace[spiffe]). Off until it has a socket."""
+
+    socket: str | None = Field(
+        None,
+        pattern=r"^unix:/",
+        description="the Workload API's, as unix:/run/spire/agent-sockets/spire-agent.sock",
+    )
+    replicas: tuple[SpiffePattern, ...] = Field(
+        (),
+        description="SPIFFE IDs that replicas may have, all of one trust domain; /* at the end "
+        "stands for all below, as in spiffe://example.org/ns/models/*",
+    )
+    wait_s: float = Field(
+        30.0, gt=0, description="how long to wait for the first SVID before we give up starting"
+    )
+
+    @model_validator(mode="after")
+    def _whom(self) -> Self:
+        domains = {pattern.split("/")[2] for pattern in self.replicas}
+        if self.socket is not None and len(domains) != 1:
+            raise ValueError("`replicas` must name SPIFFE IDs, of one trust domain")
+        return self
+
+
+class TrustSettings(Section):
+    """Whom we speak to."""
+
+    spiffe: SpiffeSettings = Field(default_factory=SpiffeSettings)
+
+
 class Settings(Section):
     """The whole house, a section per room."""
 
@@ -641,6 +681,13 @@ class Settings(Section):
     tokens: TokensSettings = Field(default_factory=TokensSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
     scale: ScaleSettings = Field(default_factory=ScaleSettings)
+    trust: TrustSettings = Field(default_factory=TrustSettings)
+
+    @model_validator(mode="after")
+    def _one_authority(self) -> Self:
+        if self.trust.spiffe.socket is not None and self.relay.replica_ca is not None:
+            raise ValueError("`relay.replica_ca` and `trust.spiffe` exclude each other")
+        return self
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -63,8 +64,10 @@ class Scripted:
         answer: bytes | Script | None = None,
         model: str = MODEL,
         hosts: Sequence[str] = ("127.0.0.1",),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`hosts` are the addresses it answers at, all at one port."""
+        """`hosts` are the addresses it answers at, all at one port; `tls` makes it an https one."""
+        self._tls = tls
         self.answer: bytes | Script = a_reply() if answer is None else answer
         self._hosts = hosts
         self.received: list[Received] = []
@@ -76,7 +79,7 @@ class Scripted:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Scripted]:
@@ -90,7 +93,7 @@ class Scripted:
             task.add_done_callback(tasks.discard)
 
         first, *others = self._hosts
-        servers = [await asyncio.start_server(connected, first, self.port)]
+        servers = [await asyncio.start_server(connected, first, self.port, ssl=self._tls)]
         self.port = servers[0].sockets[0].getsockname()[1]
         if others:
             servers.append(await asyncio.start_server(connected, others, self.port))

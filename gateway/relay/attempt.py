@@ -241,6 +241,10 @@ class Attempt:
             self.error = error
             self.done.set_result(None)
 
+    def outdate(self) -> None:
+        """Let the connection not be used again."""
+        self._connection.is_outdated = True
+
     def check(self, now: Seconds) -> None:
         """Fail if somebody has been silent for too long."""
         paused_since = self._client.paused_since

@@ -25,7 +25,15 @@ class User(Protocol):
 class Connection(asyncio.Protocol):
     """One TCP or TLS connection to one replica, used by one attempt at a time."""
 
-    __slots__ = ("_on_idle_death", "is_closed", "loop", "reader", "transport", "user")
+    __slots__ = (
+        "_on_idle_death",
+        "is_closed",
+        "is_outdated",
+        "loop",
+        "reader",
+        "transport",
+        "user",
+    )
 
     def __init__(self, on_idle_death: Callable[[Connection], None]) -> None:
         """`on_idle_death` is told when the replica closes while nobody uses the connection."""
@@ -35,6 +43,7 @@ class Connection(asyncio.Protocol):
         self.user: User | None = None
         self.transport: asyncio.Transport
         self.is_closed = False
+        self.is_outdated = False  # made by TLS as it no longer is: not to be used again
 
     def __repr__(self) -> str:
         use = "closed" if self.is_closed else "in use" if self.user else "idle"

@@ -29,7 +29,14 @@ WATCH_EVERY_S: Final = 0.25
 class Relay:
     """Owns every connection to every replica."""
 
-    def __init__(self, settings: RelaySettings, client_stall_s: Seconds, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: RelaySettings,
+        client_stall_s: Seconds,
+        clock: Clock,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`tls` is for https replicas; None: as the machine trusts."""
         self.clock = clock
         self._settings = settings
         stall_s = settings.stall_timeout_s
@@ -39,7 +46,8 @@ class Relay:
             settings.idle_connection_s, settings.max_idle_per_replica
         )
         self._busy: set[Attempt] = set()
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
+        self._renewals = 0
 
     def __repr__(self) -> str:
         return f"<Relay busy {len(self._busy)}, {self._pool!r}>"
@@ -108,6 +116,7 @@ class Relay:
             and reader.keeps_alive
             and not reader.has_surplus
             and not connection.is_closed
+            and not connection.is_outdated
             and not connection.transport.is_closing()
             and not connection.transport.get_write_buffer_size()  # answered before we were done
         )
@@ -120,6 +129,7 @@ class Relay:
     async def _connect(self, address: ReplicaAddress) -> Connection:
         parts = urlsplit(address.url)
         forget = functools.partial(self._pool.remove, address.id)
+        renewals = self._renewals
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
@@ -132,11 +142,12 @@ class Relay:
             raise ConnectTimedOut from error
         except OSError as error:
             raise ConnectFailed from error
+        connection.is_outdated = renewals != self._renewals
         return connection
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=self._settings.replica_ca)
+            self._tls = ssl.create_default_context()
         return self._tls
 
     async def watch(self) -> None:
@@ -153,6 +164,13 @@ class Relay:
         """A replica has left: close its idle connections."""
         for connection in self._pool.drain(replica):
             connection.abort()
+
+    def renew(self) -> None:
+        """TLS has changed: new connections for new requests; those in use are closed after it."""
+        self._renewals += 1
+        for attempt in self._busy:
+            attempt.outdate()
+        self.close()
 
     def close(self) -> None:
         """Close every idle connection."""
