@@ -286,9 +286,8 @@ class Life:
         with (
             replica.lease(request.prompt_tokens) as lease,
             self.chooser.dispatched(request, choice, self.clock()) as claim,
-            await self.gate.turn(request, replica.id, claim.uncached, exchange) as turn,
+            await self.gate.turn(request, replica.id, claim.uncached, exchange, claim) as turn,
         ):
-            turn.claim = claim
             exchange.replica = replica.id
             entry.dispatched(replica.id, lease, self.clock(), turn)
             self._teach(request, claim, replica, exchange)

@@ -150,6 +150,13 @@ class HoldSettings(Section):
         description="prompt tokens sent to a replica that it has not begun to read: one to two of "
         "its engine's max_num_batched_tokens; null sends everything at once",
     )
+    commit_s: float | None = Field(
+        0.25,
+        gt=0,
+        description="the same in seconds of what the replica has shown to read, where that is less "
+        "(but 2048 tokens): what waits here can still be overtaken, and sent elsewhere; null: only "
+        "commit_tokens counts",
+    )
     max_sequences: int | None = Field(
         1024, gt=0, description="requests sent to a replica: its engine's max_num_seqs"
     )

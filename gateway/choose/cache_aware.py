@@ -14,20 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import expm1, inf
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
 from gateway.choose.chooser import Choice, Claim
-from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Hits, Holdings
+from gateway.choose.owed import Owed
 from gateway.choose.pace import Pace
 from gateway.choose.pool import Pool
 from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Price, work
 from gateway.choose.target import NO_PART, Part, Target
 from gateway.choose.text_chain import Prompt
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
+from gateway.order import place
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import (
     GenerationRequest,
@@ -56,6 +56,7 @@ class CacheAware:
     """
 
     __slots__ = (
+        "_crowded",
         "_looked_at",
         "_pools",
         "_price",
@@ -79,6 +80,7 @@ class CacheAware:
         self._prompt: Prompt | None = None  # the last one: it is priced, and then dispatched
         self._pools: dict[int, Pool] = {}  # by identity of a tuple of replicas
         self._looked_at: Seconds = -inf
+        self._crowded: set[Target] = set()  # those that somebody waits for
         self.placements: list[Placement] | None = None
         """Since they were last taken; None while there is nobody to be told."""
         self._reuse = 0.5  # how much of prompts is found cached
@@ -200,7 +202,23 @@ class CacheAware:
                 if held:
                     saved = cold - work(hits.prompt_tokens, hits.uncached(at), attention)
                     costs[at] += hits.load_s[at] - saved * pool.slopes[at]
-        return Priced(costs, pool, hits, self.holdings, now, attention)
+        priced = Priced(costs, pool, hits, self.holdings, now, attention)
+        if self._crowded:
+            self._overtake(request, priced, costs)
+        return priced
+
+    def _overtake(self, request: GenerationRequest, priced: Priced, costs: list[float]) -> None:
+        """Those who wait and would go after it do not keep it waiting: it keeps them."""
+        hits, now = priced.hits, priced.now
+        for at, target in enumerate(priced.pool.targets):
+            if target.waiting:
+                uncached, pace = hits.uncached(at), target.pace
+                own = place(request.tenant, request.deadline, now, uncached)
+                others, theirs = target.waiting.behind(own)
+                spared_s = min(theirs / pace.rate_per_s, pace.wait_s(now))
+                cold = work(hits.prompt_tokens, uncached, priced.attention_tokens)
+                costs[at] += others * cold / pace.rate_per_s - spared_s
+                priced.spared_s[at] = spared_s
 
     def _pool(self, replicas: Sequence[ReplicaView]) -> Pool:
         """A tuple of replicas is the same as long as it is the same object; a list may change."""
@@ -243,7 +261,8 @@ class CacheAware:
         beginning = prompt.hashes[0] if prompt.hashes else 0
         self._prompt = None  # it is a view of the request's body
         use = (beginning, hit, uncached + self._settings.request_overhead_tokens)
-        owed = Owed(target, use, uncached, dispatch)
+        owed = Owed(target, self._crowded, use, uncached, dispatch)
+        owed.work = cold
         if request.stream:
             target.sent += cold
             target.pace.begin(cold, now)
@@ -281,6 +300,8 @@ class Priced(msgspec.Struct, frozen=True):
     holdings: Holdings
     now: Seconds
     attention_tokens: Tokens
+    spared_s: dict[int, Seconds] = {}
+    """Of the wait for some, what is owed to those whom it would overtake."""
 
     def prediction(self, index: int) -> Prediction:
         """As things were when it was priced."""
@@ -290,71 +311,7 @@ class Priced(msgspec.Struct, frozen=True):
             name,
             self.costs[index],
             hit_tokens=hits.tokens[index],
-            wait_s=pace.wait_s(self.now),
+            wait_s=pace.wait_s(self.now) - self.spared_s.get(index, 0.0),
             prefill_s=cold / pace.rate_per_s,
             grade=self.holdings.grade(name),
         )
-
-
-class Owed:
-    """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
-
-    __slots__ = ("_dispatch", "_target", "_use", "owed", "uncached")
-
-    def __init__(
-        self, target: Target, use: tuple[int, Tokens, Tokens], uncached: Tokens, dispatch: Dispatch
-    ) -> None:
-        """`use` is what its `Footprint` is to be told: the prompt's beginning, the hit, its own."""
-        self._target = target
-        self._use = use
-        self._dispatch = dispatch
-        self.owed: Tokens = 0
-        self.uncached: Tokens | None = uncached
-
-    def __repr__(self) -> str:
-        return f"<Owed {self.owed}, {self._use}>"
-
-    @property
-    def dispatch(self) -> Dispatch | None:
-        """For `learn`; never None here."""
-        return self._dispatch
-
-    @property
-    def wants_report(self) -> bool:
-        """The engine is to be asked to tell what it reuses."""
-        return self._dispatch.wants_report
-
-    def __enter__(self) -> Self:
-        self._target.footprint.begin(*self._use)
-        return self
-
-    def first_byte(self, now: Seconds) -> None:
-        """Its prompt has been read. Only the first call counts."""
-        if self.owed:
-            self._target.read += self.owed
-            self._target.pace.prefilled(self.owed, now)
-            self.owed = 0
-        self._dispatch.first_byte(now)
-
-    def answered(
-        self,
-        prompt_tokens: Tokens | None,
-        cached_tokens: Tokens | None,
-        output_tokens: Tokens | None,
-        now: Seconds,
-    ) -> None:
-        """The hit can be judged."""
-        self._dispatch.answered(prompt_tokens, cached_tokens, output_tokens, now)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.owed:
-            self._target.dropped += self.owed
-            self._target.pace.dropped(self.owed)
-            self.owed = 0
-        self._target.footprint.end(*self._use)
-        self._dispatch.ended()

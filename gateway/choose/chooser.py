@@ -30,6 +30,7 @@ from gateway.vocabulary import (
 
 if TYPE_CHECKING:
     from gateway.choose.shadow import Shadow
+    from gateway.order import Place
 
 WORTH_READING: Final[Tokens] = 1024
 """Shorter prompts are prefilled sooner than they are read and looked up."""
@@ -112,6 +113,12 @@ class Claim(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
+    def waits(self, place: Place) -> None:
+        """It is not sent yet, and stands there among those who wait for its replica."""
+
+    def goes(self) -> None:
+        """It is sent now. To be told of those that have waited."""
+
     def first_byte(self, now: Seconds) -> None:
         """The replica has read the prompt."""
 
@@ -182,6 +189,10 @@ class _NoClaim:
         return self
 
     def __exit__(self, *_: object) -> None: ...
+
+    def waits(self, place: Place) -> None: ...
+
+    def goes(self) -> None: ...
 
     def first_byte(self, now: Seconds) -> None: ...
 

@@ -18,6 +18,10 @@ what others come back for out of the cache, so that a replica which is idle for 
 conversations is no bargain. `r` is how much of prompts has been found in caches of late: where
 nobody comes back, no cache is lost; what remains is that those who run slow each other down.
 
+Where requests wait in the gateway, a newcomer overtakes those that stand behind it
+(`gateway.order`): it does not wait for what they are owed, but T(u) is added for each of them, who
+will wait for it.
+
 Prefill is counted in *work*: tokens as they would be without context. Attention makes a token at
 context c cost 1 + c / attention tokens; for a prompt of L tokens of which the last u are computed,
 work is u (1 + (L - u / 2) / attention tokens).

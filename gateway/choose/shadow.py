@@ -18,7 +18,7 @@ either side. A request for which there was one replica counts as no decision.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Choice, Chooser, Claim
@@ -34,6 +34,9 @@ from gateway.vocabulary import (
     Seconds,
     Tokens,
 )
+
+if TYPE_CHECKING:
+    from gateway.order import Place
 
 
 class Ghost:
@@ -200,6 +203,16 @@ class Shadowed:
             ghost.inflight_requests += 1
             ghost.inflight_prompt_tokens += self._tokens
         return self
+
+    def waits(self, place: Place) -> None:
+        """It waits for the live policy's replica, and so on all sides."""
+        for claim in self._claims:
+            claim.waits(place)
+
+    def goes(self) -> None:
+        """It is sent now."""
+        for claim in self._claims:
+            claim.goes()
 
     def first_byte(self, now: Seconds) -> None:
         """Its prompt has been read, wherever it was."""

@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.choose.pace import Pace
 from gateway.choose.price import Footprint, Price
+from gateway.choose.waiting import Waiting
 from gateway.vocabulary import Seconds, Tokens
 
 
@@ -46,13 +47,14 @@ class Target:
 
     __slots__ = (
         "_others", "_price", "busy", "congestion", "degree", "dropped", "footprint", "pace", "read",
-        "sent", "unseen",
+        "sent", "unseen", "waiting",
     )  # fmt: skip
 
     def __init__(self, pace: Pace, price: Price) -> None:
         self.pace = pace
         self.degree = 1  # of parallelism, as its engine says
         self.footprint = Footprint()
+        self.waiting = Waiting()  # of those promised to it, who has not been sent yet
         self.busy = 0.0  # the share of late that it has spent on prefill
         self.congestion = price.congestion(0.0)
         self._price = price

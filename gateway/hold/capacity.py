@@ -2,11 +2,15 @@
 
 A replica is open while
 
-    what it has to prefill and has not begun   is within two chunk budgets with the next, or within
-                                               one without it: its next step is always full, and
-                                               nothing further is committed
+    what it has to prefill and has not begun   is within the commitment with the next, or within
+                                               half of it before: its next step is always full,
+                                               and nothing further is committed
     the sequences it has                       are fewer than its engine runs at once
     uncached prompt + expected output of all   fit in its KV cache together with the next
+
+The commitment is so many tokens (two chunk budgets), or what the replica has shown to read in so
+many seconds where that is less: engines do not tell their chunk, and those that are slow take small
+ones. It is never less than LEAST_COMMIT_TOKENS, so that short prompts can share a step.
 
 Counted by what we sent and what came back; nothing is averaged over the pool. A prompt is begun
 when the first byte of a stream is here. A unary response shows nothing before its end: its prompt
@@ -32,6 +36,7 @@ import msgspec
 from gateway.vocabulary import Seconds, Tokens
 
 PRIOR_RATE_PER_S: Final = 8_000.0  # prompt tokens; to predict a wait before any has been measured
+LEAST_COMMIT_TOKENS: Final = 2048  # the least chunk budget that vLLM has by itself
 BATCH_ALLOWANCE: Final = 0.125
 """The part of the commitment up to which batches are sent: others find the rest free."""
 LEAST_SPAN_S: Final = 0.2
@@ -45,6 +50,7 @@ class Bounds(msgspec.Struct, frozen=True):
     commit_tokens: Tokens | None = None
     sequences: int | None = None
     cache_tokens: Tokens | None = None
+    commit_s: Seconds | None = None
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -103,10 +109,17 @@ class Room:
     def __repr__(self) -> str:
         return f"<Room {self.unbegun} tokens unbegun, {self.sequences} sequences>"
 
+    def commitment(self) -> Tokens | None:
+        """Prompt tokens that it may owe and not have begun; None: as many as there are."""
+        most, rate, seconds = self.bounds.commit_tokens, self.rate_per_s, self.bounds.commit_s
+        if most is None or rate is None or seconds is None:
+            return most
+        return min(most, max(int(rate * seconds), LEAST_COMMIT_TOKENS))
+
     def is_open(self, now: Seconds, *, to_batch: bool = False) -> bool:
         """May it be given more at all?"""
         bounds = self.bounds
-        commit = bounds.commit_tokens
+        commit = self.commitment()
         if commit is None:
             return True
         if self._unseen and self._unseen[0].due <= now:
@@ -147,7 +160,7 @@ class Room:
 
     def fits(self, uncached: Tokens, output: Tokens) -> bool:
         """May one like this be sent, where any may? An idle replica takes anything."""
-        commit, cache = self.bounds.commit_tokens, self.bounds.cache_tokens
+        commit, cache = self.commitment(), self.bounds.cache_tokens
         if commit is None:
             return True
         if self.unbegun > commit // 2 and self.unbegun + uncached > commit:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from gateway.errors import QueueFull, Rejected, TenantQueueFull
-from gateway.hold.fair_queue import CLASSES, Ticket
+from gateway.hold.fair_queue import Ticket
+from gateway.order import CLASSES
 from gateway.settings import CrowdSettings
 from gateway.vocabulary import Tokens
 

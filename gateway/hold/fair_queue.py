@@ -4,15 +4,11 @@
               gains credit with all they are given, and goes first when it can pay for its next
     tenant    who has had least for its weight (`gateway.hold.shares`)
     request   up to `run` that begin alike one after another, while others of them wait; else the
-              least due instant:
-                  with a deadline or objective   that instant
-                  without                        arrival + PATIENCE_S + work x AGING
-                  its objective cannot be met    arrival + LATE_S + work x AGING
+              least due instant (`gateway.order`)
 
-Due instants do not change while a request waits, so waiting longer only brings it forward: nobody
-of a tenant starves, and a thousand uncached tokens count as one second of waiting. An objective
-that has become infeasible is noticed when it would be next, and then holds nobody up (earliest
-deadline first alone would make every later one infeasible too).
+An objective that has become infeasible is noticed when it would be next. It is then due LATE_S
+after it came, its work added, and holds nobody up (earliest deadline first alone would make every
+later one infeasible too).
 
 Invariants. A ticket that was pushed leaves exactly once, by `take` or by `remove`; sums are those
 of the tickets that wait. All is O(log n), amortised.
@@ -25,14 +21,10 @@ from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
 from gateway.hold.shares import Account, Shares, charge_of
-from gateway.vocabulary import Seconds, ServiceClass, Tenant, Tokens
+from gateway.order import AGING_S_PER_TOKEN, RANK, Place, place, wanted_at
+from gateway.vocabulary import Seconds, Tenant, Tokens
 
-AGING_S_PER_TOKEN: Final = 0.001
-PATIENCE_S: Final = 5.0
 LATE_S: Final = 60.0
-
-CLASSES: Final[tuple[ServiceClass, ...]] = tuple(ServiceClass)
-RANK: Final = {each: rank for rank, each in enumerate(CLASSES)}
 
 
 class Ticket:
@@ -40,11 +32,11 @@ class Ticket:
 
     `since` is its arrival; `group` names what it begins with, None where it is nothing to share;
     `work_s` how long its prefill is believed to take; `deadline` the instant by which its first
-    byte must come, `objective` the one by which it should.
+    byte must come.
     """
 
     __slots__ = (
-        "account", "charge", "deadline", "due", "group", "is_waiting", "number", "objective",
+        "account", "charge", "deadline", "due", "group", "is_waiting", "number",
         "output", "since", "size_bytes", "tenant", "uncached", "work_s",
     )  # fmt: skip
 
@@ -65,9 +57,6 @@ class Ticket:
         self.output = output
         self.charge = charge_of(uncached, output)
         self.deadline = deadline
-        self.objective = (
-            None if tenant.ttft_objective_s is None else since + tenant.ttft_objective_s
-        )
         self.group = group
         self.work_s: Seconds = 0.0
         self.size_bytes = 0
@@ -87,23 +76,19 @@ class Ticket:
     @property
     def wanted_at(self) -> Seconds | None:
         """By when its first byte is wanted."""
-        if self.deadline is None:
-            return self.objective
-        return self.deadline if self.objective is None else min(self.deadline, self.objective)
+        return wanted_at(self.tenant, self.deadline, self.since)
+
+    @property
+    def place(self) -> Place:
+        """Where it stands among those who wait, as long as what it wants can be had."""
+        return place(self.tenant, self.deadline, self.since, self.uncached)
 
     def is_hopeless(self, now: Seconds) -> bool:
         """Can its deadline not be met any more, even if it went at once?"""
         return self.deadline is not None and now + self.work_s > self.deadline
 
-    def first_due(self) -> Seconds:
-        """When it is due, as long as what it wants can be had."""
-        wanted = self.wanted_at
-        if wanted is None:
-            return self.since + PATIENCE_S + self.uncached * AGING_S_PER_TOKEN
-        return wanted
-
     def late_due(self) -> Seconds:
-        """When it is due after that."""
+        """When it is due if that cannot be had."""
         return self.since + LATE_S + self.uncached * AGING_S_PER_TOKEN
 
 
@@ -302,7 +287,7 @@ class FairQueue(Generic[T]):
         """It waits here from now on."""
         self._numbers += 1
         ticket.number = self._numbers
-        ticket.due = ticket.first_due()
+        _, ticket.due = ticket.place
         ticket.is_waiting = True
         self._bands[ticket.rank].push(ticket)
         self.requests += 1

@@ -25,6 +25,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from gateway.errors import (
     DeadlineInfeasible,
     DeadlineMissed,
@@ -35,9 +37,10 @@ from gateway.errors import (
 )
 from gateway.hold.capacity import NO_PART, Bounds, Part, Room
 from gateway.hold.crowd import Crowd
-from gateway.hold.fair_queue import CLASSES, FairQueue
+from gateway.hold.fair_queue import FairQueue
 from gateway.hold.shares import Shares
-from gateway.hold.turn import ChooseAgain, Client, Lane, Turn, Waiter
+from gateway.hold.turn import ChooseAgain, Claim, Client, Lane, Turn, Waiter
+from gateway.order import CLASSES
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
@@ -63,7 +66,9 @@ class Gate:
         self.shares = tuple(Shares() for _ in CLASSES)
         self.crowd = Crowd[Waiter](settings.in_all, settings.per_tenant)
         self._settings = settings
-        self._bounds = Bounds(settings.commit_tokens, settings.max_sequences)
+        self._bounds = Bounds(
+            settings.commit_tokens, settings.max_sequences, commit_s=settings.commit_s
+        )
         self._floors = (0.0, settings.default_floor, settings.batch_floor)
         self._lanes: dict[ReplicaId, Lane] = {}
         self._mean_output = PRIOR_OUTPUT_TOKENS
@@ -78,9 +83,11 @@ class Gate:
         replica: ReplicaId,
         uncached: Tokens | None,
         client: Client,
+        claim: Claim | None = None,
     ) -> Turn:
         """A turn at `replica`, which does not hold `uncached` tokens of the prompt (None: unknown).
 
+        The `claim` is told if it has to wait; None: it is made later, as a batch's is.
         Raises ChooseAgain; Rejected where it may not wait; Evicted where it waited in vain. O(1)
         while nobody waits, else O(log waiting).
         """
@@ -92,6 +99,7 @@ class Gate:
             request.prompt_tokens if uncached is None else uncached,
             output, request.stream, self, lane,
         )  # fmt: skip
+        turn.claim = claim
         now = self.clock()
         is_batch = request.tenant.service_class is _BATCH
         if (
@@ -118,6 +126,8 @@ class Gate:
         lane.queue.push(waiter)
         self.serve(lane, now)
         if waiter.is_waiting:
+            if waiter.turn.claim is not None:
+                waiter.turn.claim.waits(waiter.place)
             waiter.future = asyncio.get_running_loop().create_future()
             try:
                 await waiter.future
@@ -168,6 +178,8 @@ class Gate:
             queue.take(waiter)
             self.crowd.leave(waiter)
             waiter.turn.waiter = waiter
+            if waiter.turn.claim is not None:
+                waiter.turn.claim.goes()
             room.take(waiter.turn, now)
             if waiter.tenant.service_class is _BATCH:
                 lane.take_batch(waiter.turn, now)
@@ -239,8 +251,7 @@ class Gate:
     def described(self, replica: ReplicaId, facts: EngineFacts) -> None:
         """What a replica's engine is."""
         lane = self._lanes.get(replica) or self._lane(replica)
-        bounds = lane.room.bounds
-        lane.room.bounds = Bounds(bounds.commit_tokens, bounds.sequences, facts.cache_tokens)
+        lane.room.bounds = replace(lane.room.bounds, cache_tokens=facts.cache_tokens)
         self.serve(lane, self.clock())
 
     def moved(self, replica: ReplicaId, *, takes_work: bool) -> None:

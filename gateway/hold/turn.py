@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.hold.capacity import Room
     from gateway.hold.gate import Gate
+    from gateway.order import Place
     from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Tokens
 
 BATCH_SEQUENCES: Final = 0.125
@@ -51,6 +52,10 @@ class Client(Protocol):
 
 class Claim(Protocol):
     """What the policy that chose remembers."""
+
+    def waits(self, place: Place) -> None: ...
+
+    def goes(self) -> None: ...
 
     def first_byte(self, now: Seconds) -> None: ...
 

@@ -8,8 +8,9 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.hold.fair_queue import CLASSES, FairQueue, Ticket
+from gateway.hold.fair_queue import FairQueue, Ticket
 from gateway.hold.shares import Shares
+from gateway.order import CLASSES
 from gateway.vocabulary import ServiceClass, Tenant
 
 TENANTS = [
@@ -65,7 +66,7 @@ class Model:
                 self.counts[name] = Count(least)
         self.counts[name].waiting += 1
         queue.tickets.append(ticket)
-        queue.due[ticket] = ticket.first_due()
+        queue.due[ticket] = ticket.place[1]
 
     def leave(self, queue: ModelQueue, ticket: Ticket) -> None:
         name = ticket.tenant.name

@@ -63,6 +63,22 @@ def test_a_room_holds_what_is_in_it_and_is_empty_at_rest(
     assert room.next_due(now) is None
 
 
+def test_a_slow_replica_is_given_what_it_reads_in_some_time_but_never_less_than_a_chunk() -> None:
+    room = Room(Bounds(commit_tokens=16_384, commit_s=0.25))
+    assert room.commitment() == 16_384, "nothing is known of its pace yet"
+    for rate_per_s, commitment in ((100_000.0, 16_384), (16_000.0, 4_000), (50.0, 2_048)):
+        room.rate_per_s = rate_per_s
+        assert room.commitment() == commitment
+        room.take(first := Load(commitment - 1, 0, is_stream=True), 0.0)
+        assert room.is_open(0.0)
+        assert not room.fits(2, 0)
+        assert room.fits(1, 0)
+        room.take(last := Load(1, 0, is_stream=True), 0.0)
+        assert not room.is_open(0.0)
+        room.give_back(first)
+        room.give_back(last)
+
+
 def test_an_unbounded_room_is_always_open() -> None:
     room = Room(Bounds())
     for _ in range(10_000):

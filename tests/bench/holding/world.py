@@ -190,9 +190,8 @@ class World:
         with (
             replica.lease(request.prompt_tokens) as lease,
             self.chooser.dispatched(request, choice, self.clock()) as claim,
-            await self.gate.turn(request, replica.id, claim.uncached, client) as turn,
+            await self.gate.turn(request, replica.id, claim.uncached, client, claim) as turn,
         ):
-            turn.claim = claim
             return await self._serve(replica, number, fate, (turn, lease))
 
     async def _serve(

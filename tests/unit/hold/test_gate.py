@@ -11,6 +11,7 @@ import pytest
 from gateway.errors import Displaced, TenantQueueFull
 from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain, Turn
+from gateway.order import place
 from gateway.settings import CrowdSettings, HoldSettings
 from gateway.vocabulary import GenerationRequest, ReplicaId, ServiceClass, Tenant
 from tests.builders import a_route
@@ -246,3 +247,51 @@ def test_who_waits_chooses_again_when_another_replica_has_nothing_to_do(
         assert await waiting == "asked again"
 
     asyncio.run(law())
+
+
+class Claim:
+    """What the policy is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def waits(self, place: object) -> None:
+        self.told.append(place)
+
+    def goes(self) -> None:
+        self.told.append("goes")
+
+    def first_byte(self, now: float) -> None:
+        self.told.append("first byte")
+
+    def answered(self, *_: object) -> None:
+        self.told.append("answered")
+
+
+def test_the_policy_is_told_who_waits_and_where_and_who_no_longer(clock: ManualClock) -> None:
+    async def scenario() -> None:
+        gate = a_gate(clock)
+        claims = [Claim() for _ in range(3)]
+
+        async def live(claim: Claim, tokens: int, end: asyncio.Event) -> None:
+            with await gate.turn(a_request(SOME, tokens), R1, None, Client(), claim) as turn:
+                await end.wait()
+                turn.first_byte(clock())
+
+        ends = [asyncio.Event() for _ in claims]
+        tasks = [
+            asyncio.create_task(live(claim, tokens, end))
+            for claim, tokens, end in zip(claims, (1000, 500, 400), ends, strict=True)
+        ]
+        await rest()
+        places = [place(SOME, None, Client.received_at, tokens) for tokens in (500, 400)]
+        assert [each.told for each in claims] == [[], [places[0]], [places[1]]]
+        tasks[1].cancel()
+        ends[0].set()
+        await rest()
+        assert [each.told for each in claims] == [["first byte"], [places[0]], [places[1], "goes"]]
+        ends[2].set()
+        await rest()
+        assert claims[2].told == [places[1], "goes", "first byte"]
+
+    asyncio.run(scenario())

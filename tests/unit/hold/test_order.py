@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from gateway.hold.fair_queue import AGING_S_PER_TOKEN, CLASSES, LATE_S, FairQueue, Ticket
+from gateway.hold.fair_queue import LATE_S, FairQueue, Ticket
 from gateway.hold.shares import Shares
+from gateway.order import AGING_S_PER_TOKEN, CLASSES
 from gateway.vocabulary import ServiceClass, Tenant
 
 RUN = 4

@@ -1,0 +1,107 @@
+"""What one dispatch owes and holds at its replica, until it ends: a claim of the policy.
+
+Invariant. Everything that was taken at its target is given back by its end, whatever happens
+between: work owed, tokens in use, and a place among those who wait.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from gateway.choose.dispatch import Dispatch
+    from gateway.choose.target import Target
+    from gateway.order import Place
+    from gateway.vocabulary import Seconds, Tokens
+
+
+class Owed:
+    """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
+
+    __slots__ = (
+        "_crowded", "_dispatch", "_place", "_target", "_use", "owed", "uncached", "work",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        target: Target,
+        crowded: set[Target],
+        use: tuple[int, Tokens, Tokens],
+        uncached: Tokens,
+        dispatch: Dispatch,
+    ) -> None:
+        """`use` is what its `Footprint` is to be told: the prompt's beginning, the hit, its own;
+        `crowded` holds the targets that somebody waits for."""
+        self._target = target
+        self._crowded = crowded
+        self._use = use
+        self._dispatch = dispatch
+        self._place: Place | None = None  # while it waits
+        self.work: Tokens = 0  # of its prefill
+        self.owed: Tokens = 0  # of that, by a stream's first byte
+        self.uncached: Tokens | None = uncached
+
+    def __repr__(self) -> str:
+        return f"<Owed {self.owed}, {self._use}>"
+
+    @property
+    def dispatch(self) -> Dispatch | None:
+        """For `learn`; never None here."""
+        return self._dispatch
+
+    @property
+    def wants_report(self) -> bool:
+        """The engine is to be asked to tell what it reuses."""
+        return self._dispatch.wants_report
+
+    def __enter__(self) -> Self:
+        self._target.footprint.begin(*self._use)
+        return self
+
+    def waits(self, place: Place) -> None:
+        """It has not been sent yet."""
+        self._place = place
+        self._target.waiting.add(place, self.work)
+        self._crowded.add(self._target)
+
+    def goes(self) -> None:
+        """It is sent now."""
+        if self._place is not None:
+            waiting = self._target.waiting
+            waiting.remove(self._place, self.work)
+            self._place = None
+            if not waiting:
+                self._crowded.discard(self._target)
+
+    def first_byte(self, now: Seconds) -> None:
+        """Its prompt has been read. Only the first call counts."""
+        if self.owed:
+            self._target.read += self.owed
+            self._target.pace.prefilled(self.owed, now)
+            self.owed = 0
+        self._dispatch.first_byte(now)
+
+    def answered(
+        self,
+        prompt_tokens: Tokens | None,
+        cached_tokens: Tokens | None,
+        output_tokens: Tokens | None,
+        now: Seconds,
+    ) -> None:
+        """The hit can be judged."""
+        self._dispatch.answered(prompt_tokens, cached_tokens, output_tokens, now)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.goes()
+        if self.owed:
+            self._target.dropped += self.owed
+            self._target.pace.dropped(self.owed)
+            self.owed = 0
+        self._target.footprint.end(*self._use)
+        self._dispatch.ended()
