@@ -213,6 +213,18 @@ def custom_schema(each: Object) -> Any:
     return plain
 
 
+def constraints(template: Object) -> tuple[str, Any]:
+    """The kind that Gatekeeper makes from a template, and its schema as a validator reads it."""
+    made = template["spec"]["crd"]["spec"]
+    parameters = _strict(made["validation"]["openAPIV3Schema"])
+    match = {"properties": {"namespaces": True, "kinds": True}, "additionalProperties": False}
+    spec = {
+        "properties": {"enforcementAction": True, "match": match, "parameters": parameters},
+        "additionalProperties": False,
+    }
+    return made["names"]["kind"], {"properties": {"spec": spec}, "required": ["spec"]}
+
+
 def _strict(schema: Any) -> Any:
     """An OpenAPI schema of an API server, as JSON Schema."""
     if isinstance(schema, list):
