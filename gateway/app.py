@@ -8,12 +8,10 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
-import signal
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
@@ -39,6 +37,7 @@ from gateway.hold.gate import Gate
 from gateway.lessons import Lessons
 from gateway.life import Life
 from gateway.news import CacheNews, FleetNews
+from gateway.overview import console
 from gateway.panel import Panel
 from gateway.parse.parser import Parser
 from gateway.peer_news import PeerNews
@@ -75,7 +74,6 @@ TIDY_EVERY_S: Final = 0.2
 LOOK_EVERY_S: Final = 1.0
 DRAIN_LOOK_EVERY_S: Final = 0.02
 CUT_SHORT_S: Final = 1.0
-GC_THRESHOLD: Final = 50_000  # objects made and not yet freed before the youngest are looked at
 
 
 class House(Panel):
@@ -155,7 +153,8 @@ class House(Panel):
         self._registry = metrics
         worker = self._worker
         self._siblings = None if worker is None else Siblings(worker, metrics)
-        return control_app(self, self._scrape, (*scale_routes(self.demands), *batch))
+        self.console, pages = console(self.life, self._settings.console, worker)
+        return control_app(self, self._scrape, (*scale_routes(self.demands), *pages, *batch))
 
     def _demanded(self, chooser: Chooser) -> Demands:
         scale = self._settings.scale
@@ -292,6 +291,7 @@ class House(Panel):
                 ("flush", self._flush()),
                 ("tidy", self._tidy()),
                 ("demand", self._look()),
+                ("console", self.console.run()),
                 ("lessons", self.lessons.run()),
                 *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
                 *self.trust.loops(),
@@ -349,6 +349,7 @@ class House(Panel):
     async def drain(self) -> None:
         """Take nothing new; let what runs finish, for as long as the grace lasts; cut the rest."""
         self.door.is_closing = True
+        self.console.close()
         if self.batches is not None:
             await self.batches.stop()
         self.admission.drain()
@@ -367,31 +368,3 @@ class House(Panel):
         deadline = loop.time() + CUT_SHORT_S
         while self.accounts.open_entries and loop.time() < deadline:
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
-
-
-def run(settings: Settings, worker: Worker | None = None) -> int:
-    """Serve until told to stop. Returns the exit code."""
-    house = House(settings, worker)
-    server = house.server()
-
-    async def main() -> None:
-        # Requests die by reference count; what the start has built lives for ever. Left alone, the
-        # collector would walk over all of it several times a second and find nothing.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD, 20, 50)
-        await house.serve(server)
-
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        runner.run(main())
-    return 0 if server.started else 1
-
-
-def _loop_factory() -> Any:
-    """uvloop where there is one."""
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        return None
-    return uvloop.new_event_loop

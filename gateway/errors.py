@@ -222,6 +222,14 @@ class Draining(Rejected):
     message = "This gateway is shutting down; try again."
 
 
+class TooManyWatchers(Rejected):
+    """Of the console."""
+
+    reason = "too_many_watchers"
+    status = 503
+    message = "As many watch the console as may."
+
+
 class QueueFull(Rejected):
     reason = "queue_full"
     status = 503

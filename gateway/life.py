@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.accept.amend import amended
 from gateway.account.usage import read_usage
-from gateway.choose.explain import decision, document, ranked, reason
+from gateway.choose.explain import decision, document, explained, ranked, reason
+from gateway.console.recent import Recent
 from gateway.errors import (
     ClientGone,
     CutShort,
@@ -135,6 +136,8 @@ class Life:
     clock: Clock
     pool: Pool | None = None
     """Where calls that are only read share upstream calls, if they do."""
+    recent: Recent = field(default_factory=Recent)
+    """What the console shows of choices, while somebody looks."""
 
     async def live(self, exchange: Exchange) -> None:
         """Carry one accepted exchange to its end.
@@ -220,6 +223,8 @@ class Life:
                 untried = [one for one in candidates if one not in tried] or candidates
             choice = self.chooser.choose(request, untried, self.clock())
             tried.append(choice.replica)
+            if self.recent.is_wanted:
+                self.recent.chosen(request, explained(choice), self.clock())
             if EXPLAIN in exchange.fields:
                 others = [note for note in exchange.notes if not note.startswith(DECISION)]
                 exchange.notes = (*others, DECISION + decision(choice, request.prompt_tokens))
@@ -298,6 +303,8 @@ class Life:
     ) -> None:
         """What the policy learns from a dispatch is read beside it; some engines can tell more."""
         self.lessons.dispatched(request, claim, replica)
+        if self.recent.is_wanted and claim.dispatch is not None:
+            self.recent.sent(request, claim.dispatch.hashes, self.clock())
         if claim.wants_report and replica.facts.version is not None:  # it is vLLM
             exchange.amend("vllm_xargs", "kv_cache_report_mode", value=b'"full"')
 

@@ -632,6 +632,20 @@ class ScaleSettings(Section):
     keda: KedaSettings = Field(default_factory=KedaSettings)
 
 
+class ConsoleSettings(Section):
+    """The page at /console. Nobody looks, nothing is computed."""
+
+    enabled: bool = Field(True, description="off: there is no such page")
+    admin_key_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        repr=False,
+        description="of the key that shows everything, tenants' names among it, in hexadecimal; "
+        "tenants' own keys show the rest",
+    )
+    max_watchers: int = Field(16, gt=0, description="pages that are open at once")
+    every_s: float = Field(1.0, ge=0.05, description="how often they are told")
+
+
 SpiffePattern = Annotated[
     str,
     StringConstraints(
@@ -688,6 +702,7 @@ class Settings(Section):
     tokens: TokensSettings = Field(default_factory=TokensSettings)
     account: AccountSettings = Field(default_factory=AccountSettings)
     scale: ScaleSettings = Field(default_factory=ScaleSettings)
+    console: ConsoleSettings = Field(default_factory=ConsoleSettings)
     trust: TrustSettings = Field(default_factory=TrustSettings)
 
     @model_validator(mode="after")

@@ -257,6 +257,19 @@ class Prediction(msgspec.Struct, frozen=True):
     grade: str | None = None
 
 
+class Decision(msgspec.Struct, frozen=True):
+    """Why a request goes where it goes: what is expected there and of the next best, what decided
+    between the two (a `choose.explain.Reason`), and out of how many it was chosen.
+
+    `cost` is 0 where nothing was priced.
+    """
+
+    chosen: Prediction
+    reason: str
+    runner_up: Prediction | None
+    candidates: int
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """One served model, as its replica describes it: `parent` is set for a LoRA adapter."""

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from gateway import app
+from gateway import process
 from gateway.clock import monotonic
 from gateway.peers.link import listen
 from gateway.section import SettingsError
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> int:
     """Serve until told to stop. Returns the exit code."""
     if settings.peers.workers == 1:
-        return app.run(settings)
+        return process.run(settings)
     if sys.platform != "linux":
         raise SettingsError("peers.workers: more than one needs Linux, whose kernel shares a port")
     return Supervisor(settings).run()
@@ -169,7 +169,7 @@ class Supervisor:
             worker = Worker(
                 post.index, post.link.dup(), tuple(ports), self._folder, self._lifeline[0]
             )
-            code = app.run(self._settings, worker)
+            code = process.run(self._settings, worker)
         except (SettingsError, OSError) as error:
             sys.stderr.write(f"headrace: {error}\n")
             code = 2

@@ -255,7 +255,7 @@ def banner_for(
             for served in kit.models[1:]
         ),
         "",
-        f"Fleet: {url}/debug/fleet   metrics: {url}/metrics   logs: {logs}",
+        f"Console: {url}/console   metrics: {url}/metrics   logs: {logs}",
         "Ctrl-C stops everything.",
     ]
     return "\n".join(lines)

@@ -25,11 +25,11 @@ STEP_BOUNDS_S: Final = (
 class Histogram:
     """Observations counted by upper bound (inclusive), and their sum."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = tuple(bounds)
-        self.counts = [0] * (len(self._bounds) + 1)  # the last: above every bound
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)  # the last: above every bound
         self.total = 0.0
 
     def __repr__(self) -> str:
@@ -37,14 +37,14 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """O(log bounds)."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
         """(upper bound, observations up to it), as Prometheus wants them, "+Inf" last."""
         running = 0
         buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*self._bounds, float("inf")), self.counts, strict=True):
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
             running += count
             buckets.append(("+Inf" if bound == float("inf") else repr(bound), running))
         return buckets

@@ -7,7 +7,8 @@ on the views alone, so permuting replicas permutes scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
@@ -322,6 +323,10 @@ class Chooser:
     def held_tokens(self, replica: ReplicaId) -> Tokens:
         """How much a replica's cache holds, about; 0 where the policy does not think of it."""
         return 0 if self.holdings is None else self.holdings.held_tokens(replica)
+
+    def spread(self, hashes: array[int]) -> Mapping[ReplicaId, Tokens]:
+        """How much of a prompt with these beginnings (a `Dispatch`'s) each cache holds, about."""
+        return {} if self.holdings is None else self.holdings.spread(hashes)
 
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events are to be told again from the beginning; each is named once."""

@@ -1,6 +1,7 @@
 """Why there? A choice put into words, for those who ask.
 
-Asked by X-Headrace-Explain (one line in the response's head) and by /debug/route (the whole table).
+Asked by X-Headrace-Explain (one line in the response's head), by /debug/route (the whole table) and
+by the console.
 Pure. Invariant: nothing of the prompt is in what it says.
 """
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.vocabulary import Prediction
+from gateway.vocabulary import Decision, Prediction
 
 if TYPE_CHECKING:
     from gateway.choose.chooser import Choice, Quote
@@ -50,20 +51,27 @@ def ranked(quote: Quote, replicas: int) -> list[Prediction]:
     return sorted(map(quote.prediction, range(replicas)), key=lambda each: each.cost)
 
 
+def explained(choice: Choice[ReplicaView]) -> Decision:
+    """O(replicas). To be asked at once: what is expected moves with what is sent."""
+    quote, index = choice.quote, choice.index
+    if quote is None:
+        return Decision(Prediction(choice.replica.id, 0.0), Reason.ONLY, None, 1)
+    costs = quote.costs
+    others = [each for each in range(len(choice.replicas)) if each != index]
+    chosen = quote.prediction(index)
+    runner_up = quote.prediction(min(others, key=costs.__getitem__)) if others else None
+    return Decision(chosen, reason(chosen, runner_up), runner_up, len(choice.replicas))
+
+
 def decision(choice: Choice[ReplicaView], prompt_tokens: int) -> bytes:
     """One line: `replica=a:8000; hit_tokens=96; ...; reason=cached; runner_up=b:8000`.
 
     Parts that the policy does not think of are left out.
     """
+    made = explained(choice)
     if choice.quote is None:
-        return f"replica={choice.replica.id}; reason={Reason.ONLY}".encode()
-    chosen = choice.quote.prediction(choice.index)
-    others = [
-        each
-        for each in ranked(choice.quote, len(choice.replicas))
-        if each.replica != chosen.replica
-    ]
-    runner_up = others[0] if others else None
+        return f"replica={made.chosen.replica}; reason={made.reason}".encode()
+    chosen, runner_up = made.chosen, made.runner_up
     parts = [f"replica={chosen.replica}", f"prompt_tokens={prompt_tokens}"]
     if chosen.hit_tokens is not None:
         parts.append(f"hit_tokens={chosen.hit_tokens}")
@@ -73,7 +81,7 @@ def decision(choice: Choice[ReplicaView], prompt_tokens: int) -> bytes:
         parts.append(f"prefill_ms={chosen.prefill_s * 1000:.1f}")
     if chosen.grade is not None:
         parts.append(f"grade={chosen.grade}")
-    parts += [f"cost={chosen.cost:.4g}", f"reason={reason(chosen, runner_up)}"]
+    parts += [f"cost={chosen.cost:.4g}", f"reason={made.reason}"]
     if runner_up is not None:
         parts.append(f"runner_up={runner_up.replica}")
         parts.append(f"runner_up_cost={runner_up.cost:.4g}")

@@ -18,6 +18,7 @@ is left.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -31,6 +32,7 @@ from gateway.choose.block_index import GPU, BlockIndex
 from gateway.choose.dispatch import CacheState, Dispatch, Grade, Record
 from gateway.choose.elsewhere import Elsewhere
 from gateway.choose.kv_source import ChainKey, KvSource
+from gateway.choose.names import Held, Names
 from gateway.choose.ruler import Ruler
 from gateway.choose.stretch import Lesson, each_bit
 from gateway.choose.text_chain import MARKS, Prompt
@@ -338,6 +340,24 @@ class Holdings:
             return 0
         return record.source.blocks * record.block_size or int(record.sent.tokens)
 
+    def spread(self, hashes: array[int]) -> dict[ReplicaId, Tokens]:
+        """How much of a prompt with these beginnings each cache is believed to hold, about; who
+        holds none is left out. O(stretches of the prompt + replicas)."""
+        sent = self._texts.spread(hashes)
+        lesson, known = self._texts.lesson(hashes)
+        told: dict[int, Held] = {}
+        if lesson is not None:
+            told = self._look_up(Names(lesson, known, is_whole=False), list(self._records.values()))
+        held: dict[ReplicaId, Tokens] = {}
+        for replica, record in self._records.items():
+            tokens = sum(each for bits, each in sent if bits & record.sent.bit)
+            heard = told.get(record.source.bit)
+            if heard is not None:
+                tokens = max(heard.tokens, tokens if heard.is_all else 0)
+            if tokens and record.has_cache:
+                held[replica] = tokens
+        return held
+
     # What is forgotten
 
     def forget(self, replica: ReplicaId) -> None:
@@ -374,22 +394,6 @@ class Holdings:
         self._texts.leave(record.sent)
         record.sent = self._texts.join(nominal)
         record.sent.capacity = capacity
-
-
-class Names(msgspec.Struct, frozen=True):
-    """How the blocks of so many of a prompt's first tokens are named; `is_whole`: of all."""
-
-    lesson: Lesson
-    tokens: Tokens
-    is_whole: bool
-
-
-class Held(msgspec.Struct, frozen=True):
-    """What a replica's events tell of a prompt; `is_all`: all that could be looked up."""
-
-    tokens: Tokens
-    on_gpu: Tokens
-    is_all: bool
 
 
 def _by_bit(depths: Sequence[tuple[int, int]]) -> dict[int, int]:

@@ -273,6 +273,18 @@ class TextIndex:
                 found, learnt = stretch.lesson, at
         return found, found.tokens_at(MARKS[learnt - 1])[0] if found is not None else 0
 
+    def spread(self, hashes: array[int]) -> list[tuple[int, Tokens]]:
+        """Who was given how much of these beginnings: (bits, tokens). O(stretches)."""
+        spread: list[tuple[int, Tokens]] = []
+        bits, tokens = -1, 0  # of those that were given all so far
+        for stretch in self._along(hashes, 0):
+            gone = bits & ~stretch.believed
+            if gone and tokens:
+                spread.append((gone, tokens))
+            bits &= stretch.believed
+            tokens += stretch.tokens
+        return [*spread, (bits, tokens)] if tokens else []
+
     def _along(self, hashes: array[int], at: int) -> Iterator[Stretch]:
         """The stretches of a prompt that was sent, from that mark on, as far as they are kept."""
         marks = len(hashes)

@@ -92,7 +92,7 @@ def test_every_path_in_the_readme_is_served() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     served = {route.path for route in ROUTES} | {
         "/v1/models", "/v1/files", "/v1/batches", "/healthz", "/readyz", "/metrics", "/debug/fleet",
-        "/debug/route",
+        "/debug/route", "/console",
     }  # fmt: skip
     for path in re.findall(r"`(/[a-z0-9/]+)`", text):
         assert path in served
