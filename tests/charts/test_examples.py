@@ -99,7 +99,7 @@ def test_pods_may_do_little(charts: Charts, chart: str, path: Path) -> None:
 
 
 def _pod_specs(each: Object) -> list[Any]:
-    if each["kind"] == "Deployment":
+    if each["kind"] in ("Deployment", "Job"):
         return [each["spec"]["template"]["spec"]]
     if each["kind"] == "Pod":
         return [each["spec"]]

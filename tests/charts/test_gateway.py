@@ -116,6 +116,47 @@ def test_a_pod_outlives_its_streams(charts: Charts, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "several"),
+    [
+        ({"replicas": 1}, False),
+        ({"replicas": 2}, True),
+        ({"replicas": 1, "autoscaling": {"enabled": True, "min": 1, "max": 2}}, True),
+        ({"replicas": 3, "settings": {"peers": {"addresses": ["10.0.0.1:9100"]}}}, False),
+    ],
+)
+def test_gateways_find_each_other(charts: Charts, said: dict[str, Any], several: bool) -> None:
+    """By a Service of their own, on ports that the policy lets through, all workers'."""
+    knobs = {"workers": 3, "peers": {"port": 9200, "secret": "peers"}, **said}
+    knobs["settings"] = OPEN["settings"] | said.get("settings", {})
+    found = charts.rendered("gateway", knobs, VERSION)
+    peers = Settings.load(settings_file(found), {}).peers
+    names = [each["metadata"]["name"] for each in found if each["kind"] == "Service"]
+    pod = find(found, "Deployment")["spec"]["template"]["spec"]
+    assert peers.workers == 3
+    assert ("demo-peers" in names) is several
+    assert (peers.dns is not None) is several
+    assert any(each["name"] == "peers" for each in pod["volumes"]) is several
+    if several:
+        assert (peers.dns, peers.port) == ("demo-peers.models.svc", 9200)
+        policy = find(found, "NetworkPolicy")["spec"]
+        opened = [{"port": 9200, "endPort": 9202, "protocol": "UDP"}]
+        assert any(rule["ports"] == opened for rule in policy["ingress"])
+        assert any(rule.get("ports") == opened for rule in policy["egress"])
+        assert find(found, "Service", "demo-peers")["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_cores_follow_the_workers(charts: Charts) -> None:
+    """And what an autoscaler compares with is what they can use."""
+    values = OPEN | {"workers": 4, "autoscaling": {"enabled": True, "cpuPercent": 50}}
+    found = charts.rendered("gateway", values, VERSION)
+    pod = find(found, "Deployment")["spec"]["template"]["spec"]
+    resources = pod["containers"][0]["resources"]
+    assert resources["requests"] == {"cpu": "5", "memory": "10Gi"}
+    metric = find(found, "HorizontalPodAutoscaler")["spec"]["metrics"][0]["resource"]
+    assert metric["target"]["averageValue"] == "2000m"
+
+
+@pytest.mark.parametrize(
     ("values", "said"),
     [
         ({}, "who may ask? Name a Secret in tenantsSecret"),
@@ -124,6 +165,11 @@ def test_a_pod_outlives_its_streams(charts: Charts, path: Path) -> None:
         ({"settings": {"fleet": {"kubernetes": {"find": "nodes"}}}}, "/settings/fleet/kubernetes"),
         ({"settings": {"fleet": {"replicas": [{"models": ["x"]}]}}}, "/settings/fleet/replicas/0"),
         ({"replicaCount": 3}, "replicaCount"),
+        ({"workers": 0}, "/workers"),
+        (
+            {"settings": OPEN["settings"] | {"peers": {"workers": 2}}},
+            "settings.peers.workers: say `workers`",
+        ),
         ({"service": {"type": "ExternalName"}}, "/service/type"),
     ],
 )

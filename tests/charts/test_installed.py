@@ -157,9 +157,14 @@ def test_releases_are_upgraded_rolled_back_and_uninstalled(charts: Charts, tmp_p
             again = site.url("headrace")
             assert (await ask(client, again, prompt="x" * 100)).status_code == 200
 
-            renamed = SIM | {"model": {"id": "sim-model", "servedName": "other"}}
+            assert "Succeeded" in await site.helm("test", "headrace", "--timeout", "60s")
+            renamed = SIM | {
+                "model": {"id": "sim-model", "servedName": "other"},
+                "test": {"answer": True},
+            }
             await site.install("sim", "model", renamed)
             assert (await ask(client, again, model="other")).status_code == 200
+            assert "Succeeded" in await site.helm("test", "sim", "--timeout", "60s")
             await site.helm("rollback", "sim", "--wait", "--timeout", "30s")
             assert (await ask(client, again)).status_code == 200
             await site.helm("uninstall", "sim")

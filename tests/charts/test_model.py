@@ -150,6 +150,9 @@ def test_takes_what_the_planner_writes(
         ),
         (GPU | {"scaling": {"enabled": True, "min": 5}}, "scaling.min: 5 is more than scaling.max"),
         (GPU | {"cache": {"kind": "hostPath"}}, "/cache/path"),
+        (GPU | {"cache": {"kind": "image"}}, "/cache/image"),
+        (GPU | {"cache": {"download": True}}, "cache.download: only a claim"),
+        (GPU | {"scaling": {"fallbackReplicas": 0}}, "/scaling/fallbackReplicas"),
         (GPU | {"engine": {"image": {"digest": "latest"}}}, "/engine/image/digest"),
     ],
 )
@@ -158,6 +161,65 @@ def test_says_what_is_wrong(charts: Charts, values: dict[str, Any], said: str) -
     with pytest.raises(Refused) as refused:
         charts.rendered("model", values, VERSION)
     assert refused.value.names(said)
+
+
+def test_weights_from_an_image_need_a_kubernetes_that_mounts_them(charts: Charts) -> None:
+    """Older API servers would drop the volume, and the engine find an empty folder."""
+    values = GPU | {"cache": {"kind": "image", "image": "m:1"}}
+    with pytest.raises(Refused, match="image volumes need Kubernetes"):
+        charts.rendered("model", values, "1.30.0")
+    found = charts.rendered("model", values, "1.31.0")
+    volumes = templates(found)[0]["spec"]["volumes"]
+    assert volumes[-1]["image"]["reference"] == "m:1"
+
+
+def test_a_new_model_is_a_new_download(charts: Charts) -> None:
+    """Jobs cannot be changed; and nobody takes the pods of one for replicas."""
+    names = set()
+    for model in ("org/one", "org/two"):
+        values = {"model": {"id": model}, "cache": {"kind": "pvc", "download": True}}
+        found = charts.rendered("model", values, VERSION)
+        job = find(found, "Job")
+        names.add(job["metadata"]["name"])
+        wanted = find(found, "Service")["spec"]["selector"]
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        assert not wanted.items() <= labels.items()
+        assert "headrace.io/model" not in labels
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_known_traps_are_avoided(charts: Charts, path: Path) -> None:
+    """What has stopped engines in clusters before."""
+    found = charts.rendered("model", read_values(path), VERSION)
+    rules = replica(found)
+    for template in templates(found):
+        spec = template["spec"]
+        (engine,) = spec["containers"]
+        environment = {each["name"]: each.get("value") for each in engine["env"]}
+        writable = [each["mountPath"] for each in engine["volumeMounts"] if "readOnly" not in each]
+        # Nobody in particular has no home, and caches of compiled code go there and to /tmp.
+        assert environment["HOME"] in writable
+        assert environment["USER"]
+        assert "/tmp" in writable
+        assert any((environment["HF_HOME"] or "").startswith(each) for each in writable)
+        # A Service called vllm would become VLLM_PORT=tcp://...
+        assert spec["enableServiceLinks"] is False
+        # Ranks' shared memory counts against the memory limit.
+        shm = next(each["emptyDir"] for each in spec["volumes"] if each["name"] == "shm")
+        limit = int(engine["resources"]["limits"]["memory"].removesuffix("Mi"))
+        assert limit > int(shm["sizeLimit"].removesuffix("Mi"))
+        # Nothing asks whether it is alive before it has started.
+        assert "startupProbe" in engine
+        assert "initialDelaySeconds" not in engine["livenessProbe"]
+    for each in found:
+        if each["kind"] == "Deployment":
+            assert each["spec"]["progressDeadlineSeconds"] > rules.supervision.start_s
+        if each["kind"] == "PodDisruptionBudget":  # or nodes could never be drained
+            values = read_values(path)
+            scaling, workload = values.get("scaling", {}), values.get("workload", {})
+            least = scaling.get("min", 0) if scaling.get("enabled") else workload["replicas"]
+            assert least > 1
 
 
 def test_labels_select_and_annotations_name(charts: Charts) -> None:

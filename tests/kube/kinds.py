@@ -146,6 +146,8 @@ def with_defaults(kind: Kind, new: Object) -> Object:
     """What a server fills in, as far as anybody here reads it."""
     if kind.has_scale:
         new.setdefault("spec", {}).setdefault("replicas", 1)
+    if kind.kind == "Service":  # nobody is there: names lead to pods
+        new.setdefault("spec", {}).setdefault("clusterIP", "10.96.0.1")
     return new
 
 

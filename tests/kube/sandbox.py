@@ -26,7 +26,8 @@ import yaml
 from tests.kube.cluster import Cluster, Key, Object
 from tests.kube.services import Services
 
-_OURS: Final = {"headrace": [sys.executable, "-m", "gateway"], "python": [sys.executable]}
+_PYTHON: Final = [sys.executable]
+_OURS: Final = {"headrace": [*_PYTHON, "-m", "gateway"], "python": _PYTHON, "python3": _PYTHON}
 _THE_MACHINES: Final = ("/tmp", "/dev/shm")
 _NAME: Final = re.compile(r"\b([a-z0-9-]+\.[a-z0-9-]+\.svc)(?:\.cluster\.local)?\b")
 
@@ -58,6 +59,7 @@ class Sandbox:
 
     def prepare(self) -> None:
         """Make the volumes, and write what is in them."""
+        self.folder.mkdir(parents=True)
         for volume in self._pod["spec"].get("volumes", ()):
             place = self._volumes[volume["name"]]
             place.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,61 @@
 {{- $tls := dict "certificate" "/etc/headrace/tls/tls.crt" "key" "/etc/headrace/tls/tls.key" -}}
 {{- $settings = mustMergeOverwrite $settings (dict "accept" (dict "tls" $tls)) -}}
 {{- end -}}
+{{- with .Values.scalerTls.secret -}}
+{{- $tls := dict "certificate" "/etc/headrace/scaler/tls.crt" "key" "/etc/headrace/scaler/tls.key" -}}
+{{- if $.Values.scalerTls.clientCa -}}
+{{- $_ := set $tls "client_ca" "/etc/headrace/scaler/ca.crt" -}}
+{{- end -}}
+{{- $settings = mustMergeOverwrite $settings (dict "scale" (dict "keda" (dict "tls" $tls))) -}}
+{{- end -}}
+{{- with include "gateway.peers" . | fromYaml -}}
+{{- $settings = mustMergeOverwrite $settings (dict "peers" .) -}}
+{{- end -}}
 {{- toYaml $settings -}}
+{{- end -}}
+
+{{/* More than one gateway at a time: "true". */}}
+{{- define "gateway.areSeveral" -}}
+{{- if gt (ternary .Values.autoscaling.max .Values.replicas .Values.autoscaling.enabled | int) 1 -}}true{{- end -}}
+{{- end -}}
+
+{{/* What the settings say of peers, as far as the chart knows it. */}}
+{{- define "gateway.peers" -}}
+{{- with dig "peers" "workers" nil .Values.settings -}}
+{{- fail "settings.peers.workers: say `workers`, from which cores and ports follow" -}}
+{{- end -}}
+{{- if gt (int .Values.workers) 1 }}
+workers: {{ int .Values.workers }}
+{{- end }}
+{{- if include "gateway.peersPort" . }}
+dns: {{ include "headrace.name" . }}-peers.{{ .Release.Namespace }}.svc
+port: {{ include "gateway.peersPort" . }}
+{{- if .Values.peers.secret }}
+secret: /etc/headrace/peers/secret
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The first worker's; empty where there are no others, or where the settings say who they are. */}}
+{{- define "gateway.peersPort" -}}
+{{- $said := dig "peers" (dict) .Values.settings -}}
+{{- if and (include "gateway.areSeveral" .) (not (or $said.dns $said.addresses)) -}}
+{{- int .Values.peers.port -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The ports of peers in a rule of a NetworkPolicy. */}}
+{{- define "gateway.peersPorts" -}}
+{{- $port := include "gateway.peersPort" . | int -}}
+- {port: {{ $port }}, endPort: {{ add $port .Values.workers -1 }}, protocol: UDP}
+{{- end -}}
+
+{{- define "gateway.cpu" -}}
+{{- .Values.resources.cpu | default (add .Values.workers 1 | toString) -}}
+{{- end -}}
+
+{{- define "gateway.memory" -}}
+{{- .Values.resources.memory | default (printf "%dGi" (mul 2 (add .Values.workers 1))) -}}
 {{- end -}}
 
 {{/* Of settings.fleet.kubernetes: the namespaces that are watched, by commas; empty if none are. */}}

@@ -15,6 +15,7 @@ metadata:
 spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
+  dnsConfig: {options: [{name: ndots, value: "2"}]}
   terminationGracePeriodSeconds: {{ $shape.graceSeconds }}
   securityContext:
     {{- include "headrace.podSecurity" (int $.Values.runAsUser) | nindent 4 }}
@@ -105,7 +106,7 @@ spec:
         - {name: home, mountPath: /home/engine}
         - {name: tmp, mountPath: /tmp}
         - {name: shm, mountPath: /dev/shm}
-        - {name: models, mountPath: /models}
+        - {name: models, mountPath: /models{{ if eq $.Values.cache.kind "image" }}, readOnly: true{{ end }}}
   volumes:
     - name: settings
       configMap: {name: {{ include "headrace.name" $ }}}
@@ -123,24 +124,54 @@ spec:
 {{- define "model.environment" -}}
 - {name: HOME, value: /home/engine}
 - {name: USER, value: engine}
+{{- if eq .Values.cache.kind "image" }}
+- {name: HF_HOME, value: /home/engine/hub}
+{{- else }}
 - {name: HF_HOME, value: /models}
+{{- end }}
+{{- if not .Values.networkPolicy.hub }}
+- {name: HF_HUB_OFFLINE, value: "1"}
+{{- end }}
 {{- if .Values.model.tokenSecret.name }}
-- name: HF_TOKEN
-  valueFrom:
-    secretKeyRef: {name: {{ .Values.model.tokenSecret.name }}, key: {{ .Values.model.tokenSecret.key }}}
+{{ include "model.token" . }}
 {{- end }}
 {{- range $name, $value := .Values.engine.env }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end -}}
 
+{{- define "model.token" -}}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.model.tokenSecret.name }}, key: {{ .Values.model.tokenSecret.key }}}
+{{- end -}}
+
 {{- define "model.cache" -}}
 {{- $cache := .Values.cache -}}
 {{- if eq $cache.kind "pvc" -}}
 persistentVolumeClaim: {claimName: {{ $cache.existingClaim | default (printf "%s-models" (include "headrace.name" .)) }}}
+{{- else if eq $cache.kind "image" -}}
+{{- if semverCompare "<1.31-0" .Capabilities.KubeVersion.Version -}}
+{{- fail "cache.kind: image volumes need Kubernetes 1.31 or later" -}}
+{{- end -}}
+image: {reference: {{ $cache.image }}, pullPolicy: IfNotPresent}
 {{- else if eq $cache.kind "hostPath" -}}
 hostPath: {path: {{ $cache.path }}, type: Directory}
 {{- else -}}
 emptyDir: {sizeLimit: {{ $cache.sizeGib }}Gi}
 {{- end -}}
+{{- end -}}
+
+{{/* Of a pod that fetches the model: none of the replicas. */}}
+{{- define "model.downloadSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-download
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "model.egressHub" -}}
+- to:
+    - ipBlock: {cidr: 0.0.0.0/0}
+    - ipBlock: {cidr: "::/0"}
+  ports:
+    - {port: 443}
 {{- end -}}
