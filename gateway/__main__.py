@@ -14,16 +14,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from msgspec.structs import asdict
 
 from gateway import __version__
 from gateway.choose.policies import POLICIES
 from gateway.choose.prior import ProfileError, read_profile
-from gateway.doctor.command import DoctorCommand
 from gateway.section import SettingsError
 from gateway.settings import Settings
-from gateway.tenants.command import KeysCommand
 
 GROUP = "headrace.commands"
 
@@ -117,6 +114,8 @@ class CheckSettingsCommand:
             settings = _read(args.file)
         except (SettingsError, OSError) as error:
             return _complain(error)
+        import yaml
+
         sys.stdout.write(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
         return 0
 
@@ -125,8 +124,6 @@ OWN: dict[str, Command] = {
     "gateway": GatewayCommand(),
     "record": RecordCommand(),
     "check-settings": CheckSettingsCommand(),
-    "keys": KeysCommand(),
-    "doctor": DoctorCommand(),
 }
 
 
@@ -153,12 +150,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _commands(argv: list[str]) -> dict[str, Command]:
-    """Our own; and those of others, unless it is plain that one of ours is wanted.
+    """Those here; the rest too, unless it is plain which is wanted.
 
     A gateway at rest is small: it does not load what it will not run.
     """
     found: dict[str, Command] = dict(OWN)
-    if argv and argv[0] in OWN:
+    if argv and argv[0] in found:
+        return found
+    from gateway.doctor.command import DoctorCommand
+    from gateway.tenants.command import KeysCommand
+
+    found |= {"keys": KeysCommand(), "doctor": DoctorCommand()}
+    if argv and argv[0] in found:
         return found
     for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
         loaded: Any = entry.load()
@@ -204,7 +207,7 @@ def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
             "no replicas: name one with --replica http://host:port, say --kubernetes, or name a "
             "list, DNS name or file in the settings (fleet.replicas, fleet.dns, fleet.file)"
         )
-    return Settings.load(yaml.safe_dump(document), {})
+    return Settings.of(document)
 
 
 def _complain(error: Exception) -> int:

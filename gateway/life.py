@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.accept.amend import amended
+from gateway.account.accounts import Accounts
 from gateway.account.usage import read_usage
+from gateway.admit.admission import Admission
+from gateway.choose.chooser import Chooser
 from gateway.choose.explain import decision, document, explained, ranked, reason
+from gateway.clock import Clock
 from gateway.console.recent import Recent
 from gateway.errors import (
     ClientGone,
@@ -24,34 +28,29 @@ from gateway.errors import (
     ReplicaFailed,
 )
 from gateway.fleet.health import Sign
+from gateway.fleet.roster import Roster
+from gateway.hold.cold import ColdHold
+from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain
-from gateway.parse.parser import Message, Shown
+from gateway.lessons import Lessons
+from gateway.parse.parser import Message, Parser, Shown
 from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL, Client
-from gateway.tenants.tenancy import HESITATION_S, Caller
+from gateway.relay.relay import Relay
+from gateway.relay.retries import Retries
+from gateway.scale.demands import Demands
+from gateway.tenants.tenancy import HESITATION_S, Caller, Strangers, Tenancy
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
     from gateway.accept.amend import Value
-    from gateway.account.accounts import Accounts
     from gateway.account.entry import Entry
     from gateway.account.usage import Usage
-    from gateway.admit.admission import Admission
-    from gateway.choose.chooser import Choice, Chooser, Claim
-    from gateway.clock import Clock
+    from gateway.choose.chooser import Choice, Claim
     from gateway.fleet.ledger import Replica
-    from gateway.fleet.roster import Roster
-    from gateway.hold.cold import ColdHold
-    from gateway.hold.gate import Gate
     from gateway.hold.turn import Turn
-    from gateway.lessons import Lessons
-    from gateway.parse.parser import Parser
     from gateway.relay.attempt import Reply
-    from gateway.relay.relay import Relay
-    from gateway.relay.retries import Retries
-    from gateway.scale.demands import Demands
-    from gateway.tenants.tenancy import Strangers, Tenancy
     from gateway.vocabulary import GenerationRequest, ReplicaId, Route, Seconds, Tenant
 
 EXPLAIN: Final = b"x-headrace-explain"

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from gateway.admit.admission import Admission
     from gateway.choose.dispatch import CacheState
     from gateway.choose.shadow import Shadow
-    from gateway.fleet.kv_ear import Heard
-    from gateway.fleet.kv_events import KvEvents
+    from gateway.fleet.kv_events import Heard, KvEvents
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
     from gateway.hold.cold import ColdHold

@@ -8,15 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 PREFIX: Final = "GATEWAY__"
-
-# PyYAML meets `!!int` or `!!bool x` with whatever its constructor trips over.
-NOT_YAML: Final = (
-    yaml.YAMLError, ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError
-)  # fmt: skip
 
 
 class SettingsError(Exception):
@@ -42,10 +36,14 @@ def read_document(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
 
     Raises SettingsError for what is not a mapping of sections.
     """
-    try:
-        document = yaml.safe_load(text) if text.strip() else {}
-    except NOT_YAML as error:
-        raise SettingsError(f"the settings are not YAML: {error}") from error
+    document: Any = {}
+    if text.strip():
+        from gateway.yaml_text import NotYaml, read_yaml
+
+        try:
+            document = read_yaml(text)
+        except NotYaml as error:
+            raise SettingsError(f"the settings are not YAML: {error}") from error
     if not isinstance(document, dict):
         raise SettingsError("the settings must be a mapping of sections, such as `accept:`")
     for name, value in sorted(environ.items()):
@@ -62,7 +60,9 @@ def _put(document: dict[str, Any], name: str, value: str) -> None:
         if not isinstance(section, dict):
             raise SettingsError(f"{name}: `{parent}` is not a section")
         document = section
+    from gateway.yaml_text import NotYaml, read_yaml
+
     try:
-        document[leaf] = yaml.safe_load(value)
-    except NOT_YAML as error:
+        document[leaf] = read_yaml(value)
+    except NotYaml as error:
         raise SettingsError(f"{name} is not readable: {error}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -726,8 +726,13 @@ class Settings(Section):
 
         Raises SettingsError naming every key that is unknown or out of bounds.
         """
+        return cls.of(read_document(text, environ))
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """Settings from a mapping of sections. Raises SettingsError as `load` does."""
         try:
-            return cls.model_validate(read_document(text, environ))
+            return cls.model_validate(document)
         except ValidationError as error:
             lines = [f"  {each}" for each in problems(error)]
             raise SettingsError("\n".join(["the settings cannot be used:", *lines])) from None

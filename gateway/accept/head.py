@@ -22,6 +22,7 @@ from gateway.errors import (
     MalformedHttp,
     UnsupportedTransferEncoding,
 )
+from gateway.record import Value
 
 Field = tuple[bytes, bytes]
 
@@ -61,7 +62,7 @@ _KEYS: Final = frozenset({b"authorization", b"x-api-key"})
 """Fields that hold a client's key."""
 
 
-class Reading(msgspec.Struct, frozen=True):
+class Reading(Value, frozen=True):
     """How fields are read: `apart` are kept for us, `read` are both read and passed on."""
 
     apart: frozenset[bytes]

@@ -66,8 +66,8 @@ class AccessLog:
         self._written = 0  # lines the thread has done with
         self.dropped = 0
         self._queue: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._drain, name="access-log", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._drain, name="access-log", daemon=True)
+        self._writer.start()
 
     def __repr__(self) -> str:
         return f"<AccessLog {self._waiting - self._written} waiting, {self.dropped} dropped>"
@@ -97,7 +97,7 @@ class AccessLog:
         """Write what is left; waits for the thread, but not for ever."""
         self.flush()
         self._queue.put(None)
-        self._thread.join(timeout=2.0)
+        self._writer.join(timeout=2.0)
 
     def _drain(self) -> None:
         while (batch := self._queue.get()) is not None:

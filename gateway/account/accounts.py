@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
 from gateway.account.entry import Entry
 from gateway.account.meters import ModelMeters
+from gateway.record import Value
 from gateway.vocabulary import Outcome
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, Seconds
 
 
-class Ending(msgspec.Struct, frozen=True):
+class Ending(Value, frozen=True):
     """How requests end, as far as metrics tell them apart. Closed sets all.
 
     A msgspec.Struct: one is made per request, at a third of the price of a NamedTuple.

@@ -10,12 +10,12 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-LATENCY_BOUNDS_S: Final = (
+LATENCY_BOUNDS_S: Final[tuple[float, ...]] = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0,
 )  # fmt: skip
 """From a cache hit on a fast GPU to a long generation; about a factor of two apart."""
 
-STEP_BOUNDS_S: Final = (
+STEP_BOUNDS_S: Final[tuple[float, ...]] = (
     0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.4,
     0.8, 2.0,
 )  # fmt: skip

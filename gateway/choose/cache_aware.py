@@ -28,6 +28,7 @@ from gateway.choose.target import NO_PART, Part, Target
 from gateway.choose.text_chain import Prompt
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
 from gateway.order import place
+from gateway.record import Value
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import (
     GenerationRequest,
@@ -100,7 +101,7 @@ class CacheAware:
         if pinned is not None:
             return Pace(pinned, is_pinned=True)
         learnt = [each.pace.rate_per_s for each in self._targets.values() if each.pace.has_learnt]
-        return Pace(sum(learnt) / len(learnt) if learnt else self._settings.prior_rate_per_s)
+        return Pace(sum(learnt, 0.0) / len(learnt) if learnt else self._settings.prior_rate_per_s)
 
     def forget(self, replica: ReplicaId) -> None:
         """It has left, or started anew."""
@@ -291,7 +292,7 @@ class CacheAware:
         return self._prompt
 
 
-class Priced(msgspec.Struct, frozen=True):
+class Priced(Value, frozen=True):
     """Costs in seconds, and what they were made of. A `Quote`."""
 
     costs: Sequence[float]
@@ -300,7 +301,7 @@ class Priced(msgspec.Struct, frozen=True):
     holdings: Holdings
     now: Seconds
     attention_tokens: Tokens
-    spared_s: dict[int, Seconds] = {}
+    spared_s: dict[int, Seconds] = msgspec.field(default_factory=dict)
     """Of the wait for some, what is owed to those whom it would overtake."""
 
     def prediction(self, index: int) -> Prediction:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
 
-import msgspec
-
 from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
 from gateway.choose.target import NO_PART, Part
 from gateway.kv_cache import BlockListener, Placement, Reading, Tokenised
+from gateway.record import Value
 from gateway.vocabulary import (
     GenerationRequest,
     Prediction,
@@ -73,7 +72,7 @@ class Picker(Protocol):
     def pick(self, costs: Sequence[float]) -> int: ...
 
 
-class Choice(msgspec.Struct, Generic[R_co], frozen=True):
+class Choice(Value, Generic[R_co], frozen=True):
     """What was chosen, and out of what. A msgspec.Struct: one is made per attempt.
 
     `quote` is None where nothing was priced: there was one replica to choose from.

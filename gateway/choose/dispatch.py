@@ -11,8 +11,6 @@ from collections import deque
 from enum import StrEnum
 from typing import Final
 
-import msgspec
-
 from gateway.choose.audit import Answers, Audit, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import Instant, KvSource
@@ -21,6 +19,7 @@ from gateway.choose.stretch import End, Given, Lesson
 from gateway.choose.text_chain import Prompt
 from gateway.choose.text_index import TextIndex
 from gateway.kv_cache import Certainty
+from gateway.record import Value
 from gateway.vocabulary import Seconds, Tokens
 
 SHORTER, LONGER, STEADY = 0.9, 1.1, 1.01
@@ -76,7 +75,7 @@ class Record:
         self._block_size = block_size
 
 
-class CacheState(msgspec.Struct, frozen=True):
+class CacheState(Value, frozen=True):
     """For metrics: what is known of one replica's cache."""
 
     blocks: int

@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
-import msgspec
-
 from gateway.choose.audit import Answers, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.block_index import GPU, BlockIndex
@@ -38,6 +36,7 @@ from gateway.choose.stretch import Lesson, each_bit
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import TextIndex, Walk
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
+from gateway.record import Value
 from gateway.vocabulary import ReplicaId, Seconds, Tokens
 
 PENDING_S: Final = 2.0
@@ -57,7 +56,7 @@ Foreseen = tuple[Tokens, Ruler]
 """A hit, and what it was measured with."""
 
 
-class Hits(msgspec.Struct, frozen=True):
+class Hits(Value, frozen=True):
     """What replicas hold of one prompt, in their order.
 
     `load_s` is how long it takes to bring in what of it is not in GPU memory. `prompt_tokens` is

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from gateway.choose.stretch import Lesson
+from gateway.record import Value
 from gateway.vocabulary import Tokens
 
 
-class Names(msgspec.Struct, frozen=True):
+class Names(Value, frozen=True):
     """How the blocks of so many of a prompt's first tokens are named; `is_whole`: of all."""
 
     lesson: Lesson
@@ -16,7 +15,7 @@ class Names(msgspec.Struct, frozen=True):
     is_whole: bool
 
 
-class Held(msgspec.Struct, frozen=True):
+class Held(Value, frozen=True):
     """What a replica's events tell of a prompt; `is_all`: all that could be looked up."""
 
     tokens: Tokens

@@ -39,7 +39,7 @@ class Pool:
         """
         self._share()
         rates = [each.pace.rate_per_s for each in self.targets]
-        self.mean_s = len(rates) / sum(rates)
+        self.mean_s = len(rates) / sum(rates, 0.0)
         self.slopes = [
             1.0 / rate + each.congestion * self.mean_s
             for rate, each in zip(rates, self.targets, strict=True)
@@ -56,9 +56,9 @@ class Pool:
         show it, and whoever is tried first would be given everything.
         """
         own = [(each, each.pace.evidence) for each in self.targets]
-        usual = sum([evidence for _, evidence in own]) / len(own)
-        shown = sum([evidence * each.pace.rate_per_s for each, evidence in own])
-        degrees = sum([evidence * each.degree for each, evidence in own])
+        usual = sum([evidence for _, evidence in own], 0.0) / len(own)
+        shown = sum([evidence * each.pace.rate_per_s for each, evidence in own], 0.0)
+        degrees = sum([evidence * each.degree for each, evidence in own], 0.0)
         for each, evidence in own:
             if evidence < SELDOM * usual:
                 of_others = shown - evidence * each.pace.rate_per_s

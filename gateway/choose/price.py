@@ -33,8 +33,7 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
+from gateway.record import Value
 from gateway.vocabulary import Tokens
 
 HALF: Final = 0.5
@@ -45,7 +44,7 @@ REUSE_WEIGHT: Final = 0.005
 """Of one request among those before it, in the share of prompts that is found cached."""
 
 
-class Price(msgspec.Struct, frozen=True):
+class Price(Value, frozen=True):
     """The weights that were measured; others are for measuring.
 
     The congestions are what work costs those behind it, in multiples of its own time: on a replica

@@ -12,11 +12,10 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import msgspec
-
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import ChainKey
 from gateway.choose.text_chain import MARKS
+from gateway.record import Leaf, Node
 from gateway.vocabulary import Tokens
 
 MOST_ENDS: Final = 4
@@ -53,7 +52,7 @@ class Lesson:
         return (self._counts[at - 1], mark - self._ends[at - 1]) if at else (0, mark)
 
 
-class End(msgspec.Struct, gc=False, frozen=True):
+class End(Leaf, frozen=True):
     """Where a prompt ended, and its answer began, at one replica.
 
     The prompt is so many bytes, those beyond its last mark told by their digest. Its tokens, and
@@ -67,7 +66,7 @@ class End(msgspec.Struct, gc=False, frozen=True):
     tokens: Tokens
 
 
-class Stretch(msgspec.Struct, gc=False, eq=False):
+class Stretch(Node):
     """Some successive beginnings of prompts.
 
     There are many, they live long, and no cycle leads through one: the collector need not know.
@@ -103,7 +102,7 @@ class Given:
         self.bit = bit
         self.has_left = False
         self.nominal = capacity
-        self.capacity: float = capacity
+        self.capacity = float(capacity)
         self.tokens: Tokens = 0  # sum over `stamps`
         self.tick = 0
         self.stamps: dict[Stretch, int] = {}  # what is believed, and when it was last given
@@ -117,7 +116,7 @@ class Given:
     def resize(self, capacity: Tokens) -> None:
         """Its cache has this size."""
         self.nominal = capacity
-        self.capacity = capacity
+        self.capacity = float(capacity)
 
     def scale(self, factor: float) -> None:
         """It keeps more or less than was believed."""

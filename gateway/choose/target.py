@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from gateway.choose.pace import Pace
 from gateway.choose.price import Footprint, Price
 from gateway.choose.waiting import Waiting
+from gateway.record import Value
 from gateway.vocabulary import Seconds, Tokens
 
 
-class Part(msgspec.Struct, frozen=True):
+class Part(Value, frozen=True):
     """One gateway's part in what a replica has been sent.
 
     Work of streams ever sent, that of those which have had a first byte, and of those which ended

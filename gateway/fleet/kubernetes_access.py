@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.section import NOT_YAML, SettingsError
+from gateway.section import SettingsError
 
 OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -57,6 +57,8 @@ def _read(kubeconfig: str | None) -> tuple[Any, str]:
         from kubernetes.client.configuration import Configuration
     except ImportError as error:
         raise SettingsError(NOT_INSTALLED) from error
+    from gateway.yaml_text import NOT_YAML
+
     config: Any = untyped
     configuration = Configuration()
     try:

@@ -17,17 +17,18 @@ who must know what is held at an instant has what waits handed in (`hear`).
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from gateway.clock import Clock
-from gateway.fleet.kv_sequence import Apply, Ask, Effect, EventSequence, Patience, Retold, Say
+from gateway.fleet.kv_sequence import Apply, Ask, Effect, EventSequence, Retold, Say
 from gateway.fleet.kv_wire import read_batch, read_message, replay_request
-from gateway.kv_cache import BlockListener, BlocksCleared, BlocksStored, Certainty
+from gateway.kv_cache import BlocksCleared, BlocksStored
 from gateway.vocabulary import EventSource, ReplicaId, Seconds
+
+if TYPE_CHECKING:
+    from gateway.fleet.kv_events import Heard, Means
 
 SLICE_S: Final[Seconds] = 0.001
 REST_S: Final[Seconds] = 0.001
@@ -36,28 +37,6 @@ GATHER_S: Final[Seconds] = 0.1
 _READABLE: Final = int(zmq.POLLIN)
 
 _Socket = zmq.Socket[bytes]
-
-
-@dataclass(slots=True)
-class Heard:
-    """What has been heard of a replica, as far back as it has been known."""
-
-    batches: int = 0
-    blocks: int = 0  # stored
-    gaps: int = 0
-    replays: int = 0  # rounds asked for
-    certainty: Certainty = Certainty.SILENT
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What every ear shares."""
-
-    context: zmq.Context[_Socket]
-    listener: BlockListener
-    clock: Clock
-    turn: asyncio.Lock
-    patience: Patience
 
 
 class Ear:

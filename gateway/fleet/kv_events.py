@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-import zmq
 
 from gateway.clock import Clock
 from gateway.fleet.exposition import read_facts
 from gateway.fleet.fetch import FetchFailed, fetch
-from gateway.fleet.kv_ear import Ear, Heard, Means
 from gateway.fleet.kv_sequence import PATIENCE, Patience
 from gateway.fleet.kv_sources import read_sources, usual_source
 from gateway.kv_cache import BlockListener, Certainty, EngineFacts
@@ -29,6 +28,9 @@ from gateway.vocabulary import EventSource, Health, ReplicaId, Seconds
 if TYPE_CHECKING:
     import ssl
 
+    import zmq
+
+    from gateway.fleet.kv_ear import Ear
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
     from gateway.settings import FleetSettings
@@ -36,6 +38,28 @@ if TYPE_CHECKING:
 ASK_AGAIN_S: Final[Seconds] = 5.0
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What has been heard of a replica, as far back as it has been known."""
+
+    batches: int = 0
+    blocks: int = 0  # stored
+    gaps: int = 0
+    replays: int = 0  # rounds asked for
+    certainty: Certainty = Certainty.SILENT
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every ear shares."""
+
+    context: zmq.Context[zmq.Socket[bytes]]
+    listener: BlockListener
+    clock: Clock
+    turn: asyncio.Lock
+    patience: Patience
 
 
 class KvEvents:
@@ -59,7 +83,8 @@ class KvEvents:
         self._tls = tls
         self._patience = patience
         self._tasks: asyncio.TaskGroup | None = None
-        self._means: Means | None = None
+        self._means: Means | None = None  # from the first source on
+        self._opened = ExitStack()
         self._watches: dict[Replica, asyncio.Task[None]] = {}
         self._ears: dict[ReplicaId, Ear] = {}
 
@@ -68,10 +93,7 @@ class KvEvents:
 
     async def run(self) -> None:
         """Listen until cancelled; at most one `run` at a time."""
-        with zmq.Context[zmq.Socket[bytes]]() as context:
-            self._means = Means(
-                context, self._listener, self._clock, asyncio.Lock(), self._patience
-            )
+        with self._opened:
             async with asyncio.TaskGroup() as self._tasks:
                 self._roster.subscribe(self)
                 try:
@@ -81,6 +103,7 @@ class KvEvents:
                 finally:
                     self._roster.unsubscribe(self)
                     self._watches.clear()  # the group ends them
+                    self._means = None
 
     def replay(self, replica: ReplicaId) -> None:
         """What it told was found to be wrong: it is asked for everything anew, soon.
@@ -139,7 +162,7 @@ class KvEvents:
                     self._silence(replica)
                     return
                 await self._listen(replica, source)
-            except (FetchFailed, ValueError, zmq.ZMQError) as error:
+            except (FetchFailed, ValueError) as error:
                 if str(error) != trouble:
                     trouble = str(error)
                     log.warning("replica %s: no KV events: %s", replica.id, trouble)
@@ -177,13 +200,26 @@ class KvEvents:
         return next(iter(sources.values()), None)
 
     async def _listen(self, replica: Replica, source: EventSource) -> None:
-        """Until cancelled. Raises zmq.ZMQError for an endpoint that is none."""
-        assert self._means is not None, "only while running"
+        """Until cancelled. Raises ValueError for an endpoint that is none.
+
+        ZeroMQ is loaded when a replica is found to tell: nobody else needs it.
+        """
+        import zmq
+
+        from gateway.fleet.kv_ear import Ear
+
+        if self._means is None:
+            context = self._opened.enter_context(zmq.Context[zmq.Socket[bytes]]())
+            self._means = Means(
+                context, self._listener, self._clock, asyncio.Lock(), self._patience
+            )
         ear = self._ears[replica.id] = Ear(replica.id, source, self.heard[replica.id], self._means)
         log.info("replica %s: listening to %s", replica.id, source.endpoint)
         try:
             self._listener.retold(replica.id)
             await ear.run()
+        except zmq.ZMQError as error:
+            raise ValueError(str(error)) from error
         finally:
             if self._ears.get(replica.id) is ear:
                 del self._ears[replica.id]

@@ -6,23 +6,14 @@ that says what is wrong. An empty list is a list; an empty file is not.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
-import yaml
 from pydantic import ValidationError
 
 from gateway.section import Section, SettingsError
 from gateway.settings import ReplicaSettings
 from gateway.vocabulary import ReplicaAddress
-
-# PyYAML lets several of Python's own errors out of its constructors: try `!!bool x`, `!!int`.
-_YAML_ERRORS = (
-    yaml.YAMLError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    RecursionError,
-)
 
 
 class _Listing(Section):
@@ -40,13 +31,15 @@ def read_listing(content: bytes) -> tuple[ReplicaAddress, ...]:
     return tuple(each for replica in listing.replicas for each in replica.addresses())
 
 
-def _document(content: bytes) -> object:
+def _document(content: bytes) -> Any:
     """JSON first: YAML, its superset, does not know tabs."""
     try:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         pass  # then it is YAML, or nothing
+    from gateway.yaml_text import NotYaml, read_yaml
+
     try:
-        return yaml.safe_load(content)
-    except _YAML_ERRORS as error:
-        raise SettingsError(f"neither YAML nor JSON: {' '.join(str(error).split())}") from error
+        return read_yaml(content)
+    except NotYaml as error:
+        raise SettingsError(f"neither YAML nor JSON: {error}") from error

@@ -31,8 +31,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-import msgspec
-
+from gateway.record import Value
 from gateway.vocabulary import Seconds, Tokens
 
 PRIOR_RATE_PER_S: Final = 8_000.0  # prompt tokens; to predict a wait before any has been measured
@@ -44,7 +43,7 @@ LEAST_TOKENS: Final = 1024
 LEARNING: Final = 0.3  # weight of a new span
 
 
-class Bounds(msgspec.Struct, frozen=True):
+class Bounds(Value, frozen=True):
     """How much a replica may be given; None: as much as may be."""
 
     commit_tokens: Tokens | None = None
@@ -53,7 +52,7 @@ class Bounds(msgspec.Struct, frozen=True):
     commit_s: Seconds | None = None
 
 
-class Part(msgspec.Struct, frozen=True):
+class Part(Value, frozen=True):
     """What one gateway has at a replica, as `Room` counts it; how many wait there, and how many
     tokens of streams were begun since it counts."""
 

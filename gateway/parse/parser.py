@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
 from gateway.parse.estimate import Estimator
 from gateway.parse.multipart import parse_multipart
 from gateway.parse.openai import parse_json
+from gateway.record import Value
 from gateway.vocabulary import BodyKind, Route
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Message(Protocol):
     def body(self) -> bytes: ...
 
 
-class Shown(msgspec.Struct, frozen=True):
+class Shown(Value, frozen=True):
     """A body that is shown to us, not asked of us. A `Message`."""
 
     route: Route

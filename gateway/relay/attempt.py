@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
-
-import msgspec
 
 from gateway.errors import (
     ClientStalled,
@@ -26,10 +25,11 @@ from gateway.errors import (
     StreamBroken,
     StreamStalled,
 )
+from gateway.record import Value
 from gateway.relay.http1 import LAST_CHUNK, end_to_end, unframed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableSequence, Sequence
+    from collections.abc import MutableSequence, Sequence
 
     from gateway.clock import Clock
     from gateway.relay.connection import Connection
@@ -99,7 +99,7 @@ class Watcher(Protocol):
     def chunk(self, now: Seconds) -> None: ...
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(Value, frozen=True):
     """A response that was relayed whole: its status, and its last bytes for the accounts."""
 
     status: int
@@ -263,7 +263,7 @@ class Attempt:
         return Reply(self._connection.reader.status, self._reads)
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(Value, frozen=True):
     """What an attempt is to do: whom to serve, whom to tell, and how patiently.
 
     A replica that answers with a status in `leave_on` is to be left for another; whatever else it

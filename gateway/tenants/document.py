@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-import yaml
 from pydantic import Field, StringConstraints, ValidationError
 
-from gateway.section import NOT_YAML, Section, SettingsError, problems
+from gateway.section import Section, SettingsError, problems
 from gateway.tenants.limits import Limits
 from gateway.vocabulary import ModelName, ServiceClass, Tenant
 
@@ -103,11 +102,12 @@ def read_unfinished(files: Mapping[str, bytes]) -> Document:
 
 def _read(name: str, content: bytes) -> Document:
     """One file. YAML's own complaints quote the text, so only the place is passed on."""
+    from gateway.yaml_text import NotYaml, read_yaml
+
     try:
-        document = yaml.safe_load(content)
-    except NOT_YAML as error:
-        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        where = f" at line {mark.line + 1}" if mark is not None else ""
+        document = read_yaml(content)
+    except NotYaml as error:
+        where = "" if error.line is None else f" at line {error.line}"
         raise SettingsError(f"{name} is not YAML{where}") from None
     if document is None:
         document = {}

@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from gateway.errors import QuotaExhausted, RateLimited, Rejected, TooManyAtOnce
+from gateway.record import Node, Value
 from gateway.tenants.buckets import DAY_S, ROUNDING, Bucket, Day
 from gateway.tenants.ration import Ranks, Ration
 from gateway.vocabulary import Seconds, Tokens
@@ -30,7 +31,7 @@ MOST_LIVES: Final = 256  # of other gateways, of which it is known how far they 
 LEARNING: Final = 0.1  # weight of the last stay in the mean
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(Value, frozen=True):
     """What is allowed; None allows any amount."""
 
     requests_per_minute: int | None = None
@@ -42,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True):
 NO_LIMITS: Final = Limits()
 
 
-class Part(msgspec.Struct, frozen=True):
+class Part(Value, frozen=True):
     """One gateway's part in what a tenant has: since it counts, requests and tokens; open now;
     on which day, and then on that day, tokens it let use and what it knows all to have used; how
     far from their brims its buckets are."""
@@ -60,7 +61,7 @@ class Part(msgspec.Struct, frozen=True):
 NO_PART: Final = Part()
 
 
-class Reservation(msgspec.Struct, gc=False):
+class Reservation(Node):
     """What one request has been promised, and when."""
 
     tokens: Tokens

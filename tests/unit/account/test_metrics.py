@@ -20,7 +20,7 @@ from gateway.account.usage import Usage
 from gateway.choose.audit import Audit
 from gateway.choose.dispatch import CacheState, Grade
 from gateway.errors import StreamBroken
-from gateway.fleet.kv_ear import Heard
+from gateway.fleet.kv_events import Heard
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import Certainty
 from gateway.tenants.limits import Allowance, Limits
