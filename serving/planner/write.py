@@ -136,6 +136,11 @@ def helm_values(plan: Plan, pool: Pool) -> dict[str, Any]:
     }
     if kind.is_slice:
         gpu["migProfile"] = kind.profile
+    else:
+        product = _PRODUCT.get(kind.name)
+        gpu |= ({"product": product} if product else {}) | {"memoryGib": _whole_gib(kind)}
+    if kind.vendor is Vendor.NVIDIA and gpus_per_pod(pool) > 1:
+        gpu["matchAttributes"] = _alike(pool)  # read only where GPUs are claimed (mode: dra)
     if kind.vendor is Vendor.CPU:
         gpu = {"mode": "none"}
     return {

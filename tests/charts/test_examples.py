@@ -23,6 +23,7 @@ from tests.charts.tools import (
     custom_schemas,
     examples,
     is_custom,
+    kserve_pods,
     read_values,
     versions,
 )
@@ -82,7 +83,7 @@ def test_custom_kinds_are_taken(charts: Charts, chart: str, path: Path) -> None:
 def test_pods_may_do_little(charts: Charts, chart: str, path: Path) -> None:
     """The restricted level of Kubernetes, a read-only root, and room to write only in volumes."""
     found = charts.rendered(chart, read_values(path), KUBERNETES[-1])
-    specs = [spec for each in found for spec in _pod_specs(each)]
+    specs = [spec for each in [*found, *kserve_pods(found)] for spec in _pod_specs(each)]
     assert specs
     for spec in specs:
         assert spec["securityContext"]["runAsNonRoot"]

@@ -174,6 +174,26 @@ def find(objects: list[Object], kind: str, name: str | None = None) -> Object:
     return found[0]
 
 
+def kserve_pods(objects: list[Object]) -> list[Object]:
+    """The pods that KServe would make of its kinds: what they say of a pod, with the containers
+    and volumes of the runtime where there is one."""
+    made = []
+    for each in objects:
+        if each["kind"] == "LLMInferenceService":
+            said, spec = each["spec"], each["spec"]["template"]
+        elif each["kind"] == "InferenceService":
+            said = each["spec"]["predictor"]
+            runtime = find(objects, "ServingRuntime", said["model"]["runtime"])["spec"]
+            own = ("labels", "annotations", "model", "minReplicas", "maxReplicas")
+            spec = {key: it for key, it in said.items() if key not in own}
+            spec |= {key: runtime[key] for key in ("containers", "volumes")}
+        else:
+            continue
+        metadata = {"labels": said["labels"], "annotations": said["annotations"]}
+        made += [{"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}]
+    return made
+
+
 @cache
 def custom_schemas() -> Mapping[str, Any]:
     """The schemas of other projects' kinds, by `group_version_Kind`; empty where they are not."""

@@ -11,6 +11,9 @@ metadata:
     {{- include "model.mark" $ | nindent 4 }}
   annotations:
     {{- include "model.saysOfItself" $ | nindent 4 }}
+    {{- with include "model.schedulingAnnotations" $ | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
     checksum/settings: {{ include "model.settings" $ | sha256sum }}
 spec:
   automountServiceAccountToken: false
@@ -31,6 +34,9 @@ spec:
   {{- with $.Values.priorityClassName }}
   priorityClassName: {{ . }}
   {{- end }}
+  {{- with include "model.scheduling" $ | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- with $.Values.nodeSelector }}
   nodeSelector:
     {{- toYaml . | nindent 4 }}
@@ -50,7 +56,7 @@ spec:
     - {{ toYaml . | nindent 6 | trim }}
       labelSelector:
         matchLabels:
-          {{- include "headrace.selector" $ | nindent 10 }}
+          {{- include "model.selector" $ | nindent 10 }}
           {{- if eq $shape.group "true" }}
           leaderworkerset.sigs.k8s.io/worker-index: "0"
           {{- end }}
@@ -88,6 +94,9 @@ spec:
             command: [headrace, replica, drain, --settings, /etc/headrace/replica.yaml]
             {{- end }}
       resources:
+        {{- if eq $.Values.gpu.mode "dra" }}
+        claims: [{name: gpus}]
+        {{- end }}
         requests:
           cpu: {{ $.Values.resources.cpu | quote }}
           memory: {{ $shape.memoryMib }}Mi

@@ -9,7 +9,7 @@ host: 0.0.0.0
 port: 8000
 health_port: 8001
 parallelism: {tensor: {{ int $p.tensor }}, pipeline: {{ int $p.pipeline }}, data: {{ int $p.data }}, expert: {{ $p.expert }}}
-{{- if $shape.resource }}
+{{- if ne .Values.gpu.mode "none" }}
 gpus:
   count: {{ $shape.perPod }}
   {{- with .Values.gpu.product }}

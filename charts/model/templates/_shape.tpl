@@ -1,7 +1,8 @@
 {{/*
 What follows from the shape, in one place, so that its parts cannot disagree: a YAML object of
   devices   in a replica        perPod   of them in each pod      pods    in a replica
-  group     "true": the pods are a LeaderWorkerSet's              resource   what is asked of the node
+  group     "true": the pods are a LeaderWorkerSet's              resource   what is asked of the node, unless it is claimed
+  workload  the kind that holds them: deployment, leaderworkerset, inferenceservice, llminferenceservice
   engine    as the replica's settings say it                      served  the model's name for clients
   shmMib, memoryMib, graceSeconds, drainSeconds, eventsPort, replayPort, lastEventsPort
 Fails where the values contradict each other.
@@ -17,7 +18,9 @@ Fails where the values contradict each other.
 {{- $pods := div $devices $perPod | int -}}
 {{- $kind := ternary "leaderworkerset" "deployment" (gt $pods 1) -}}
 {{- with .Values.workload.kind -}}
-{{- if ne . $kind -}}
+{{- if and (has . (list "inferenceservice" "llminferenceservice")) (eq $pods 1) -}}
+{{- $kind = . -}}
+{{- else if ne . $kind -}}
 {{- fail (printf "workload.kind: a replica of %d pods (%d GPUs, %d to a pod) is a %s, not a %s" $pods $devices $perPod $kind .) -}}
 {{- end -}}
 {{- end -}}
@@ -49,6 +52,7 @@ devices: {{ $devices }}
 perPod: {{ $perPod }}
 pods: {{ $pods }}
 group: {{ gt $pods 1 | quote }}
+workload: {{ $kind }}
 resource: {{ $resource | quote }}
 engine: {{ ternary "vllm-cpu" $engine (and (eq $gpu.mode "none") (eq $engine "vllm")) }}
 served: {{ .Values.model.servedName | default .Values.model.id | quote }}
