@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from gateway.__main__ import main
 from gateway.scale.trigger import read_trigger
 from serving.replica.settings import ReplicaSettings, parse
-from tests.charts.tools import CHARTS, KUBERNETES, Charts, Object, Refused, find, read_values
+from tests.charts.tools import (
+    CHARTS,
+    KUBERNETES,
+    Charts,
+    Object,
+    Refused,
+    find,
+    kserve_pods,
+    read_values,
+)
 
 VERSION = KUBERNETES[-1]
 EXAMPLES = sorted((CHARTS / "model/ci").glob("*-values.yaml"))
@@ -33,7 +42,9 @@ def templates(objects: list[Object]) -> list[Any]:
         if each["kind"] == "LeaderWorkerSet":
             group = each["spec"]["leaderWorkerTemplate"]
             return [group["leaderTemplate"], group["workerTemplate"]]
-    raise AssertionError("no workload")
+    pods = kserve_pods(objects)
+    assert pods, "no workload"
+    return pods
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
