@@ -158,7 +158,7 @@ class PeerNews:
 
     def beside(self, gateways: Sequence[str], ours: int) -> None:
         """Limits are kept by all of these together, and caches filled."""
-        self._chooser.tells_placements(now_on=len(gateways) > 1)
+        self._chooser.beside(len(gateways))
         if self._tenants is not None:
             self._tenants.ranks = Ranks(len(gateways), ours) if len(gateways) > 1 else ALONE
 

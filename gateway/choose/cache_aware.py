@@ -13,7 +13,7 @@ costs what a miss costs, until responses that tell cached tokens have taught bet
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import expm1, inf
+from math import inf
 from typing import Final
 
 import msgspec
@@ -23,7 +23,7 @@ from gateway.choose.holdings import Hits, Holdings
 from gateway.choose.owed import Owed
 from gateway.choose.pace import Pace
 from gateway.choose.pool import Pool
-from gateway.choose.price import BUSY_S, REUSE_WEIGHT, Price, work
+from gateway.choose.price import REUSE_WEIGHT, Price, work
 from gateway.choose.target import NO_PART, Part, Target
 from gateway.choose.text_chain import Prompt
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
@@ -47,6 +47,8 @@ LEAST_REUSE: Final = 0.2
 """Where nobody comes back, tokens in use cost nobody a cache; but those that run slow each other
 down all the same, and equal replicas should have equally many."""
 
+MOST_REUSE_WEIGHT: Final = 0.05
+
 MOST_POOLS: Final = 256  # one for each model that is served, as a rule
 
 
@@ -63,6 +65,7 @@ class CacheAware:
         "_price",
         "_prompt",
         "_reuse",
+        "_reuse_weight",
         "_settings",
         "_targets",
         "holdings",
@@ -85,6 +88,7 @@ class CacheAware:
         self.placements: list[Placement] | None = None
         """Since they were last taken; None while there is nobody to be told."""
         self._reuse = 0.5  # how much of prompts is found cached
+        self._reuse_weight = REUSE_WEIGHT
 
     def __repr__(self) -> str:
         return f"<CacheAware {self._targets!r} {self.holdings!r}>"
@@ -133,6 +137,11 @@ class CacheAware:
         self.holdings.certainty(replica, certainty)
 
     # What other gateways have there. A `Memory`
+
+    def beside(self, gateways: int) -> None:
+        """One in so many of all requests comes to us: it says as much as those of the others."""
+        self.placements = [] if gateways > 1 else None
+        self._reuse_weight = min(REUSE_WEIGHT * gateways, MOST_REUSE_WEIGHT)
 
     def part(self, replica: ReplicaId) -> Part:
         """Our own part in what a replica has been sent, for them."""
@@ -234,13 +243,11 @@ class CacheAware:
         return found
 
     def _look(self, now: Seconds) -> None:
-        passed_s = now - self._looked_at
-        if passed_s < LOOK_EVERY_S:
+        if now - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = now
-        weight = -expm1(-passed_s / BUSY_S)
         for target in self._targets.values():
-            target.look(now, weight)
+            target.look(now)
         for pool in self._pools.values():
             pool.refresh()
 
@@ -254,7 +261,7 @@ class CacheAware:
         uncached, hit = hits.uncached(at), hits.tokens[at]
         cold = work(hits.prompt_tokens, uncached, self._settings.attention_tokens)
         found = hit / max(hits.prompt_tokens, 1)
-        self._reuse += REUSE_WEIGHT * (found - self._reuse)
+        self._reuse += self._reuse_weight * (found - self._reuse)
         dispatch = self.holdings.dispatched(prompt, name, now, (hit, hits.ruler))
         if self.placements is not None and prompt.hashes:
             tokens_per_byte = request.prompt_tokens / len(prompt)

@@ -148,6 +148,9 @@ class Memory(Protocol):
     def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
         """Another gateway's; `NO_PART` once it is gone."""
 
+    def beside(self, gateways: int) -> None:
+        """There are so many, we among them, that share all requests."""
+
     placements: list[Placement] | None
     """Prompts sent, to be told to other gateways; None while there are none."""
 
@@ -282,10 +285,10 @@ class Chooser:
         if self.memory is not None:
             self.memory.others(replica, peer, part, now)
 
-    def tells_placements(self, *, now_on: bool) -> None:
-        """There are other gateways that are to be told, or no more."""
+    def beside(self, gateways: int) -> None:
+        """There are so many gateways, we among them: others are to be told, or nobody."""
         if self.memory is not None:
-            self.memory.placements = [] if now_on else None
+            self.memory.beside(gateways)
 
     def placements(self) -> list[Placement]:
         """The prompts that were sent since the last call."""

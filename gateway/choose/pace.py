@@ -49,7 +49,7 @@ class Pace:
     """The clock and the learnt rate of one replica. O(1) per event, spread over its prompts."""
 
     __slots__ = (
-        "_done", "_is_clear", "_is_joint", "_is_pinned", "_n", "_prior_per_s", "_since", "_sx",
+        "_busy_s", "_counted_at", "_done", "_is_clear", "_is_joint", "_is_pinned", "_n", "_prior_per_s", "_since", "_sx",
         "_sxx", "_sxy", "_sy", "_unseen", "_weight", "free_at", "has_learnt", "others_owed", "owed",
         "rate_per_s",
     )  # fmt: skip
@@ -60,6 +60,8 @@ class Pace:
         self.owed: Tokens = 0  # of streams whose first byte has not come
         self.others_owed: Tokens = 0  # the part of it that other gateways sent
         self.has_learnt = False
+        self._busy_s: Seconds = 0.0  # with prefill to do, until `_counted_at`
+        self._counted_at: Seconds = 0.0
         self._is_pinned = is_pinned
         self._unseen: deque[tuple[Seconds, Tokens]] = (
             deque()
@@ -90,8 +92,18 @@ class Pace:
         """How long until the prefill that is owed will be done."""
         return max(self.free_at - now, 0.0)
 
+    def busy_s(self, now: Seconds) -> Seconds:
+        """For how long there has been prefill to do, ever."""
+        since, self._counted_at = self._counted_at, now
+        if self.owed:
+            self._busy_s += now - since
+        elif self.free_at > since:
+            self._busy_s += min(self.free_at, now) - since
+        return self._busy_s
+
     def begin(self, tokens: Tokens, now: Seconds) -> None:
         """A stream is dispatched; its prompt is so much work."""
+        self.busy_s(now)
         if not self.owed:
             self._since = now
             self._done = 0
@@ -102,12 +114,14 @@ class Pace:
 
     def begin_unseen(self, tokens: Tokens, now: Seconds) -> None:
         """The same, of a unary request."""
+        self.busy_s(now)
         self._extend(tokens, now)
         self._unseen.append((self.free_at, tokens))
         self._is_clear = False
 
     def prefilled(self, tokens: Tokens, now: Seconds) -> None:
         """The first byte of such a stream has come."""
+        self.busy_s(now)
         self.owed = max(self.owed - tokens, 0)
         self._done += tokens
         unseen = self._unseen_tokens(now)

@@ -10,10 +10,11 @@ Invariants. What others are owed is never negative, and nothing once they are go
 
 from __future__ import annotations
 
+from math import expm1
 from typing import Final
 
 from gateway.choose.pace import Pace
-from gateway.choose.price import Footprint, Price
+from gateway.choose.price import BUSY_S, Footprint, Price
 from gateway.choose.waiting import Waiting
 from gateway.record import Value
 from gateway.vocabulary import Seconds, Tokens
@@ -45,8 +46,8 @@ class Target:
     """Of one replica."""
 
     __slots__ = (
-        "_others", "_price", "busy", "congestion", "degree", "dropped", "footprint", "pace", "read",
-        "sent", "unseen", "waiting",
+        "_busy_s", "_looked_at", "_others", "_price", "busy", "congestion", "degree", "dropped",
+        "footprint", "pace", "read", "sent", "unseen", "waiting",
     )  # fmt: skip
 
     def __init__(self, pace: Pace, price: Price) -> None:
@@ -58,6 +59,8 @@ class Target:
         self.congestion = price.congestion(0.0)
         self._price = price
         self._others: dict[str, Part] = {}  # by gateway
+        self._looked_at: Seconds | None = None
+        self._busy_s: Seconds = 0.0  # by the pace's count then
         # Our own part, as `Part` has it.
         self.sent: Tokens = 0
         self.read: Tokens = 0
@@ -67,10 +70,15 @@ class Target:
     def __repr__(self) -> str:
         return f"<Target {self.pace!r} {self.footprint!r}, {self.busy:.2f} busy>"
 
-    def look(self, now: Seconds, weight: float) -> None:
-        """Is it busy now? `weight` of this look among those before."""
-        self.busy += weight * ((self.pace.wait_s(now) > 0.0 or self.pace.owed > 0) - self.busy)
-        self.congestion = self._price.congestion(self.busy)
+    def look(self, now: Seconds) -> None:
+        """How busy has it been since the last look? The first one begins to count."""
+        busy_s, looked_at = self.pace.busy_s(now), self._looked_at
+        if looked_at is not None and now > looked_at:
+            passed_s = now - looked_at
+            share = (busy_s - self._busy_s) / passed_s
+            self.busy -= expm1(-passed_s / BUSY_S) * (share - self.busy)
+            self.congestion = self._price.congestion(self.busy)
+        self._looked_at, self._busy_s = now, busy_s
 
     def part(self) -> Part:
         """Our own."""
