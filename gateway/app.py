@@ -216,7 +216,7 @@ class House(Panel):
         sock = listen(settings) if worker is None else worker.link
         addresses = () if worker is None else worker.addresses
         link = Link(settings, self._peer_news, (monotonic, wall), sock, addresses)
-        self._peer_news.peers = link.peers
+        self._peer_news.link(link.peers, link.wake)
         return link
 
     async def _scrape(self) -> Collector:

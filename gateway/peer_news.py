@@ -10,7 +10,7 @@ A row is told by every gateway of itself; each room keeps them apart by gateway,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import astuple
@@ -52,43 +52,69 @@ class PeerNews:
         self._demand_rows: dict[Key, Row] = {}
         self._demand_at = -DEMAND_EVERY_S
         self._replicas: dict[ReplicaId, Replica] = {}
+        self._stirred: set[ReplicaId] = set()
+        """Replicas whose rows may be others than they were told."""
         self.peers: Peers | None = None
         """Once there is a link."""
+        self._wake: Callable[[], object] | None = None
+        life.gate.on_change = self._stir
 
     def __repr__(self) -> str:
         return f"<PeerNews of {len(self._replicas)} replicas>"
 
+    def link(self, peers: Peers, wake: Callable[[], object]) -> None:
+        """There are others, and `wake` has them told what has changed."""
+        self.peers = peers
+        self._wake = wake
+        for replica in self._replicas.values():
+            replica.on_change = self._stir
+
     # What others are told
+
+    def _stir(self, replica: ReplicaId) -> None:
+        """What we have there has changed. O(1)."""
+        if self._wake is not None:
+            self._stirred.add(replica)
+            self._wake()
 
     def rows(self) -> Rows:
         """All of ours."""
         tenancy = self._tenants
         tenants = self._tenant_rows(() if tenancy is None else tenancy.members)
-        return self._replica_rows() | tenants | self._model_rows()
+        return self._replica_rows(self._replicas) | tenants | self._model_rows()
 
     def news(self) -> Rows:
-        """Every replica's and model's, and those of tenants who have been here since the last
-        call."""
-        rows = self._replica_rows() | self._model_rows()
+        """Those of replicas that were stirred, of models now and then, and of tenants who have been
+        here since the last call."""
+        rows = self._replica_rows(self._stirred) | self._model_rows()
         tenancy = self._tenants
         if tenancy is not None and tenancy.touched:
             touched, tenancy.touched = tenancy.touched, set()
             rows |= self._tenant_rows(touched)
         return rows
 
-    def _replica_rows(self) -> dict[Key, Row]:
-        """Of those that have ever had anything."""
-        gate, chooser = self._gate, self._chooser
+    def _replica_rows(self, names: Iterable[ReplicaId]) -> dict[Key, Row]:
+        """Of those that have ever had anything. The prompts of unary requests are begun by the
+        clock, so who has anything un-begun is looked at again though nobody stirs it."""
+        gate, chooser, replicas = self._gate, self._chooser, self._replicas
         rows: dict[Key, Row] = {}
-        for name, replica in self._replicas.items():
+        restless: set[ReplicaId] = set()
+        for name in names:
+            replica = replicas.get(name)
+            if replica is None:
+                continue
+            held = gate.part(name)
             row = (
                 replica.own_requests,
                 replica.own_prompt_tokens,
-                *astuple(gate.part(name)),
+                *astuple(held),
                 *astuple(chooser.part(name)),
             )
             if any(row):
                 rows[Topic.REPLICA, name] = row
+            if held.unbegun:
+                restless.add(name)
+        self._stirred = restless
         return rows
 
     def _tenant_rows(self, names: Iterable[str]) -> dict[Key, Row]:
@@ -118,8 +144,10 @@ class PeerNews:
         return self._demand_rows
 
     def hurry(self, _: ModelName) -> None:
-        """The demand for this model is to be told at the next opportunity."""
+        """The demand for this model is to be told at once."""
         self._demand_at = -DEMAND_EVERY_S
+        if self._wake is not None:
+            self._wake()
 
     def of_others(self, model: ModelName) -> list[Share]:
         """See `demand.OtherShares`."""
@@ -191,6 +219,7 @@ class PeerNews:
     def joined(self, replica: Replica) -> None:
         """Others may have known it before us."""
         self._replicas[replica.id] = replica
+        replica.on_change = self._stir if self._wake is not None else None
         if self.peers is not None:
             for peer, row in self.peers.rows_of((Topic.REPLICA, replica.id)):
                 self._at_replica(replica, peer, row)
@@ -201,6 +230,8 @@ class PeerNews:
     def left(self, replica: Replica) -> None:
         """There is nothing of ours there any more."""
         del self._replicas[replica.id]
+        self._stirred.discard(replica.id)
+        replica.on_change = None
 
 
 def _queued(row: Row | None) -> bool:

@@ -16,7 +16,15 @@ from typing import Final, Self
 
 from gateway.fleet.health import Standing
 from gateway.kv_cache import EngineFacts
-from gateway.vocabulary import Health, ModelCard, ModelName, ReplicaAddress, Role, Tokens
+from gateway.vocabulary import (
+    Health,
+    ModelCard,
+    ModelName,
+    ReplicaAddress,
+    ReplicaId,
+    Role,
+    Tokens,
+)
 
 NO_MODELS: Final[Mapping[ModelName, ModelCard]] = MappingProxyType({})
 
@@ -37,6 +45,7 @@ class Replica:
         "inflight_prompt_tokens",
         "inflight_requests",
         "models",
+        "on_change",
         "on_idle",
         "others_prompt_tokens",
         "others_requests",
@@ -55,6 +64,8 @@ class Replica:
         self.others_requests = 0
         self.others_prompt_tokens: Tokens = 0
         self.on_idle: Callable[[], None] | None = None  # set while no source names it
+        self.on_change: Callable[[ReplicaId], None] | None = None
+        """Our own part has changed; set while there are other gateways."""
 
     def __repr__(self) -> str:
         return (
@@ -133,12 +144,19 @@ class Lease:
         replica.inflight_requests += 1
         replica.inflight_prompt_tokens += tokens
         self._owed_tokens += tokens
+        if replica.on_change is not None:
+            replica.on_change(replica.id)
         return self
 
     def prefilled(self) -> None:
         """The first byte is here: the prompt has been read. Gives its tokens back, once."""
-        self._replica.inflight_prompt_tokens -= self._owed_tokens
+        if not self._owed_tokens:
+            return
+        replica = self._replica
+        replica.inflight_prompt_tokens -= self._owed_tokens
         self._owed_tokens = 0
+        if replica.on_change is not None:
+            replica.on_change(replica.id)
 
     def __exit__(
         self,
@@ -150,5 +168,7 @@ class Lease:
         replica.inflight_prompt_tokens -= self._owed_tokens
         self._owed_tokens = 0
         replica.inflight_requests -= 1
+        if replica.on_change is not None:
+            replica.on_change(replica.id)
         if replica.on_idle is not None and not replica.own_requests:
             replica.on_idle()

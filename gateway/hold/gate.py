@@ -44,6 +44,8 @@ from gateway.order import CLASSES
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.clock import Clock
     from gateway.kv_cache import EngineFacts
     from gateway.settings import HoldSettings
@@ -73,6 +75,8 @@ class Gate:
         self._lanes: dict[ReplicaId, Lane] = {}
         self._mean_output = PRIOR_OUTPUT_TOKENS
         self._expected = int(self._mean_output)
+        self.on_change: Callable[[ReplicaId], None] = _nobody
+        """Who waits for a replica, or has waited and been given a turn there, is another."""
 
     def __repr__(self) -> str:
         return f"<Gate {self.crowd!r} {list(self._lanes.values())!r}>"
@@ -124,6 +128,7 @@ class Gate:
         self._make_room(waiter, now)
         self.crowd.join(waiter)
         lane.queue.push(waiter)
+        self.on_change(lane.replica)
         self.serve(lane, now)
         if waiter.is_waiting:
             if waiter.turn.claim is not None:
@@ -177,6 +182,7 @@ class Gate:
                 break
             queue.take(waiter)
             self.crowd.leave(waiter)
+            self.on_change(lane.replica)
             waiter.turn.waiter = waiter
             if waiter.turn.claim is not None:
                 waiter.turn.claim.goes()
@@ -202,6 +208,7 @@ class Gate:
     def _leave(self, waiter: Waiter) -> None:
         waiter.lane.queue.remove(waiter)
         self.crowd.leave(waiter)
+        self.on_change(waiter.lane.replica)
 
     def _send_away(self, waiter: Waiter, error: GatewayError | ChooseAgain) -> None:
         self._leave(waiter)
@@ -314,3 +321,7 @@ class Gate:
             asked = [waiter for waiter in self.crowd if waiter.lane is longest]
             for waiter in asked[-ASK_AT_ONCE:]:
                 self._send_away(waiter, ChooseAgain())
+
+
+def _nobody(_: ReplicaId) -> None:
+    """Needs to know."""

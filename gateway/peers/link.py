@@ -1,8 +1,11 @@
 """The socket between gateways: what is ours goes out, what is theirs comes in.
 
 UDP, because a figure that is late is worth nothing and the next one replaces it: nothing is ever
-sent again, nobody is waited for, and there are no connections to keep. Changes go out within
-`tell_every_s`, all we have every `whole_every_s`, or at once where somebody who is new asks.
+sent again, nobody is waited for, and there are no connections to keep. A change goes out in the
+tick after it, unless something was told less than `tell_every_s` ago: then as soon as that is over,
+with all that has changed until then. All we have goes out every `whole_every_s`, or at once where
+somebody who is new asks. So where little happens all of it is told at once, where much happens what
+is told costs no more, and where nothing does, nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
     from gateway.peers.rows import Datagram, Rows
     from gateway.settings import PeersSettings
 
-FORGET_EVERY_S: Final = 1.0
+SWEEP_EVERY_S: Final = 0.1
+"""How often it is looked who has fallen silent, and what has changed of itself."""
 RECEIVE_BYTES: Final = 1 << 20
 """Of datagrams that came while we were busy."""
 
@@ -44,7 +49,7 @@ class Rooms(Protocol):
         """All of ours, as they are now."""
 
     def news(self) -> Rows:
-        """Those that may be others than at the last call."""
+        """Those that may be others than at the last call of either."""
 
     def heard(self, changes: Sequence[Change]) -> None:
         """Others' have changed."""
@@ -88,6 +93,8 @@ class Link(asyncio.DatagramProtocol):
         self._book.found(self._siblings)
         self._names: list[str] = []
         self._transport: asyncio.DatagramTransport | None = None
+        self._timer: asyncio.Handle | None = None  # until what has changed is told
+        self._told_at = -inf
         self._is_asked = True  # to tell everything
         self._complaint: str | None = None
         self.datagrams: Final = Counter[str]()  # by what became of them
@@ -106,6 +113,8 @@ class Link(asyncio.DatagramProtocol):
                 tasks.create_task(self._find(), name="find peers")
                 tasks.create_task(self._speak(), name="speak to peers")
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             self._say([self._voice.goodbye()])
             if self._transport is not None:
                 self._transport.close()
@@ -132,12 +141,15 @@ class Link(asyncio.DatagramProtocol):
         self._book.spoke(address, said.name, now)
         if said.name == self.name:
             return
-        self._is_asked = self._is_asked or said.asks
         if said.placements and self.peers.is_newest(said):
             self._rooms.placed(said.placements)
         changes = self.peers.hear(said, now)
         if changes:
             self._rooms.heard(changes)
+        if said.asks:
+            self._is_asked = True
+            self._count()
+            self.wake()
 
     def error_received(self, exc: Exception) -> None:
         """Nobody listens there, or not any more: others may."""
@@ -145,42 +157,59 @@ class Link(asyncio.DatagramProtocol):
 
     # What goes out
 
+    def wake(self) -> None:
+        """Something of ours has changed. O(1) until it is told."""
+        if self._timer is not None or not self._names[1:]:
+            return
+        loop = asyncio.get_running_loop()
+        wait_s = self._told_at + self._settings.tell_every_s - self._clock()
+        if wait_s > 0.0:
+            self._timer = loop.call_later(wait_s, self._tell)
+        else:
+            self._timer = loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        """What has changed, or everything to who asks."""
+        self._timer = None
+        if self._is_asked:
+            self._tell_all()
+        said = self._voice.placed(self._rooms.placements())
+        said += self._voice.delta(self._rooms.news())
+        if said:
+            self._told_at = self._clock()
+            self._say(said)
+
+    def _tell_all(self, *, asks: bool = False) -> None:
+        self._is_asked = False
+        self._say(self._voice.whole(self._rooms.rows(), asks=asks))
+
     async def _speak(self) -> None:
         settings, clock = self._settings, self._clock
-        whole_at = forget_at = clock()
+        whole_at = clock()
         asks = True
         while True:
             now = clock()
             try:
-                if now >= forget_at:
-                    forget_at = now + FORGET_EVERY_S
-                    self._book.forget(now)
-                placements = self._rooms.placements()
-                if placements:
-                    self._say(self._voice.placed(placements))
+                self._book.forget(now)
                 gone = self.peers.expire(now)
                 if gone:
                     self._rooms.heard(gone)
                 self._count()
                 if now >= whole_at or self._is_asked:
                     whole_at = now + settings.whole_every_s
-                    self._tell(asks=asks)
+                    self._tell_all(asks=asks)
                     asks = False
                 else:
-                    self._say(self._voice.delta(self._rooms.news()))
+                    self.wake()
             except Exception:
                 log.exception("speaking to other gateways has a bug")
-            await asyncio.sleep(settings.tell_every_s)
+            await asyncio.sleep(min(SWEEP_EVERY_S, settings.whole_every_s))
 
     def _count(self) -> None:
         names = sorted([self.name, *(peer.name for peer in self.peers.present)])
         if names != self._names:
             self._names = names
             self._rooms.beside(names, names.index(self.name))
-
-    def _tell(self, *, asks: bool) -> None:
-        self._is_asked = False
-        self._say(self._voice.whole(self._rooms.rows(), asks=asks))
 
     def _say(self, datagrams: Sequence[Datagram]) -> None:
         transport = self._transport

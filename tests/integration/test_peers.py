@@ -60,6 +60,12 @@ def heard(house: RunningHouse) -> int:
     return 0 if link is None else len(link.peers.present)
 
 
+def datagrams_of(house: RunningHouse) -> Mapping[str, int]:
+    link = house.house.link
+    assert link is not None
+    return link.datagrams
+
+
 async def within(law: Callable[[], bool], within_s: float = SOON_S) -> None:
     await until(law, within_s=within_s)
 
@@ -77,6 +83,40 @@ def test_each_knows_within_a_moment_what_the_others_have_in_flight() -> None:
             assert two.replicas[0].own_requests == 0
             await wire.close()  # it leaves: nothing is in flight any more, anywhere
             await within(lambda: not any(each.ledgers[0][0] for each in (one, two, three)))
+
+    run(law())
+
+
+def test_a_change_is_told_at_once_and_the_next_ones_when_it_is_time() -> None:
+    async def law() -> None:
+        seldom = {"tell_every_s": 600.0, "whole_every_s": 600.0, "silent_s": 700.0}
+        async with (
+            running_sim(a_sim(speed=0.0005)) as sim,
+            gateways(2, sim.url, peers=seldom) as (one, two),
+        ):
+            told = datagrams_of(one)["sent"]
+            async with one.wire() as wire:
+                await wire.send(a_post(a_chat(max_tokens=400, stream=True)))
+                await within(lambda: two.ledgers[0][0] == 1)
+                await wire.close()
+            await within(lambda: one.ledgers[0][0] == 0)
+            await asyncio.sleep(0.5)
+            assert two.ledgers[0][0] == 1, "not yet"
+            assert datagrams_of(one)["sent"] - told <= 2, "a prompt and a row"
+
+    run(law())
+
+
+def test_who_has_nothing_new_says_nothing() -> None:
+    async def law() -> None:
+        async with (
+            running_sim(a_sim()) as sim,
+            gateways(2, sim.url, peers={"whole_every_s": 600.0, "silent_s": 700.0}) as both,
+        ):
+            await asyncio.sleep(0.3)  # what they are asked as they come is answered
+            sent = [datagrams_of(each)["sent"] for each in both]
+            await asyncio.sleep(0.5)
+            assert [datagrams_of(each)["sent"] for each in both] == sent
 
     run(law())
 
