@@ -49,9 +49,9 @@ class Pace:
     """The clock and the learnt rate of one replica. O(1) per event, spread over its prompts."""
 
     __slots__ = (
-        "_busy_s", "_counted_at", "_done", "_is_clear", "_is_joint", "_is_pinned", "_n", "_prior_per_s", "_since", "_sx",
-        "_sxx", "_sxy", "_sy", "_unseen", "_weight", "free_at", "has_learnt", "others_owed", "owed",
-        "rate_per_s",
+        "_busy_s", "_counted_at", "_done", "_is_clear", "_is_joint", "_is_pinned", "_n",
+        "_prior_per_s", "_since", "_sx", "_sxx", "_sxy", "_sy", "_unseen", "_weight", "free_at",
+        "has_learnt", "others_owed", "owed", "rate_per_s",
     )  # fmt: skip
 
     def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
