@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from gateway.peers.book import Address, Book
+from gateway.peers.rows import Kind
 from gateway.peers.share import Change, Peers
 from gateway.peers.voice import Voice
 from gateway.peers.wire import MOST_SECRET_BYTES, Unreadable, decode, encode
@@ -146,9 +147,10 @@ class Link(asyncio.DatagramProtocol):
         changes = self.peers.hear(said, now)
         if changes:
             self._rooms.heard(changes)
+        if said.name not in self._names or said.kind is Kind.GOODBYE:
+            self._count()
         if said.asks:
             self._is_asked = True
-            self._count()
             self.wake()
 
     def error_received(self, exc: Exception) -> None:
