@@ -5,8 +5,10 @@ Class by class, strictly; within a class the least due instant:
     with a deadline or objective   that instant
     without                        arrival + PATIENCE_S + uncached tokens x AGING_S_PER_TOKEN
 
-A due instant does not change while a request waits, so waiting longer only brings it forward:
-nobody starves, and a thousand uncached tokens count as one second of waiting.
+Uncached tokens are those of whoever went alone: what an earlier prompt that still waits will bring
+into the cache counts as uncached, or those that follow would overtake their leader and find
+nothing. A due instant does not change while a request waits, so waiting longer only brings it
+forward: nobody starves, and a thousand uncached tokens count as one second of waiting.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class HoldSettings(Section):
         "its engine's max_num_batched_tokens; null sends everything at once",
     )
     commit_s: float | None = Field(
-        0.25,
+        0.5,
         gt=0,
         description="the same in seconds of what the replica has shown to read, where that is less "
         "(but 2048 tokens): what waits here can still be overtaken, and sent elsewhere; null: only "

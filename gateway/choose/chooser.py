@@ -104,6 +104,11 @@ class Claim(Protocol):
     def uncached(self) -> Tokens | None:
         """Prompt tokens that the replica does not hold; None where the policy does not know."""
 
+    @property
+    def alone(self) -> Tokens | None:
+        """The same without what is only on its way there: what it would have to prefill if it went
+        before those it shares its beginning with. It waits in the order of this."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -187,6 +192,7 @@ class _NoClaim:
     wants_report = False
 
     uncached: Final[Tokens | None] = None
+    alone: Final[Tokens | None] = None
 
     def __enter__(self) -> Self:
         return self

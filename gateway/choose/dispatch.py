@@ -16,7 +16,7 @@ from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import Instant, KvSource
 from gateway.choose.ruler import Ruler
 from gateway.choose.stretch import End, Given, Lesson
-from gateway.choose.text_chain import Prompt
+from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import TextIndex
 from gateway.kv_cache import Certainty
 from gateway.record import Value
@@ -131,6 +131,13 @@ class Dispatch:
 
     def __repr__(self) -> str:
         return f"<Dispatch {self._predicted} tokens predicted, {self._settled} settled>"
+
+    @property
+    def read_bytes(self) -> int:
+        """Of its prompt, how much the replica had read of others when it was sent: what is only on
+        its way there is not counted."""
+        read = min(self._unread_from, len(self.hashes))
+        return MARKS[read - 1] if read else 0
 
     def watch(self) -> None:
         """Its hit will be settled: remember from now on how the replica's blocks change."""

@@ -20,7 +20,7 @@ class Owed:
     """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
 
     __slots__ = (
-        "_crowded", "_dispatch", "_place", "_target", "_use", "owed", "uncached", "work",
+        "_crowded", "_dispatch", "_place", "_target", "_use", "alone", "owed", "uncached", "work",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +41,7 @@ class Owed:
         self.work: Tokens = 0  # of its prefill
         self.owed: Tokens = 0  # of that, by a stream's first byte
         self.uncached: Tokens | None = uncached
+        self.alone: Tokens | None = uncached
 
     def __repr__(self) -> str:
         return f"<Owed {self.owed}, {self._use}>"

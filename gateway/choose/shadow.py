@@ -196,6 +196,11 @@ class Shadowed:
         """The live one's."""
         return self._claims[0].uncached
 
+    @property
+    def alone(self) -> Tokens | None:
+        """The live one's."""
+        return self._claims[0].alone
+
     def __enter__(self) -> Self:
         for claim in self._claims:
             claim.__enter__()

@@ -30,13 +30,14 @@ LATE_S: Final = 60.0
 class Ticket:
     """A request that waits. Used once: who waits again has another. Owned by its queue.
 
-    `since` is its arrival; `group` names what it begins with, None where it is nothing to share;
-    `work_s` how long its prefill is believed to take; `deadline` the instant by which its first
-    byte must come.
+    `since` is its arrival; `alone` what it would have to prefill if it went before those it shares
+    its beginning with, by which it is due: who follows does not overtake its leader; `group` names
+    what it begins with, None where it is nothing to share; `work_s` how long its prefill is
+    believed to take; `deadline` the instant by which its first byte must come.
     """
 
     __slots__ = (
-        "account", "charge", "deadline", "due", "group", "is_waiting", "number",
+        "account", "alone", "charge", "deadline", "due", "group", "is_waiting", "number",
         "output", "since", "size_bytes", "tenant", "uncached", "work_s",
     )  # fmt: skip
 
@@ -55,6 +56,7 @@ class Ticket:
         self.since = since
         self.uncached = uncached
         self.output = output
+        self.alone = uncached
         self.charge = charge_of(uncached, output)
         self.deadline = deadline
         self.group = group
@@ -81,7 +83,7 @@ class Ticket:
     @property
     def place(self) -> Place:
         """Where it stands among those who wait, as long as what it wants can be had."""
-        return place(self.tenant, self.deadline, self.since, self.uncached)
+        return place(self.tenant, self.deadline, self.since, self.alone)
 
     def is_hopeless(self, now: Seconds) -> bool:
         """Can its deadline not be met any more, even if it went at once?"""
@@ -89,7 +91,7 @@ class Ticket:
 
     def late_due(self) -> Seconds:
         """When it is due if that cannot be had."""
-        return self.since + LATE_S + self.uncached * AGING_S_PER_TOKEN
+        return self.since + LATE_S + self.alone * AGING_S_PER_TOKEN
 
 
 T = TypeVar("T", bound=Ticket)

@@ -53,6 +53,10 @@ class Client(Protocol):
 class Claim(Protocol):
     """What the policy that chose remembers."""
 
+    @property
+    def alone(self) -> Tokens | None:
+        """What it would have to prefill if it went before those it shares its beginning with."""
+
     def waits(self, place: Place) -> None: ...
 
     def goes(self) -> None: ...
@@ -82,6 +86,8 @@ class Waiter(Ticket):
             deadline=request.deadline,
             group=_group(request),
         )
+        if turn.claim is not None and turn.claim.alone is not None:
+            self.alone = turn.claim.alone
         self.turn = turn
         self.lane = turn.lane
         self.client = client

@@ -19,9 +19,10 @@ from typing import Final
 
 import tests.bench.peers.__main__ as peers
 from tests.bench.machine import describe
-from tests.bench.routing.adapters import ABLATIONS, GATEWAY, OURS
+from tests.bench.routing.adapters import ABLATIONS, GATEWAY, HELD, OURS
 from tests.bench.routing.comparators import COMPARATORS
 from tests.bench.routing.figures import Figure, figures, ideal_hit_ratio
+from tests.bench.routing.held import Held
 from tests.bench.routing.report import Record, WorkloadRecord, table, write
 from tests.bench.routing.several import GATEWAYS
 from tests.bench.routing.workloads import WORKLOADS, Source, Unavailable, Workload
@@ -143,7 +144,7 @@ def _measure(
         arrivals = workload.draw(source)
         ideal = ideal_hit_ratio(arrivals)
         for policy, factory in policies.items():
-            world = World(workload.specs)
+            world = Held(workload.specs) if policy == HELD else World(workload.specs)
             router = factory(workload.specs, world, Random(f"{source.seed}/{policy}"))
             run = world.run(arrivals, router)
             found[policy].append({**figures(run), Figure.IDEAL: ideal})

@@ -41,6 +41,10 @@ BYTES_PER_TOKEN: Final = 4
 OURS: Final = "headrace/"
 """What the names of the gateway's own policies begin with."""
 
+HELD: Final = OURS + "cache-aware-held"
+"""The default policy before the gateway's own queues, as it runs; without them it is alone, as the
+others are."""
+
 
 @lru_cache(maxsize=65_536)
 def block_bytes(block: int) -> bytes:
@@ -110,6 +114,10 @@ class GatewayRouter:
         self._owed[arrival.number] = arrival.prompt_tokens
         return view.index
 
+    def claim(self, arrival: Arrival) -> Claim:
+        """On what was chosen for it."""
+        return self._claims[arrival.number]
+
     def first_token(self, arrival: Arrival, replica: int, now: float) -> None:
         """The first byte came back: its prefill is no longer owed."""
         self.views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number)
@@ -167,6 +175,7 @@ def _priced(
 GATEWAY: Final[Mapping[str, RouterFactory]] = MappingProxyType(
     {OURS + name: partial(_as_set, name) for name in POLICIES}
     | {OURS + "cache-aware-sized": partial(_sized, "cache-aware")}
+    | {HELD: partial(_as_set, "cache-aware")}
 )
 
 ATTENTION: Final = 50_000

@@ -173,6 +173,7 @@ class World:
         engine = self._engines[index]
         jobs, engine.stint = engine.jobs, None
         for job in jobs:
+            self._left(job, index)
             router.ended(job.arrival, index, now, None)
             if job.first_token_at_s is None:
                 self._dispatch(Job(job.arrival, job.arrived_at_s), now, router)
@@ -180,7 +181,9 @@ class World:
                 self._end(job, index, now)
 
     def _dispatch(self, job: Job, now: float, router: Router) -> None:
-        index = router.choose(job.arrival, now)
+        self._submit(job, router.choose(job.arrival, now), now)
+
+    def _submit(self, job: Job, index: int, now: float) -> None:
         engine = self._engines[index]
         before = engine.stint.ends_at_s if engine.stint else None
         engine.submit(job, now)
@@ -193,13 +196,21 @@ class World:
             return  # that stint was cut short, or its replica has died
         answered, ended = engine.finish()
         for job in answered:
+            self._answered(job, index, now)
             router.first_token(job.arrival, index, now)
         for job in ended:
+            self._left(job, index)
             router.ended(job.arrival, index, now, job.hit_tokens)
             self._end(job, index, now)
         stint = engine.stint
         if stint is not None:
             self._happens(stint.ends_at_s, _Kind.STEPPED, index, None)
+
+    def _answered(self, job: Job, index: int, now: float) -> None:
+        """It had its first token."""
+
+    def _left(self, job: Job, index: int) -> None:
+        """Its replica has it no longer."""
 
     def _end(self, job: Job, index: int, now: float) -> None:
         if job.first_token_at_s is None:

@@ -92,3 +92,18 @@ def test_whoever_is_sent_or_leaves_waits_no_longer() -> None:
     assert busy.where(100)[1] == pytest.approx(3.0)
     assert not busy.scorer.target(A.id).waiting
     assert busy.scorer.target(A.id).pace.owed == 3_000
+
+
+def test_what_is_only_on_its_way_is_not_there_for_whoever_would_go_first() -> None:
+    busy = Busy()
+    leader = busy.sent(A, "z", 3_000)
+    follower = busy.sent(A, "z", 3_000)
+    assert (leader.uncached, leader.alone) == (3_000, 3_000)
+    assert follower.uncached is not None
+    assert follower.uncached < 300, "it will find what its leader brings"
+    assert follower.alone == 3_000
+    leader.first_byte(1.0)
+    again = busy.sent(A, "z", 3_000)
+    assert again.alone == again.uncached == follower.uncached
+    stranger = busy.sent(A, "0", 3_000)
+    assert stranger.alone == 3_000

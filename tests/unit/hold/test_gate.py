@@ -252,8 +252,9 @@ def test_who_waits_chooses_again_when_another_replica_has_nothing_to_do(
 class Claim:
     """What the policy is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, alone: int | None = None) -> None:
         self.told: list[object] = []
+        self.alone = alone
 
     def waits(self, place: object) -> None:
         self.told.append(place)
@@ -295,3 +296,26 @@ def test_the_policy_is_told_who_waits_and_where_and_who_no_longer(clock: ManualC
         assert claims[2].told == [places[1], "goes", "first byte"]
 
     asyncio.run(scenario())
+
+
+def test_who_follows_does_not_overtake_its_leader(clock: ManualClock) -> None:
+    gate = a_gate(clock, alike_in_a_row=1)
+    order: list[str] = []
+
+    async def live(name: str, tokens: int, alone: int) -> None:
+        turn = gate.turn(a_request(SOME, tokens), R1, tokens, Client(), Claim(alone))
+        with await turn as given:
+            order.append(name)
+            await rest()
+            given.first_byte(clock())
+
+    async def scenario() -> None:
+        with await a_turn(gate, tokens=1000) as first:
+            names = [("leader", 900, 900), ("follower", 20, 900), ("another", 500, 500)]
+            tasks = [asyncio.create_task(live(*each)) for each in names]
+            await rest()
+            first.first_byte(clock())
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert order == ["another", "leader", "follower"]
