@@ -24,7 +24,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "chrome-headless-shell")
+NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 FLAGS: Final = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -62,7 +62,7 @@ class Page:
             self.complaints.append(json.dumps(params["args"])[:500])
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.complaints.append(json.dumps(params["entry"])[:500])
-        elif method == "Audits.issueAdded":
+        elif method == "Audits.issueAdded" and params["issue"]["code"] != "PerformanceIssue":
             self.complaints.append(json.dumps(params["issue"])[:500])
 
     async def js(self, expression: str) -> Any:
@@ -77,7 +77,7 @@ class Page:
     async def until(self, expression: str, *, within_s: float = 15.0) -> None:
         """Look until it is true. Raises TimeoutError."""
         async with asyncio.timeout(within_s):
-            while not await self.js(expression):
+            while not await self.js(f"Boolean({expression})"):
                 await asyncio.sleep(0.05)
 
     async def press(self, key: str, *, shift: bool = False) -> None:
@@ -161,6 +161,7 @@ class Browser:
             await page.send(f"{domain}.enable")
         await page.resize(width, height)
         await page.send("Page.navigate", url=url)
+        await page.until("location.href != 'about:blank' && document.readyState == 'complete'")
         return page
 
 

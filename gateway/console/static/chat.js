@@ -1,6 +1,6 @@
 // One conversation through the gateway, as any client would have it, and what it was like.
 
-import { at, duration, el, put, rows } from "./dom.js";
+import { at, duration, el, put, rows, short } from "./dom.js";
 import { events, refusal } from "./stream.js";
 
 const MOST_TOKENS = 512;
@@ -135,7 +135,7 @@ function summary({ began, first, ended, usage, decision }) {
   if (first !== null) spoken.push(el("span", { class: "chip", text: `first token ${duration((first - began) / 1000)}` }));
   const tokens = usage?.completion_tokens ?? 0;
   if (first !== null && tokens > 1 && ended > first) {
-    spoken.push(el("span", { class: "chip", text: `${((tokens - 1) / ((ended - first) / 1000)).toFixed(1)} tokens/s` }));
+    spoken.push(el("span", { class: "chip", text: `${short((tokens - 1) / ((ended - first) / 1000))} tokens/s` }));
   }
   const cached = usage?.prompt_tokens_details?.cached_tokens;
   if (cached) spoken.push(el("span", { class: "chip", text: `${cached} of ${usage.prompt_tokens} prompt tokens cached` }));

@@ -10,6 +10,7 @@ import { History } from "./history.js";
 import { showDemand, showQueue } from "./queue.js";
 import { Stream } from "./stream.js";
 
+const SAID_FOR_MS = 10_000;
 const THEMES = ["auto", "light", "dark"];
 
 const history = new History();
@@ -19,6 +20,7 @@ let latest = null;
 let point = null;
 let isPaused = false;
 let theme = 0;
+let saying = 0;
 
 const chat = new Chat(() => key);
 
@@ -29,6 +31,14 @@ function show() {
   showDemand(latest, history);
   showHeat(latest);
   showDecisions(latest);
+}
+
+/** Say it aloud, and show it for a while. */
+function say(text) {
+  clearTimeout(saying);
+  at("news").textContent = "";
+  requestAnimationFrame(() => put(at("news"), text));
+  saying = setTimeout(() => put(at("news"), ""), SAID_FOR_MS);
 }
 
 /** Changes of replicas' states are told aloud; figures, which change every second, are not. */
@@ -43,7 +53,7 @@ function tellNews(replicas) {
   for (const id of health.keys()) if (!here.has(id)) said.push(`${id} has left.`);
   health.clear();
   for (const { id, health: now } of replicas) health.set(id, now);
-  if (said.length) put(at("news"), said.slice(0, 4).join(" ") + (said.length > 4 ? ` And ${said.length - 4} more.` : ""));
+  if (said.length) say(said.slice(0, 3).join(" ") + (said.length > 3 ? ` And ${said.length - 3} more.` : ""));
 }
 
 function summary() {
@@ -87,10 +97,7 @@ at("pause").addEventListener("click", () => {
   put(at("pause"), isPaused ? "Resume" : "Pause");
   if (!isPaused && latest) show();
 });
-at("summary").addEventListener("click", () => {
-  at("news").textContent = "";
-  requestAnimationFrame(() => put(at("news"), summary()));
-});
+at("summary").addEventListener("click", () => say(summary()));
 at("theme").addEventListener("click", () => {
   theme = (theme + 1) % THEMES.length;
   const name = THEMES[theme];

@@ -28,7 +28,7 @@ export function explained({ chosen, reason, runner_up: other, candidates }, name
     case "cached":
       return `Holds ${long(chosen.hit_tokens)} tokens of it; ${rival} ${other.hit_tokens ? long(other.hit_tokens) : "none"}.`;
     case "wait":
-      return `Free in ${duration(chosen.wait_s)}; ${rival} in ${duration(other.wait_s)}.`;
+      return `Free ${chosen.wait_s > 0.0005 ? `in ${duration(chosen.wait_s)}` : "at once"}; ${rival} in ${duration(other.wait_s)}.`;
     case "cost":
       return delay(other) === null
         ? `Least work of ${candidates}; ${rival} is next.`

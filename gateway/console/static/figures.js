@@ -11,20 +11,20 @@ const FIGURES = [
     more: (p) => `${short(p.open)} open`, main: (p) => p.requestsPerS,
   },
   {
-    title: "Generated", unit: "tokens per second", value: (p) => rate(p.tokensPerS),
-    more: (p) => `${short(p.output)} in all`, main: (p) => p.tokensPerS,
+    title: "Streamed", unit: "chunks per second", value: (p) => rate(p.chunksPerS),
+    more: (p) => (p.output ? `${short(p.output)} tokens counted` : "no tokens counted"), main: (p) => p.chunksPerS,
   },
   {
     title: "First token", unit: "TTFT, median of 10 s", value: (p) => duration(p.ttft50),
-    more: (p) => `95% within ${duration(p.ttft95)}`, main: (p) => p.ttft50, other: (p) => p.ttft95,
+    more: (p) => within(p.ttft95), main: (p) => p.ttft50, other: (p) => p.ttft95,
   },
   {
     title: "Between tokens", unit: "ITL, median of 10 s", value: (p) => duration(p.itl50),
-    more: (p) => `95% within ${duration(p.itl95)}`, main: (p) => p.itl50, other: (p) => p.itl95,
+    more: (p) => within(p.itl95), main: (p) => p.itl50, other: (p) => p.itl95,
   },
   {
     title: "Prompt tokens cached", unit: "of those read in 10 s", value: (p) => percent(p.hitShare),
-    more: (p) => `${short(p.cached)} of ${short(p.prompt)} in all`, main: (p) => p.hitShare, most: 1,
+    more: (p) => (p.prompt ? `${short(p.cached)} of ${short(p.prompt)} in all` : "nobody has asked for usage"), main: (p) => p.hitShare, most: 1,
   },
   {
     title: "In flight", unit: "requests at replicas", value: (p) => short(p.inflight),
@@ -32,6 +32,8 @@ const FIGURES = [
     other: (p) => p.waiting,
   },
 ];
+
+const within = (seconds) => (seconds === null ? "no stream of late" : `95% within ${duration(seconds)}`);
 
 function rate(perSecond) {
   if (perSecond === null) return NONE;

@@ -2,6 +2,7 @@
 
 import { at, count, el, mark, NONE, part, percent, put, rows, short } from "./dom.js";
 
+const MANY = 12;
 const STATES = {
   healthy: "good", suspect: "warn", ejected: "bad", probing: "warn",
   joining: "soft", asleep: "soft", draining: "warn",
@@ -45,7 +46,7 @@ function degree(engine) {
 function update(node, replica, most, isMixed) {
   const { load, engine } = replica;
   put(part(node, "id"), replica.id);
-  put(part(node, "models"), isMixed || !replica.models.length ? replica.models.join(", ") || "has not said what it serves" : "");
+  put(part(node, "models"), isMixed || !replica.models.length ? replica.models.join(", ") || "models unknown" : "");
   put(part(node, "tp"), degree(engine));
   const state = part(node, "state");
   put(state, replica.health);
@@ -63,20 +64,26 @@ function update(node, replica, most, isMixed) {
   mark(part(node, "kv").parentElement, "title", size
     ? `${short(load.held_tokens)} of ${short(size)} tokens held, ${short(load.used_tokens)} by what runs`
     : "It has not said how large its cache is");
-  put(part(node, "pace"), load.tokens_per_s ? `${short(load.tokens_per_s)}/s` : NONE);
+  put(part(node, "pace"), load.tokens_per_s ? short(load.tokens_per_s) : NONE);
   put(part(node, "grade"), load.grade === null ? NONE : load.grade === "approximate" ? "believed" : load.grade);
   mark(part(node, "grade"), "title", GRADES[load.grade] ?? "The policy in use does not think of caches");
 }
 
+/** Where there are many, those that are not as they should be come first. */
+function inOrder(replicas) {
+  if (replicas.length <= MANY) return replicas;
+  return [...replicas].sort((one, other) => (one.health === "healthy") - (other.health === "healthy"));
+}
+
 /** Bring the table up to date. */
 export function showFleet(snapshot) {
-  const { replicas } = snapshot;
+  const replicas = inOrder(snapshot.replicas);
   const most = Math.max(8, ...replicas.map((each) => each.inflight));
   const sets = new Set(replicas.map((each) => each.models.join()));
-  mark(at("fleet"), "data-many", replicas.length > 12 ? "yes" : "no");
+  mark(at("fleet"), "data-many", replicas.length > MANY ? "yes" : "no");
   rows(at("replicas"), replicas, row, (node, replica) => update(node, replica, most, sets.size > 1));
   at("fleet-empty").hidden = replicas.length > 0;
   const ready = replicas.filter((each) => ["healthy", "suspect"].includes(each.health)).length;
-  const what = sets.size === 1 ? ` · ${replicas[0].models.join(", ")}` : "";
+  const what = sets.size === 1 && replicas[0].models.length ? ` · ${replicas[0].models.join(", ")}` : "";
   put(at("fleet-note"), replicas.length ? `${ready} of ${count(replicas.length, "replica")} take work${what}` : "");
 }

@@ -46,7 +46,8 @@ export function showHeat(snapshot) {
   at("heat").hidden = isEmpty;
   const latest = Math.min(...families.map((each) => each.last_ago_s));
   const noun = families.length === 1 ? "family" : "families";
-  put(at("heat-note"), isEmpty ? "" : `${long(families.length)} ${noun}, last asked for: ${ago(latest)}`);
+  const across = replicas.length > ROOM_FOR_FIGURES ? ` on ${replicas.length} replicas` : "";
+  put(at("heat-note"), isEmpty ? "" : `${long(families.length)} ${noun}${across}, last asked for: ${ago(latest)}`);
   if (isEmpty) return;
   const [head, body] = tableParts(at("heat"));
   mark(at("heat"), "data-figures", replicas.length <= ROOM_FOR_FIGURES ? "yes" : "no");

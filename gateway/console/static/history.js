@@ -2,7 +2,7 @@
 // shares and percentiles out of two of them.
 
 const WINDOW_S = 180;
-const LEAST_WINDOW_S = 40;
+const LEAST_WINDOW_S = 20;
 const LATELY_S = 10;
 
 /** The quantile of observations between two distributions, read off inside its bucket. */
@@ -69,7 +69,7 @@ export class History {
     const earlier = this.#before(at - LATELY_S);
     const span = earlier ? at - earlier.at : 0;
     point.requestsPerS = span ? (received - earlier.received) / span : null;
-    point.tokensPerS = span ? (point.output - earlier.output) / span : null;
+    point.chunksPerS = span ? (observed(point.itl) - observed(earlier.itl)) / span : null;
     const read = earlier ? point.prompt - earlier.prompt : 0;
     point.hitShare = read > 0 ? (point.cached - earlier.cached) / read : null;
     point.ttft50 = latency(point.ttft, earlier && earlier.ttft, 0.5, span);
@@ -102,6 +102,9 @@ export class History {
       .filter(([place]) => place >= 0);
   }
 }
+
+/** How many observations a distribution has. */
+const observed = (distribution) => (distribution ? sum(distribution.counts, (count) => count) : 0);
 
 function latency(now, earlier, q, span) {
   return now && span ? quantile(now.bounds, now.counts, earlier && earlier.counts, q) : null;

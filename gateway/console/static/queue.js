@@ -68,6 +68,7 @@ export function showDemand(snapshot, history) {
   const models = [...snapshot.demand]
     .sort((one, other) => other.replicas_needed - one.replicas_needed || other.replicas_ready - one.replicas_ready)
     .slice(0, MOST_MODELS);
+  at("demand-empty").hidden = models.length > 0;
   rows(at("demand"), models, chart, (node, each) => {
     const of = (name) => history.series((point) => {
       const known = point.demand.get(each.model);
