@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from serving.planner.predict import Demand
     from serving.planner.search import Plan
 
-FORMATS = ("args", "replica", "helm", "dra", "json")
+FORMATS = ("args", "replica", "helm", "dra", "platform", "json")
 
 
 class PlanCommand:
@@ -42,8 +42,10 @@ class PlanCommand:
         try:
             if args.list_models:
                 return _list_models()
-            plan = _plan(args)
-            texts = [each for what, path in args.write for each in _texts(what, path, plan)]
+            plan, inventory = _plan(args)
+            texts = [
+                each for what, path in args.write for each in _texts(what, path, plan, inventory)
+            ]
             if all(path != "-" for path, _ in texts):
                 _show(plan)
             for path, text in texts:
@@ -104,7 +106,8 @@ def _list_models() -> int:
     return 0
 
 
-def _plan(args: argparse.Namespace) -> Plan:
+def _plan(args: argparse.Namespace) -> tuple[Plan, Inventory]:
+    """And the GPUs that it is over."""
     from serving.planner.legal import read_split
     from serving.planner.search import Request, search
     from serving.planner.sources import read_model, read_profiles, read_rates
@@ -119,7 +122,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     budget = _budget(args, demand, model.max_len)
     measured, rates = read_profiles(args.profile), read_rates(args.prefill_rate)
     only = None if args.split is None else read_split(args.split)
-    return search(model, _inventory(args), Request(demand, budget, measured, rates, only))
+    inventory = _inventory(args)
+    return search(model, inventory, Request(demand, budget, measured, rates, only)), inventory
 
 
 def _inventory(args: argparse.Namespace) -> Inventory:
@@ -205,12 +209,14 @@ def _show(plan: Plan) -> None:
     show(plan, console if console.is_terminal else Console(width=140))
 
 
-def _texts(what: str, path: str, plan: Plan) -> list[tuple[str, str]]:
+def _texts(what: str, path: str, plan: Plan, inventory: Inventory) -> list[tuple[str, str]]:
     """What is to be written where: one file, or one for each kind of GPU."""
-    from serving.planner import write
+    from serving.planner import nodes, write
 
     if what == "json":
         return [(path, write.as_json(plan))]
+    if what == "platform":
+        return [(path, nodes.as_platform(plan, inventory))]
     if what == "args":
         return [(path, write.as_arguments(plan))]
     make = {"helm": write.as_helm, "dra": write.as_dra, "replica": write.as_replica}[what]

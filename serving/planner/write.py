@@ -19,7 +19,7 @@ from serving.planner.model import PlanError
 from serving.planner.place import Placement
 from serving.planner.search import Plan, Pool
 
-_PRODUCT: Final = {
+PRODUCTS: Final = {
     "l4": "L4", "a10g": "A10G", "l40s": "L40S", "a100-40gb": "A100", "a100-80gb": "A100",
     "h100": "H100", "h200": "H200", "b200": "B200",
 }  # fmt: skip
@@ -85,7 +85,7 @@ def replica_settings(plan: Plan, pool: Pool) -> dict[str, Any]:
     }
     if kind.vendor is Vendor.CPU or used is None:
         return settings | {"engine": "vllm-cpu"}
-    product = _PRODUCT.get(kind.name)
+    product = PRODUCTS.get(kind.name)
     gpus: dict[str, Any] = {"count": gpus_per_pod(pool), "memory_gib": _whole_gib(kind)}
     return settings | {"engine": "vllm", "gpus": ({"name": product} if product else {}) | gpus}
 
@@ -137,7 +137,7 @@ def helm_values(plan: Plan, pool: Pool) -> dict[str, Any]:
     if kind.is_slice:
         gpu["migProfile"] = kind.profile
     else:
-        product = _PRODUCT.get(kind.name)
+        product = PRODUCTS.get(kind.name)
         gpu |= ({"product": product} if product else {}) | {"memoryGib": _whole_gib(kind)}
     if kind.vendor is Vendor.NVIDIA and gpus_per_pod(pool) > 1:
         gpu["matchAttributes"] = _alike(pool)  # read only where GPUs are claimed (mode: dra)
@@ -221,7 +221,7 @@ def _selector(kind: Kind) -> str:
     )
     if kind.is_slice:
         return f'{attributes}.profile == "{kind.profile}"'
-    product = _PRODUCT.get(kind.name)
+    product = PRODUCTS.get(kind.name)
     named = f'{attributes}.productName.matches("{product}( |-|$)") && ' if product else ""
     return f'{named}{capacity}.memory.compareTo(quantity("{_whole_gib(kind)}Gi")) >= 0'
 

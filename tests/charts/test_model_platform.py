@@ -10,7 +10,6 @@ import yaml
 
 from gateway.__main__ import main
 from tests.charts.cel import broken_rules, defaulted, evaluated
-from tests.charts.policies import refusals
 from tests.charts.tools import (
     CHARTS,
     KUBERNETES,
@@ -198,18 +197,6 @@ def test_kserves_deployments_are_scaled_as_the_gateway_says(charts: Charts) -> N
     if schema := crd(find(found, "LLMInferenceService")):
         each = defaulted(schema, find(found, "LLMInferenceService"))
         assert not list(broken_rules(schema, each))
-
-
-def test_pods_of_kserve_pass_the_policies(charts: Charts) -> None:
-    policies = charts.rendered(
-        "platform", read_values(CHARTS / "platform/ci/policies-values.yaml"), VERSION
-    )
-    digest = "sha256:" + "0" * 64
-    image = {"repository": "registry.example.org/image", "digest": digest}
-    for kind in ("inferenceservice", "llminferenceservice"):
-        values = ONE | {"workload": {"kind": kind}, "engine": {"image": image}}
-        [pod] = kserve_pods(charts.rendered("model", values, VERSION))
-        assert not set.union(*refusals(policies, pod).values())
 
 
 def test_a_pool_selects_those_who_answer(charts: Charts) -> None:

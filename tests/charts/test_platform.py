@@ -10,6 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.__main__ import main
 from serving.planner.hardware import kind as planned
 from tests.charts.cel import broken_rules, defaulted, evaluated, quantity
 from tests.charts.tools import (
@@ -128,6 +129,32 @@ def test_nodes_wait_for_streams(charts: Charts) -> None:
         assert pool["limits"] == {"nvidia.com/gpu": gpus}
         made = find(objects, "EC2NodeClass")["metadata"]["name"]
         assert pool["template"]["spec"]["nodeClassRef"]["name"] == made
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["Llama-3.3-70B-Instruct", "--gpu", "h200", "--count", "8", "--nodes", "2"], "NodePool"),
+        (["Qwen2.5-0.5B-Instruct", "--gpu", "h100-1g.10gb", "--count", "7"], "ClusterQueue"),
+    ],
+)
+def test_the_planners_nodes_hold_the_planners_model(
+    charts: Charts, words: list[str], kind: str, tmp_path: Path
+) -> None:
+    """What its pods ask for is within the quota that follows from the same plan's nodes."""
+    files = {name: tmp_path / f"{name}.yaml" for name in ("helm", "platform")}
+    writes = [word for name, path in files.items() for word in ("--write", name, str(path))]
+    assert main(["plan", *words, *writes]) == 0
+    on = {"karpenter": NODES | {"enabled": True}, "kueue": {"enabled": True}}
+    found = charts.rendered("platform", read_values(files["platform"]) | on, VERSION)
+    assert kind in kinds(found)
+    model = find(charts.rendered("model", read_values(files["helm"]), VERSION), "Deployment")
+    limits = model["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    [(resource, count)] = [(key, it) for key, it in limits.items() if "/" in key]
+    [group] = find(found, "ClusterQueue")["spec"]["resourceGroups"][1:]
+    assert group["coveredResources"] == [resource]
+    quota = group["flavors"][0]["resources"][0]["nominalQuota"]
+    assert quota >= count * model["spec"]["replicas"]
 
 
 def test_slices_are_called_what_models_ask_for(charts: Charts) -> None:

@@ -18,19 +18,24 @@ from tests.charts.tools import (
     Refused,
     examples,
     find,
+    kserve_pods,
     read_values,
 )
 
 VERSION = KUBERNETES[-1]
 EXAMPLE = CHARTS / "platform/ci/policies-values.yaml"
 DIGEST = "sha256:" + "0" * 64
-PINNED = {"repository": "registry.example.org/image", "digest": DIGEST}
-RELEASED: dict[str, dict[str, Any]] = {
-    "gateway": {"image": PINNED},
-    "model": {"engine": {"image": PINNED}},
-    "platform": {"test": {"image": PINNED}},
-}
-"""Images as a production release names them: by digest, from a registry of one's own."""
+IMAGE = f"registry.example.org/image@{DIGEST}"
+
+
+def pinned(each: Any) -> Any:
+    """With images as a production release names them: by digest, from a registry of one's own."""
+    if isinstance(each, list):
+        return [pinned(it) for it in each]
+    if not isinstance(each, dict):
+        return each
+    found = {key: pinned(it) for key, it in each.items()}
+    return found | ({"image": IMAGE} if isinstance(found.get("image"), str) else {})
 
 
 def merged(values: Any, over: Any) -> Any:
@@ -48,7 +53,8 @@ def policies(charts: Charts) -> list[Object]:
 @pytest.fixture(scope="module")
 def good(charts: Charts) -> dict[str, Object]:
     """Objects that pass, by kind."""
-    model = {"model": {"id": "org/name"}, "engine": {"image": PINNED}}
+    image = {"repository": "registry.example.org/image", "digest": DIGEST}
+    model = {"model": {"id": "org/name"}, "engine": {"image": image}}
     found = charts.rendered("model", model, VERSION)
     deployment = find(found, "Deployment")
     wide = {"parallelism": {"tensor": 8, "pipeline": 2}, "gpu": {"count": 8}}
@@ -94,9 +100,9 @@ def test_what_our_charts_render_passes(
     charts: Charts, policies: list[Object], chart: str, path: Path
 ) -> None:
     """Every object of every example, by every judge, with its images pinned."""
-    values = merged(read_values(path), RELEASED.get(chart, {}))
-    for each in charts.rendered(chart, values, VERSION):
-        assert refusals(policies, each) == {
+    found = charts.rendered(chart, read_values(path), VERSION)
+    for each in [*found, *kserve_pods(found)]:
+        assert refusals(policies, pinned(each)) == {
             "ValidatingAdmissionPolicy": set(),
             "ValidatingPolicy": set(),
             "ConstraintTemplate": set(),

@@ -119,6 +119,11 @@ class Charts:
         text = self._helm(*words, "--kube-version", version, "-f", "-", put=json.dumps(values))
         return [each for each in yaml.safe_load_all(text) if each]
 
+    def template(self, release: str, chart: str, words: Sequence[str]) -> list[Object]:
+        """What `helm install` with these words would send. Raises Refused."""
+        text = self._helm("template", release, str(self._folder / "charts" / chart), *words)
+        return [each for each in yaml.safe_load_all(text) if each]
+
     async def install(
         self, kubeconfig: Path, release: str, chart: str, values: Mapping[str, Any], *words: str
     ) -> str:

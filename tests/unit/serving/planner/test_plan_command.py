@@ -167,6 +167,42 @@ def test_a_mig_slice_is_claimed_by_its_profile(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_platform_is_told_the_nodes_that_the_plan_uses(tmp_path: Path) -> None:
+    """Whole ones, with what the inventory has on them, though a replica takes only half."""
+    said = ("Llama-3.3-70B-Instruct", "--gpu", "h200", "--count", "8", "--nodes", "3")
+    one = ("--split", "TP4", "--rate", "0.1", "--prompt-tokens", "1000", "--output-tokens", "100")
+    values = yaml.safe_load(written("platform", tmp_path / "platform.yaml", *said, *one))
+    assert values == {"gpus": [{"name": "h200", "perNode": 8, "nodes": 1, "instance": "h200"}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "slices", "expected"),
+    [
+        ("h100-1g.10gb", 14, {"perNode": 2, "perGpu": 7}),
+        ("h100-1g.20gb", 4, {"perNode": 1, "perGpu": 4}),
+        ("h200-2g.35gb", 4, {"perNode": 2, "perGpu": 3}),
+        ("a100-80gb-3g.40gb", 2, {"perNode": 1, "perGpu": 2}),
+    ],
+)
+def test_slices_are_told_as_the_gpus_they_are_cut_from(
+    tmp_path: Path, kind: str, slices: int, expected: dict[str, int]
+) -> None:
+    said = ("Qwen2.5-0.5B-Instruct", "--gpu", kind, "--count", str(slices))
+    [node] = yaml.safe_load(written("platform", tmp_path / "platform.yaml", *said))["gpus"]
+    assert node["perNode"] == expected["perNode"]
+    assert node["sharing"]["perGpu"] == expected["perGpu"]
+    assert node["name"].endswith(node["sharing"]["profile"])
+    assert "instance" not in node
+
+
+def test_a_plan_without_gpus_needs_no_nodes_of_the_platform(
+    tmp_path: Path, small_llama: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = (small_llama, "--gpu", "cpu", "--write", "platform", str(tmp_path / "x.yaml"))
+    assert plan(*said) == 2
+    assert "the plan has none" in capsys.readouterr().err
+
+
 def test_different_gpus_share_the_work_and_each_kind_has_its_file(tmp_path: Path) -> None:
     inventory = tmp_path / "inventory.yaml"
     inventory.write_text(
