@@ -5,12 +5,17 @@ Nothing here opens a socket; `tests/house.py` does, for those tests that say so.
 
 from __future__ import annotations
 
+import os
 from random import Random
 
 import pytest
 from hypothesis import settings
 
 from gateway.vocabulary import Seconds
+
+# Read when gRPC is imported: its handlers of forks fail where calls are under way, and some tests
+# start processes beside them.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 # Whether an example took 200 ms says how busy the machine is, not whether the code is right.
 settings.register_profile("untimed", deadline=None)

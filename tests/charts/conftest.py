@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.charts.tools import Charts, NoHelm, helm
+from tests.charts.tools import Charts, charts_or_skip
 
 
 @pytest.fixture(scope="session")
 def charts(tmp_path_factory: pytest.TempPathFactory) -> Charts:
     """Skips where helm cannot be had."""
-    try:
-        helm()
-    except NoHelm as error:
-        pytest.skip(str(error))
-    return Charts(tmp_path_factory.mktemp("helm"))
+    return charts_or_skip(tmp_path_factory.mktemp("helm"))

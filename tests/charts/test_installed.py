@@ -3,87 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
+import trustme
 
+from tests.charts.site import BODY, OPEN, SCALED, SIM, a_site, ask, until_served
 from tests.charts.tools import Charts
 from tests.house import run, until
-from tests.kube.cluster import Key, Object, Place
-from tests.kube.controllers import DEPLOYMENTS, PODS, is_ready
+from tests.kube.cluster import Key, Place
+from tests.kube.controllers import DEPLOYMENTS, GROUPS, PODS, is_ready
 from tests.kube.rights import Account, rules_of
 from tests.kube.services import SLICES
-from tests.kube.world import World, running_world
-
-OPEN: dict[str, Any] = {
-    "replicas": 1,
-    "settings": {
-        "tenants": {"anonymous": True},
-        "admit": {"drain_grace_s": 20},
-        "fleet": {"probe_every_s": 0.2},
-        "scale": {"linger_s": 1},
-    },
-}
-SIM: dict[str, Any] = {
-    "model": {"id": "sim-model"},
-    "gpu": {"mode": "none"},
-    "engine": {"kind": "sim", "kvEvents": False},
-    "drain": {"seconds": 10},
-}
-SCALED: dict[str, Any] = {
-    "enabled": True,
-    "pollingSeconds": 1,
-    "cooldownSeconds": 2,
-    "initialCooldownSeconds": 0,
-    "downStabilizationSeconds": 0,
-}
-BODY = {"model": "sim-model", "prompt": "Hello", "max_tokens": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A world, and helm in it."""
-
-    world: World
-    charts: Charts
-    kubeconfig: Path
-
-    async def install(self, release: str, chart: str, values: dict[str, Any], *words: str) -> str:
-        """Install or upgrade, and wait until all of it is ready."""
-        return await self.charts.install(
-            self.kubeconfig, release, chart, values, "--wait", "--timeout", "30s", *words
-        )
-
-    async def helm(self, *words: str) -> str:
-        """Anything else."""
-        return await self.charts.helm(self.kubeconfig, *words)
-
-    def pods(self, release: str) -> list[Object]:
-        """Of a release."""
-        return [
-            each
-            for each in self.world.api.cluster.select(Place(*PODS))
-            if each["metadata"]["labels"].get("app.kubernetes.io/instance") == release
-        ]
-
-    def url(self, service: str, port: int = 8000) -> str:
-        """Of one of the pods behind a Service."""
-        return f"http://{self.world.services.addresses(f'{service}.models.svc')[0]}:{port}"
-
-
-@asynccontextmanager
-async def a_site(charts: Charts, folder: Path) -> AsyncIterator[Site]:
-    """With no releases yet. What pods have written is told if it fails."""
-    async with running_world(folder) as world:
-        try:
-            yield Site(world, charts, world.api.kubeconfig(folder))
-        except BaseException:
-            print(world.kubelet.said(""))
-            raise
 
 
 def test_a_model_at_zero_is_held_for_scaled_answered_and_scaled_back(
@@ -100,9 +31,7 @@ def test_a_model_at_zero_is_held_for_scaled_answered_and_scaled_back(
             await site.install("headrace", "gateway", OPEN)
             await site.charts.install(site.kubeconfig, "sim", "model", SIM | {"scaling": SCALED})
             cluster, keda = site.world.api.cluster, site.world.keda
-            workload = Key(*DEPLOYMENTS, "models", "sim")
-            await until(lambda: cluster.get(workload)["spec"]["replicas"] == 0, within_s=30)
-            await until(lambda: not site.pods("sim"), within_s=20)
+            await site.until_at_zero(Key(*DEPLOYMENTS, "models", "sim"))
             keda.scaled.clear()
 
             front = site.url("headrace")
@@ -172,16 +101,47 @@ def test_releases_are_upgraded_rolled_back_and_uninstalled(charts: Charts, tmp_p
             await until(lambda: not site.pods("sim") + site.pods("headrace"), within_s=30)
             assert not [*site.world.api.cluster.select(Place(*SLICES))]
 
-    run(law(), within_s=150)
+    run(law(), within_s=110)
 
 
-async def ask(client: httpx.AsyncClient, url: str, **changes: Any) -> httpx.Response:
-    """Of the gateway, one short answer."""
-    return await client.post(f"{url}/v1/completions", json=BODY | changes)
+def test_a_group_of_pods_is_scaled_over_tls(charts: Charts, tmp_path: Path) -> None:
+    """Each side of KEDA's questions shows a certificate that the other's Secret trusts; what is
+    scaled is a LeaderWorkerSet, whose leader alone is a replica."""
+    tls = {"enabled": True, "ca": {"secret": "roots"}, "clientSecret": "keda"}
+    group = SIM | {
+        "parallelism": {"tensor": 2},
+        "gpu": {"mode": "devicePlugin", "count": 1},
+        "scaling": SCALED | {"tls": tls},
+    }
+
+    async def law() -> None:
+        async with (
+            a_site(charts, tmp_path) as site,
+            httpx.AsyncClient(trust_env=False, timeout=60) as client,
+        ):
+            authority = trustme.CA()
+            roots = {"ca.crt": authority.cert_pem.bytes()}
+            site.secret("roots", roots)
+            site.secret("scaler", roots | a_pair(authority, "headrace-scaler.models.svc"))
+            site.secret("keda", a_pair(authority, "keda"))
+            scaler = {"secret": "scaler", "clientCa": True}
+            await site.install("headrace", "gateway", OPEN | {"scalerTls": scaler})
+            await site.charts.install(site.kubeconfig, "sim", "model", group)
+            await site.until_at_zero(Key(*GROUPS, "models", "sim"))
+            front = site.url("headrace")
+            assert (await ask(client, front)).status_code == 200
+            assert {each["metadata"]["name"] for each in site.pods("sim")} == {"sim-0", "sim-0-1"}
+            (replica,) = (await client.get(f"{front}/debug/fleet")).json()["replicas"]
+            leader = site.world.api.cluster.get(Key(*PODS, "models", "sim-0"))
+            assert leader["status"]["podIP"] in replica["url"]
+
+    run(law(), within_s=110)
 
 
-async def until_served(client: httpx.AsyncClient, url: str) -> None:
-    """The gateway has found the model."""
-    async with asyncio.timeout(20):
-        while (await ask(client, url)).status_code != 200:
-            await asyncio.sleep(0.1)
+def a_pair(authority: trustme.CA, name: str) -> dict[str, bytes]:
+    """What is in a Secret of a certificate."""
+    made = authority.issue_cert(name)
+    return {
+        "tls.crt": made.cert_chain_pems[0].bytes(),
+        "tls.key": made.private_key_pem.bytes(),
+    }

@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import yaml
 
 from serving.folders import cache_root
@@ -148,6 +149,15 @@ class Charts:
         if done.returncode:
             raise Refused(done.stderr + done.stdout)
         return done.stdout
+
+
+def charts_or_skip(folder: Path) -> Charts:
+    """Skips a test where helm cannot be had."""
+    try:
+        helm()
+    except NoHelm as error:
+        pytest.skip(str(error))
+    return Charts(folder)
 
 
 def examples() -> list[tuple[str, Path]]:

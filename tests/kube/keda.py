@@ -12,6 +12,7 @@ The autoscaler looks every `sync_s`, so that tests need not wait; Kubernetes' do
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -123,11 +124,32 @@ class _Scaler:
         """The gateway's; raises AioRpcError where nobody answers at its name."""
         name, _, port = self._trigger["metadata"]["scalerAddress"].partition(":")
         address = next(iter(self._services.addresses(name)), "127.255.255.254")
-        async with self._channel(f"{address}:{port}") as channel:
+        async with self._channel(f"{address}:{port}", name) as channel:
             yield stubs()[1].ExternalScalerStub(channel)
 
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(address)
+    def _channel(self, address: str, name: str) -> grpc.aio.Channel:
+        """As the trigger's metadata and its authentication say."""
+        if self._trigger["metadata"].get("enableTLS") != "true":
+            return grpc.aio.insecure_channel(address)
+        said = self._secrets()
+        credentials = grpc.ssl_channel_credentials(
+            said.get("caCert"), said.get("tlsClientKey"), said.get("tlsClientCert")
+        )
+        options = [("grpc.ssl_target_name_override", name)]  # the address is not what it is called
+        return grpc.aio.secure_channel(address, credentials, options)
+
+    def _secrets(self) -> dict[str, bytes]:
+        """By parameter, of the TriggerAuthentication that the trigger names."""
+        namespace = self._meta["namespace"]
+        name = self._trigger.get("authenticationRef", {}).get("name")
+        if name is None:
+            return {}
+        spec = self._cluster.get(Key("keda.sh", "triggerauthentications", namespace, name))["spec"]
+        found = {}
+        for each in spec["secretTargetRef"]:
+            data = self._cluster.get(Key("", "secrets", namespace, each["name"]))["data"]
+            found[each["parameter"]] = base64.b64decode(data[each["key"]])
+        return found
 
     async def _listen(self) -> None:
         """To what is pushed: only that it is active counts."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 from asyncio.subprocess import Process
@@ -29,6 +30,8 @@ Kubeconfig = Callable[[Object], Object | None]
 """How a pod asks the API; None: it has no token."""
 
 _RESTART_S: Final = 0.5
+_BOUND: Final = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+"""Nothing is left over when a test run is killed."""
 _HELD: Final = 47113
 """The port by which a kubelet holds its addresses, so that another's pods have others."""
 
@@ -204,7 +207,7 @@ class _Life:
     async def _spawn(self, container: Object, words: list[str]) -> Process:
         with (self._sandbox.folder / f"{container['name']}.log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                *self._sandbox.command(container, words),
+                *_BOUND, *self._sandbox.command(container, words),
                 env=self._sandbox.environment(container, self._kubeconfig),
                 cwd=self._sandbox.folder, stdin=asyncio.subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,

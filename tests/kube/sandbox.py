@@ -7,7 +7,7 @@ command, its environment and the text of its ConfigMaps:
     0.0.0.0                          the pod's own address, on loopback
     SERVICE.NAMESPACE.svc            an address behind that Service, if there is one now
 
-`/tmp` and `/dev/shm` are this machine's own; TMPDIR is the mount at `/tmp`.
+`/tmp` and `/dev/shm` are this machine's own: names of sockets must be short.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class Sandbox:
     def __init__(self, node: Node, pod: Object, address: str) -> None:
         self._node = node
         self._pod = pod
-        self._namespace = pod["metadata"]["namespace"]
         self.address = address
-        self.folder: Path = node.folder / "pods" / pod["metadata"]["name"]
+        meta = pod["metadata"]  # another pod may have had its name
+        self.folder: Path = node.folder / "pods" / f"{meta['name']}.{meta['uid'][:5]}"
+        self._namespace = meta["namespace"]
         self._volumes = {each["name"]: self._place(each) for each in pod["spec"].get("volumes", ())}
 
     def __repr__(self) -> str:
@@ -77,9 +78,6 @@ class Sandbox:
         found |= self._node.images.get(container["image"].partition(":")[0], {})
         for each in container.get("env", ()):
             found[each["name"]] = self._text(container, self._value(each))
-        for path, place in self._mounts(container):
-            if path == "/tmp":
-                found["TMPDIR"] = str(place)
         if kubeconfig is not None:
             file = self.folder / "kubeconfig"
             file.write_text(yaml.safe_dump(kubeconfig), encoding="utf-8")
