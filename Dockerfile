@@ -22,7 +22,7 @@ COPY constraints /constraints
 COPY --from=wheel /wheels /wheels
 RUN ["python", "-m", "pip", "--python", "/opt/headrace", "install", "--no-cache-dir", \
      "--find-links", "/wheels", "--constraint", "/constraints/dev.txt", \
-     "headrace[keda,kubernetes,postgres,s3]==0.1.0"]
+     "headrace[keda,kubernetes,otel,postgres,s3]==0.1.0"]
 
 FROM ${VLLM_IMAGE} AS replica
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST

@@ -23,10 +23,13 @@ from gateway.account.accounts import Accounts
 from gateway.account.cold_metrics import ColdCollector
 from gateway.account.metrics import registry
 from gateway.account.recording import logs_of
+from gateway.account.trace_metrics import TraceCollector
+from gateway.account.tracing import Tracer
 from gateway.admit.admission import Admission
 from gateway.choose.policies import policy
 from gateway.clock import monotonic, wall
 from gateway.errands import Errands
+from gateway.extras import scaler, traces
 from gateway.fleet.discover import discoveries
 from gateway.fleet.kv_events import KvEvents
 from gateway.fleet.probe import Prober
@@ -48,7 +51,6 @@ from gateway.relay.retries import Retries
 from gateway.scale.demands import Demands
 from gateway.scale.metrics import DemandCollector
 from gateway.scale.routes import scale_routes
-from gateway.section import SettingsError
 from gateway.server import Server
 from gateway.siblings import Siblings
 from gateway.supply import Supply
@@ -60,12 +62,12 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
     from starlette.types import ASGIApp
 
+    from gateway.accept.head import Reading
     from gateway.batch.service import Batches
     from gateway.choose.chooser import Chooser
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import EngineFacts
-    from gateway.scale.keda import KedaScaler
-    from gateway.settings import BatchSettings, KedaSettings, Settings
+    from gateway.settings import BatchSettings, Settings
     from gateway.vocabulary import ModelCard, ModelName
     from gateway.worker import Worker
 
@@ -85,7 +87,8 @@ class House(Panel):
         self._settings = settings
         self._worker = worker
         self.roster = Roster(settings.fleet)
-        self.log = logs_of(settings.account)
+        self.traces = traces(settings.account.traces)
+        self.log = logs_of(settings.account, self.traces)
         self.accounts = Accounts(monotonic, self._is_served, self.log)
         self.admission = Admission(settings.admit)
         self.link: Link | None = None
@@ -124,14 +127,12 @@ class House(Panel):
             demands=self.demands,
             clock=monotonic,
             pool=self.pool,
+            tracer=Tracer(settings.account.traces.ratio, rng.getrandbits) if self.traces else None,
         )
         if self.pool is not None:
             self.pool.errands = Errands(self.life.carry, monotonic)
-        heads = reading(
-            keys=self._tenants_watch is not None,
-            forwards_keys=settings.tenants.forward_authorization,
-        )
-        self.door = Door(settings.accept, self.life.live, monotonic, heads, self.tenants.tenant)
+        heads, live = self._heads(), self.life.live
+        self.door = Door(settings.accept, live, monotonic, heads, self.tenants.tenant)
         self._discoveries = discoveries(settings.fleet, self.roster, chooser, monotonic, rng)
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, tls)
         self._sleepers = Sleepers(self.roster, monotonic, tls)
@@ -139,8 +140,16 @@ class House(Panel):
         self._peer_news = PeerNews(self.life)
         self._tell()
         self.batches = self._batches(settings.batch)
-        self.keda = self._scaler(settings.scale.keda)
+        self.keda = scaler(settings.scale.keda, self.demands)
         self.control = self._shown()
+
+    def _heads(self) -> Reading:
+        """How the heads of requests are read."""
+        return reading(
+            keys=self._tenants_watch is not None,
+            forwards_keys=self._settings.tenants.forward_authorization,
+            traces=self.traces is not None,
+        )
 
     def _shown(self) -> ASGIApp:
         """The control app, with what rooms add to it."""
@@ -149,6 +158,8 @@ class House(Panel):
         metrics.register(ColdCollector(self.cold, self.demands.models))
         for collector in self.trust.collectors():
             metrics.register(collector)
+        if self.traces is not None:
+            metrics.register(TraceCollector(self.traces))
         batch = self.batches.attach(metrics, self.door.uploads) if self.batches else ()
         self._registry = metrics
         worker = self._worker
@@ -171,19 +182,6 @@ class House(Panel):
 
         errands = Errands(self.life.live, monotonic)
         return Batches(settings, errands, self.roster, self.models, (monotonic, wall))
-
-    def _scaler(self, settings: KedaSettings) -> KedaScaler | None:
-        """KEDA's external scaler, if it is on; if not, gRPC is not even loaded.
-
-        Raises SettingsError where gRPC is not installed.
-        """
-        if settings.port is None:
-            return None
-        try:
-            from gateway.scale.keda import KedaScaler
-        except ImportError as error:
-            raise SettingsError("scale.keda needs `pip install headrace[keda]`") from error
-        return KedaScaler(settings, self.demands)
 
     def _tell(self) -> None:
         """See to it that who must know is told."""

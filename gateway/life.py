@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.accept.amend import amended
 from gateway.account.accounts import Accounts
+from gateway.account.tracing import CHOOSE, WAIT, Tracer
 from gateway.account.usage import read_usage
 from gateway.admit.admission import Admission
 from gateway.choose.chooser import Chooser
@@ -71,6 +72,9 @@ class Exchange(Message, Client, Protocol):
 
     notes: Sequence[bytes]
     """Header lines of our own for the response."""
+
+    forwarded: bytes
+    """The header lines that replicas are sent."""
 
     @property
     def body(self) -> bytes: ...
@@ -137,6 +141,8 @@ class Life:
     """Where calls that are only read share upstream calls, if they do."""
     recent: Recent = field(default_factory=Recent)
     """What the console shows of choices, while somebody looks."""
+    tracer: Tracer | None = None
+    """Who decides which requests are traced, if any are."""
 
     async def live(self, exchange: Exchange) -> None:
         """Carry one accepted exchange to its end.
@@ -147,6 +153,8 @@ class Life:
         with self.accounts.open(
             exchange.request_id, exchange.route.path, exchange.received_at
         ) as entry:
+            if self.tracer is not None:
+                entry.trace = self.tracer.begin(exchange)
             try:
                 caller = self.tenants.identify(exchange)
                 entry.identified(caller.tenant.name, caller.key_id)
@@ -213,14 +221,14 @@ class Life:
         tried: list[Replica] = []
         attempt = 1
         while True:
-            candidates = await self._candidates(request, exchange)
+            candidates = await self._candidates(request, exchange, entry)
             untried = candidates
             if attempt == 1 and self.lessons.first_s and self.chooser.doubts(request, candidates):
                 request = await self.lessons.read_first(request, candidates)
-                candidates = untried = await self._candidates(request, exchange)
+                candidates = untried = await self._candidates(request, exchange, entry)
             if tried:  # whoever waited for the last one that was untried may find it gone
                 untried = [one for one in candidates if one not in tried] or candidates
-            choice = self.chooser.choose(request, untried, self.clock())
+            choice = self._choose(request, untried, entry)
             tried.append(choice.replica)
             if self.recent.is_wanted:
                 self.recent.chosen(request, explained(choice), self.clock())
@@ -243,7 +251,7 @@ class Life:
                 attempt += 1
 
     async def _candidates(
-        self, request: GenerationRequest, exchange: Exchange
+        self, request: GenerationRequest, exchange: Exchange, entry: Entry
     ) -> Sequence[Replica]:
         """Who may be asked. A model that is known and has no replica is waited for; not by one that
         may be asked of some only, for it can wait where it comes from."""
@@ -254,8 +262,23 @@ class Life:
             known = self.fleet.known_at_zero(model)
             if known is None:
                 return self.fleet.candidates(model)  # which says why there are none
+            if entry.trace is not None:
+                entry.trace.begin(WAIT, self.clock())
             await self.cold.wait(known, request, exchange)
         return candidates
+
+    def _choose(
+        self, request: GenerationRequest, replicas: Sequence[Replica], entry: Entry
+    ) -> Choice[Replica]:
+        trace, now = entry.trace, self.clock()
+        if trace is None:
+            return self.chooser.choose(request, replicas, now)
+        trace.begin(CHOOSE, now)
+        choice = self.chooser.choose(request, replicas, now)
+        quote = choice.quote
+        prediction = None if quote is None else quote.prediction(choice.index)
+        trace.chose(choice.replica.id, len(replicas), prediction, self.clock())
+        return choice
 
     async def _attempt(
         self,
@@ -315,11 +338,16 @@ class Life:
         entry: Entry,
         leave_on: frozenset[int],
     ) -> None:
+        trace = entry.trace
+        if trace is not None and entry.request is not None:
+            exchange.forwarded = trace.sent(entry.request, replica.address, self.clock())
         try:
             reply = await self.relay.run(
                 replica.address, exchange, entry, stream=turn.is_stream, leave_on=leave_on
             )
         except ReplicaError as error:
+            if trace is not None:
+                trace.end(self.clock(), error.reason)
             self._failed(replica, error)
             raise
         usage = self._answered(replica, reply, entry)

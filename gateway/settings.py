@@ -593,6 +593,28 @@ class TokensSettings(Section):
     ask_timeout_s: float = Field(2.0, gt=0, description="a replica's POST /tokenize")
 
 
+class TraceSettings(Section):
+    """Traces by OpenTelemetry (needs headrace[otel]). Off until it is said where they go."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="a receiver of OTLP by HTTP, as http://collector:4318/v1/traces; headers and "
+        "certificates are OpenTelemetry's own variables' (OTEL_EXPORTER_OTLP_HEADERS, ...)",
+    )
+    ratio: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="the part that is traced of requests that come without a trace; those with one "
+        "are, if it is written down where it began",
+    )
+    service: str = Field("headrace", min_length=1, description="service.name of our spans")
+    timeout_s: float = Field(
+        5.0, gt=0, description="of an export, with all its attempts; spans are dropped after it"
+    )
+
+
 class AccountSettings(Section):
     """What we write down."""
 
@@ -604,6 +626,7 @@ class AccountSettings(Section):
         description="a file, written anew: lengths, times and keyed hashes of each request, no "
         "text; for load tests to play again",
     )
+    traces: TraceSettings = Field(default_factory=TraceSettings)
 
 
 class KedaSettings(Section):

@@ -272,6 +272,13 @@ FLEET: Final = Dashboard(
                 },
             ),
             Panel(
+                "Spans of traces",
+                "Where account.traces are on: exported; failed, because nobody took them; dropped, "
+                "because there were too many.",
+                "short",
+                {"{{result}}": rate("gateway_trace_spans_total", "result")},
+            ),
+            Panel(
                 "Others heard",
                 "Other gateways and workers that each hears; all of them, if all is well.",
                 "short",

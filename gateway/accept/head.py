@@ -58,6 +58,9 @@ is said to us alone."""
 _READ: Final = frozenset({b"content-type", b"x-session-id"})
 """Fields that are passed on and that we read too."""
 
+_TRACES: Final = frozenset({b"traceparent", b"tracestate"})
+"""Fields that say which trace a request is part of."""
+
 _KEYS: Final = frozenset({b"authorization", b"x-api-key"})
 """Fields that hold a client's key."""
 
@@ -69,13 +72,15 @@ class Reading(Value, frozen=True):
     read: frozenset[bytes]
 
 
-def reading(*, keys: bool, forwards_keys: bool) -> Reading:
-    """The way to read heads, where clients' keys are for us or not, and for replicas or not."""
+def reading(*, keys: bool, forwards_keys: bool, traces: bool = False) -> Reading:
+    """The way to read heads, where clients' keys are for us or not, and for replicas or not; and
+    where there are traces, in which we come between."""
+    special = _SPECIAL | _TRACES if traces else _SPECIAL
     if not keys:
-        return Reading(_SPECIAL, _READ)
+        return Reading(special, _READ)
     if forwards_keys:
-        return Reading(_SPECIAL, _READ | _KEYS)
-    return Reading(_SPECIAL | _KEYS, _READ)
+        return Reading(special, _READ | _KEYS)
+    return Reading(special | _KEYS, _READ)
 
 
 PLAIN: Final = reading(keys=False, forwards_keys=True)

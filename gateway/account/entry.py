@@ -20,6 +20,7 @@ from gateway.vocabulary import GenerationRequest, Outcome, ReplicaId, Seconds, T
 
 if TYPE_CHECKING:
     from gateway.account.meters import Histogram, ModelMeters
+    from gateway.account.tracing import Trace
 
 
 _FINISHED: Final = Outcome.FINISHED  # found faster by a name of our own
@@ -74,6 +75,7 @@ class Entry:
         "route",
         "status",
         "tenant",
+        "trace",
         "usage",
     )
 
@@ -87,6 +89,7 @@ class Entry:
         self.request_id = request_id
         self.route = route
         self.received_at = received_at
+        self.trace: Trace | None = None  # if it is traced
         self.tenant: str | None = None  # its name
         self.key_id: str | None = None
         self.request: GenerationRequest | None = None

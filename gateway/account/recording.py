@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from secrets import token_bytes
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, Protocol
 
 import orjson
 
-from gateway.account.access_log import AccessLog, NoLog, access_log
+from gateway.account.access_log import AccessLog, access_log
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.account.entry import Entry
     from gateway.settings import AccountSettings
     from gateway.vocabulary import GenerationRequest, Seconds
@@ -101,11 +103,19 @@ class Recording(AccessLog):
         self._recording.close()
 
 
-class Both:
-    """Writes every entry twice."""
+class Log(Protocol):
+    """Takes closed entries down."""
 
-    def __init__(self, first: AccessLog | NoLog, second: Recording) -> None:
-        self._logs = (first, second)
+    def write(self, entry: Entry, ended_at: Seconds) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Several:
+    """Writes every entry more than once."""
+
+    def __init__(self, logs: Sequence[Log]) -> None:
+        self._logs = tuple(logs)
 
     def write(self, entry: Entry, ended_at: Seconds) -> None:
         """Take down one closed entry in each."""
@@ -123,9 +133,12 @@ class Both:
             log.close()
 
 
-def logs_of(settings: AccountSettings) -> AccessLog | NoLog | Both:
-    """The access log and, where one is asked for, a recording. Raises OSError."""
-    log = access_log(settings.access_log)
-    if settings.recording is None:
-        return log
-    return Both(log, Recording(open(settings.recording, "wb"), token_bytes(32)))
+def logs_of(settings: AccountSettings, traces: Log | None = None) -> Log:
+    """The access log and, where there are to be any, a recording and traces. Raises OSError."""
+    logs: list[Log] = [access_log(settings.access_log)]
+    if settings.recording is not None:
+        file = open(settings.recording, "wb")  # noqa: SIM115  # closed with the recording
+        logs.append(Recording(file, token_bytes(32)))
+    if traces is not None:
+        logs.append(traces)
+    return logs[0] if len(logs) == 1 else Several(logs)

@@ -45,6 +45,7 @@ GRAFANA = {
     "$tenant": ".*",
 }  # fmt: skip
 TELLING = a_sim(kv_events=KvEventSettings("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"))
+NOWHERE = "http://127.0.0.1:9/v1/traces"
 LATE, NEVER, SLOW = "late", "never", "slow"
 """Models at zero: one whose requests are soon sent away, one that is waited for in vain, and one
 that comes."""
@@ -90,6 +91,7 @@ async def gateways(
             "batch": {"folder": str(folder / "batches")},
             "fleet": {"models": models, "file": str(file), "watch_every_s": 0.1},
             "peers": linked(ports, 0),
+            "account": {"access_log": "off", "traces": {"endpoint": NOWHERE, "ratio": 1.0}},
         }
         one = await stack.enter_async_context(running_house({**common, **first}, [*urls, ill]))
         yield [one, other], lambda: file.write_text(json.dumps({"replicas": [comes.url]}))

@@ -11,7 +11,7 @@ import orjson
 
 from gateway.account.access_log import AccessLog, NoLog
 from gateway.account.accounts import Accounts
-from gateway.account.recording import HEAD, MARKS, Both, Recorder, logs_of
+from gateway.account.recording import HEAD, MARKS, Recorder, Several, logs_of
 from gateway.account.usage import Usage
 from gateway.errors import ClientGone
 from gateway.settings import AccountSettings
@@ -108,7 +108,7 @@ def test_off_by_default_and_beside_the_access_log_where_it_is_on(tmp_path: Path)
     assert isinstance(logs_of(AccountSettings(access_log="off")), NoLog)
     path = tmp_path / "traffic.jsonl"
     logs = logs_of(AccountSettings(access_log="off", recording=str(path)))
-    assert isinstance(logs, Both)
+    assert isinstance(logs, Several)
     accounts = Accounts(ManualClock(), lambda _: True, logs)
     with accounts.open(b"req-1", "/v1/chat/completions", 1.0) as entry:
         entry.parsed(a_request())

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.__main__ import OWN, main
 from gateway.settings import Settings, TenantsSettings
@@ -112,3 +113,15 @@ def test_what_the_page_on_load_tests_says_can_be_done(capsys: pytest.CaptureFixt
     assert read_scenario(scenario).question
     [named] = re.findall(r"chosen by name: (.*?)\.\n", text)
     assert set(re.findall(r"`([\w-]+)`", named)) == set(shipped())
+
+
+def test_what_the_page_on_observability_says_can_be_done() -> None:
+    text = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    [settings] = re.findall(r"```yaml settings\n(.*?)```", text, re.DOTALL)
+    assert Settings.load(settings, {}).account.traces.endpoint
+    [values] = re.findall(r"```yaml values\n(.*?)```", text, re.DOTALL)
+    shipped = yaml.safe_load((ROOT / "charts/gateway/values.yaml").read_text(encoding="utf-8"))
+    assert set(yaml.safe_load(values)["monitoring"]) <= set(shipped["monitoring"])
+    exported = "".join(path.read_text("utf-8") for path in (ROOT / "gateway").rglob("*metrics.py"))
+    for name in re.findall(r"`(gateway_[a-z_]+[a-z])`", text):
+        assert f'"{name.removesuffix("_total")}"' in exported, name
