@@ -239,7 +239,10 @@ class Gate:
     def part(self, replica: ReplicaId) -> Part:
         """What we have at a replica, for them."""
         lane = self._lanes.get(replica)
-        return NO_PART if lane is None else lane.room.part(lane.queue.requests)
+        if lane is None:
+            return NO_PART
+        lane.room.next_due(self.clock())  # what is begun by now is
+        return lane.room.part(lane.queue.requests)
 
     def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
         """What another one has there; `NO_PART` once it is gone."""

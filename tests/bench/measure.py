@@ -122,12 +122,12 @@ class Bench:
         command = (sys.executable, "-m", "tests.bench.upstream", *flags)
         child = self._run("replicas", command, self.cores.upstream)
         os.sched_setaffinity(0, {self.cores.load})
-        _wait_ready(child, self._direct, "/health")
+        wait_ready(child, self._direct, "/health")
 
     def start(self, subject: Subject) -> Runner:
         """Start a subject and wait for it; its memory at rest is read a moment later."""
         child = self._run(subject.name, subject.command, self.cores.subject)
-        _wait_ready(child, subject.port, subject.ready_path)
+        wait_ready(child, subject.port, subject.ready_path)
         time.sleep(1.0)  # whatever it still does after its first "ready" is part of being at rest
         return Runner(subject, child, child.resident_bytes())
 
@@ -220,7 +220,7 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def _wait_ready(child: Child, port: int, path: str) -> None:
+def wait_ready(child: Child, port: int, path: str) -> None:
     deadline_s = time.monotonic() + _READY_S
     while time.monotonic() < deadline_s:
         if child.process.poll() is not None:
