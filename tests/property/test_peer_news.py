@@ -45,7 +45,7 @@ keys: []
 """
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """A request that waits. As much of one as demand sees."""
 

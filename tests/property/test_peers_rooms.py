@@ -18,7 +18,7 @@ from gateway.fleet.ledger import Lease, Replica
 from gateway.hold.capacity import NO_PART as NO_ROOM_PART
 from gateway.hold.capacity import Bounds, Load, Room
 from gateway.tenants.buckets import DAY_S
-from gateway.tenants.limits import Allowance, Limits, Reservation
+from gateway.tenants.limits import MOST_LIVES, Allowance, Limits, Part, Reservation
 from gateway.tenants.ration import ALONE, PAUSE_S, TURN_S, Ranks, Ration
 from gateway.vocabulary import ReplicaAddress
 
@@ -282,6 +282,38 @@ def test_who_begins_beside_others_takes_over_how_far_they_have_come() -> None:
     assert third.day is not None
     assert third.day.used + third.day.elsewhere == 48_000
     assert third.open_elsewhere == 4
+
+
+def test_what_is_missing_already_is_not_taken_over_twice() -> None:
+    """Two elders have each heard of the other: what they know is largely the same."""
+    ours = Allowance(LIMITS, 0.0)
+    ours.reserve(3000, 0.0, 5 * DAY_S)
+    assert ours.day is not None
+    for life, missing, known in (("a 1", 5000.0, 9000), ("b 1", 4000.0, 7000)):
+        elder = Part(day=5, day_known=known, requests_missing=3.0, tokens_missing=missing)
+        ours.others(life, elder, 0.0, is_past=True)
+    part = ours.part(0.0)
+    assert (part.requests_missing, part.tokens_missing) == (3.0, 5000.0)
+    assert ours.day.used + ours.day.elsewhere == 9000
+
+
+def test_a_new_day_elsewhere_owes_nothing_to_the_day_before() -> None:
+    ours = Allowance(LIMITS, 0.0)
+    for day, used in ((5, 900), (6, 40), (6, 70)):
+        ours.others("a 1", Part(day=day, day_used=used), 0.0, is_past=False)
+    assert ours.day is not None
+    assert (ours.day.number, ours.day.elsewhere) == (6, 70)
+
+
+def test_of_many_lives_the_one_longest_silent_is_forgotten_with_what_it_has_open() -> None:
+    ours = Allowance(LIMITS, 0.0)
+    for life in range(MOST_LIVES):
+        ours.others(f"{life} 1", Part(open=1), 0.0, is_past=False)
+    ours.others("0 1", Part(open=2), 0.0, is_past=False)  # it speaks again
+    ours.others("new 1", Part(open=5), 0.0, is_past=False)
+    assert ours.open_elsewhere == MOST_LIVES - 1 + 1 + 5  # all but number 1
+    ours.others("1 1", None, 0.0, is_past=False)
+    assert ours.open_elsewhere == MOST_LIVES - 1 + 5  # number 2 made room for that
 
 
 BURSTS = st.lists(
