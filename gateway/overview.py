@@ -1,8 +1,8 @@
 """What the console may read of a gateway, and who may look.
 
 Where keys are asked for, a tenant's key shows everything but the names of tenants, the admin key
-those too. Where they are not, whoever reaches us may look, as at /debug/fleet. Reading changes
-nothing.
+those too. Where they are not, whoever reaches us may look, as at /debug/fleet, unless there is an
+admin key: then it is asked for. Reading changes nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gateway.clock import monotonic
 from gateway.console.broadcast import Broadcast
 from gateway.console.routes import console_routes
 from gateway.console.snapshot import Load
+from gateway.errors import InvalidKey
 from gateway.tenants.keys import digest, presented_key
 from gateway.tenants.tenancy import Strangers
 
@@ -63,8 +64,12 @@ class Overview:
         admin = self._admin_key
         if key is not None and admin is not None and compare_digest(digest(key), admin):
             return True
+        if isinstance(tenants, Strangers):
+            if admin is not None:
+                raise InvalidKey
+            return True
         tenants.tenant(fields)
-        return isinstance(tenants, Strangers)
+        return False
 
     def now(self) -> Seconds:
         """Monotonic."""

@@ -662,8 +662,8 @@ class ConsoleSettings(Section):
     admin_key_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None,
         repr=False,
-        description="of the key that shows everything, tenants' names among it, in hexadecimal; "
-        "tenants' own keys show the rest",
+        description="of the key that shows everything, in hexadecimal; tenants' keys show all but "
+        "tenants' names, and where there are no tenants only this one opens the page",
     )
     max_watchers: int = Field(16, gt=0, description="pages that are open at once")
     every_s: float = Field(1.0, ge=0.05, description="how often they are told")

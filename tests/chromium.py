@@ -28,7 +28,8 @@ NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 FLAGS: Final = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-extensions", "--force-color-profile=srgb", "--remote-debugging-pipe",
+    "--disable-extensions", "--hide-scrollbars", "--force-color-profile=srgb",
+    "--remote-debugging-pipe",
 )  # fmt: skip
 KEYS: Final = {
     "Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), " ": ("Space", 32, " "),

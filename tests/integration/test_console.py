@@ -223,7 +223,21 @@ def test_where_there_are_keys_a_key_shows_the_fleet_and_the_admin_key_the_names(
     run(law())
 
 
-def test_a_fleet_of_none_and_of_many_can_be_watched() -> None:
+def test_without_tenants_an_admin_key_is_the_only_one() -> None:
+    async def law() -> None:
+        console = {**QUICK["console"], "admin_key_sha256": digest(b"the one").hex()}
+        async with running_house({"console": console}) as running:
+            for headers in ([], bearing("another")):
+                refused = await running.ask(a_get("/console/events", headers=headers))
+                assert (refused.status, refused.code) == (401, "invalid_api_key")
+            async with watching(running, "the one") as wire:
+                assert (await snapshot(wire))["names_tenants"]
+            assert (await running.ask(a_post())).status == 200  # as anybody may
+
+    run(law())
+
+
+def test_a_fleet_of_none_can_be_watched() -> None:
     async def law() -> None:
         async with running_house(QUICK, []) as running, watching(running) as wire:
             told = await snapshot(wire)

@@ -170,6 +170,21 @@ def test_who_was_given_how_much_is_what_a_model_of_single_marks_says(
         assert depths(walk.pending, one.bit) == leading(marks(which), pending)
 
 
+@given(stories)
+@settings(max_examples=200, deadline=None)
+def test_how_much_of_a_prompt_on_its_way_each_was_given_is_told_in_tokens(
+    story: list[Step],
+) -> None:
+    world = told(story)
+    for sent in world.open:
+        hashes = prompt(sent.which).whole()
+        spread = world.index.spread(hashes)
+        for one in world.given:
+            depth = leading(marks(sent.which), world.models[one.bit].believed)
+            tokens = MARKS[depth - 1] / 4 if depth else 0
+            assert tokens - len(hashes) <= depths(spread, one.bit) <= tokens
+
+
 @given(stories, st.integers(1, 3000))
 @settings(max_examples=200, deadline=None)
 def test_of_a_full_cache_the_last_prompt_is_kept_and_later_parts_go_before_earlier_ones(

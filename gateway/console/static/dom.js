@@ -59,7 +59,8 @@ export const long = (number) => whole.format(number);
 /** Seconds in three digits and their unit. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return NONE;
-  if (seconds < 0.0005) return "0 ms";
+  if (seconds === 0) return "0 ms";
+  if (seconds < 0.001) return `${Math.round(seconds * 1e6)} µs`;
   if (seconds < 0.01) return `${(seconds * 1000).toFixed(1)} ms`;
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 100) return `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
