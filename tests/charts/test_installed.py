@@ -9,7 +9,7 @@ import httpx
 import trustme
 
 from tests.charts.site import BODY, OPEN, SCALED, SIM, a_site, ask, until_served
-from tests.charts.tools import Charts
+from tests.charts.tools import KUBERNETES, Charts, find
 from tests.house import run, until
 from tests.kube.cluster import Key, Place
 from tests.kube.controllers import DEPLOYMENTS, GROUPS, PODS, is_ready
@@ -47,6 +47,13 @@ def test_a_model_at_zero_is_held_for_scaled_answered_and_scaled_back(
             await until(lambda: keda.scaled[1:], within_s=20)
             assert keda.scaled == [("sim", 1), ("sim", 0)]
             await until(lambda: not site.pods("sim"), within_s=20)
+
+            # An upgrade of what sleeps does not wake it: the number is not the release's.
+            changed = SIM | {"scaling": SCALED, "resources": {"cpu": "2"}}
+            await site.charts.install(site.kubeconfig, "sim", "model", changed)
+            workload = cluster.get(Key(*DEPLOYMENTS, "models", "sim"))
+            assert workload["metadata"]["generation"] > 2
+            assert workload["spec"]["replicas"] == 0
 
             asked = site.world.api.asked_by[Account("models", "headrace")]
             (role,) = cluster.select(Place("rbac.authorization.k8s.io", "roles"))
@@ -87,6 +94,12 @@ def test_releases_are_upgraded_rolled_back_and_uninstalled(charts: Charts, tmp_p
             assert (await ask(client, again, prompt="x" * 100)).status_code == 200
 
             assert "Succeeded" in await site.helm("test", "headrace", "--timeout", "60s")
+            polled = SIM | {"scaling": {"enabled": True, "trigger": "metrics-api"}}
+            objects = charts.rendered("model", polled, KUBERNETES[-1])
+            trigger = find(objects, "ScaledObject")["spec"]["triggers"][0]["metadata"]
+            path = trigger["url"].removeprefix("http://headrace.models.svc:8000")
+            told = (await client.get(again + path)).json()
+            assert isinstance(told[trigger["valueLocation"]], float)
             renamed = SIM | {
                 "model": {"id": "sim-model", "servedName": "other"},
                 "test": {"answer": True},

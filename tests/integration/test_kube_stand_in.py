@@ -15,6 +15,7 @@ from kubernetes.client import ApiException
 from tests.house import run
 from tests.kube.cluster import Key
 from tests.kube.makings import NAMESPACE, a_pod, a_workload, pod_key
+from tests.kube.rights import Account
 from tests.kube.server import ApiServer, running_api_server
 
 client: Any = typed_client  # some of it is typed, and says None where there is always something
@@ -86,10 +87,37 @@ def test_the_official_client_watches_from_a_list_and_hears_410(tmp_path: Path) -
     _run(tmp_path, asks, server)
 
 
-def _run(folder: Path, asks: Any, server: ApiServer | None = None) -> None:
+def test_a_service_account_may_do_what_its_role_says_and_is_written_down(tmp_path: Path) -> None:
+    server = ApiServer()
+    account = Account(NAMESPACE, "gateway")
+    rbac, name = "rbac.authorization.k8s.io", "gateway"
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}
+    binding = {"roleRef": {"kind": "Role", "name": name}, "subjects": [subject]}
+    role = {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]}
+    server.cluster.create(Key(rbac, "rolebindings", NAMESPACE, name), binding)
+    server.cluster.create(Key(rbac, "roles", NAMESPACE, name), role)
+
+    def asks(api: Any) -> None:
+        core = client.CoreV1Api(api)
+        core.list_namespaced_pod(NAMESPACE)
+        for forbidden in (
+            lambda: core.list_namespaced_pod("elsewhere"),
+            lambda: core.read_namespaced_pod("a", NAMESPACE),
+            lambda: core.list_namespaced_service(NAMESPACE),
+            core.list_pod_for_all_namespaces,
+        ):
+            with pytest.raises(ApiException) as error:
+                forbidden()
+            assert error.value.status == 403
+        assert server.asked_by[account] == [("list", "", "pods", NAMESPACE)]
+
+    _run(tmp_path, asks, server, server.token_of(account))
+
+
+def _run(folder: Path, asks: Any, server: ApiServer | None = None, token: str = "t0") -> None:
     async def law() -> None:
         async with running_api_server(server) as api:
-            with config.new_client_from_config(str(api.kubeconfig(folder))) as official:
+            with config.new_client_from_config(str(api.kubeconfig(folder, token))) as official:
                 await asyncio.to_thread(asks, official)
 
     run(law())

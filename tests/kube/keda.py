@@ -38,7 +38,8 @@ class Keda:
     def __init__(self, cluster: Cluster, services: Services, sync_s: float = 1.0) -> None:
         self._cluster = cluster
         self._services = services
-        self._sync_s = sync_s
+        self.sync_s = sync_s
+        """Between two looks of the autoscaler."""
         self._scalers: dict[str, _Scaler] = {}
         self.scaled: list[tuple[str, int]] = []
         """Every change of a number of replicas that it has made: of what, and to how many."""
@@ -66,11 +67,6 @@ class Keda:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
-
-    @property
-    def sync_s(self) -> float:
-        """Between two looks of the autoscaler."""
-        return self._sync_s
 
 
 class _Scaler:
@@ -177,6 +173,8 @@ class _Scaler:
 
     def _hear(self, is_active: bool) -> None:
         """KEDA's own decision: between none and the fewest."""
+        if self._key not in self._cluster.objects:
+            return
         autoscaler = self._autoscaler
         autoscaler.replicas = self._replicas()
         if is_active or self._least == 0:

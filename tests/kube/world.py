@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,15 +52,16 @@ async def running_world(
             Keda(cluster, services),
         )
         looks = [Controllers(cluster).look, services.look, world.kubelet.look, world.keda.look]
-        looking = asyncio.create_task(_look(world, looks), name="controllers")
-        try:
-            yield world
-        finally:
-            looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await looking
-            await world.keda.stop()
-            await world.kubelet.stop()
+        async with AsyncExitStack() as ending:
+            ending.push_async_callback(world.kubelet.stop)
+            ending.push_async_callback(world.keda.stop)
+            looking = asyncio.create_task(_look(world, looks), name="controllers")
+            try:
+                yield world
+            finally:
+                looking.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await looking
 
 
 async def _look(world: World, looks: list[Callable[[], None]]) -> None:
