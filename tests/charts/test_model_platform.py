@@ -216,7 +216,7 @@ def test_a_pool_selects_those_who_answer(charts: Charts) -> None:
             "a replica of 2 pods (16 GPUs, 8 to a pod) is a leaderworkerset",
         ),
         (ONE | {"kueue": {"topology": "example.org/rack"}}, "/kueue/topology"),
-        (ONE | {"kueue": {"queue": "a"}, "volcano": {"enabled": True}}, "false schema"),
+        (ONE | {"kueue": {"queue": "a"}, "volcano": {"enabled": True}}, "/volcano/enabled"),
         (ONE | {"volcano": {"queue": ""}}, "/volcano/queue"),
         (ONE | {"inferencePool": {"enabled": True}}, "/inferencePool/picker/name"),
         (ONE | {"gpu": {"mode": "dra", "matchAttributes": ["pcieRoot"]}}, "/gpu/matchAttributes/0"),

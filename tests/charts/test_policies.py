@@ -177,6 +177,10 @@ def _limit(name: str, count: Any) -> Callable[[Object], None]:
     return change
 
 
+def _leader(each: Object) -> None:
+    each["spec"]["leaderWorkerTemplate"]["leaderTemplate"]["spec"]["hostNetwork"] = True
+
+
 def _unlabelled(each: Object) -> None:
     del each["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"]
 
@@ -212,6 +216,8 @@ BAD: list[tuple[str, str, tuple[str, ...], Callable[[Object], None]]] = [
     ("images", "elsewhere", POD, _set(_container, image=f"other.example.org/image@{DIGEST}")),
     ("images", "half the name", POD, _set(_container, image=f"registry.example.org.x/y@{DIGEST}")),
     ("images", "in an init container", POD, _init(image="registry.example.org/image:1")),
+    ("images", "half a digest", POD, _set(_container, image=IMAGE[:-1])),
+    ("privilege", "in the leader alone", ("LeaderWorkerSet",), _leader),
     ("privilege", "host network", POD, _set(_spec, hostNetwork=True)),
     ("privilege", "host processes", POD, _set(_spec, hostPID=True)),
     ("privilege", "host memory", POD, _set(_spec, hostIPC=True)),
