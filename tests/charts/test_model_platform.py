@@ -89,6 +89,36 @@ def test_a_claim_takes_devices_such_as_were_planned_for(
     assert evaluated(selector["cel"]["expression"], {"device": device}) is taken
 
 
+@pytest.mark.parametrize(
+    ("engine", "pods", "argument"),
+    [
+        ("vllm", 2, "--gpu-memory-utilization=0.45"),
+        ("vllm", 4, "--gpu-memory-utilization=0.23"),
+        ("sglang", 3, "--mem-fraction-static=0.30"),
+    ],
+)
+def test_engines_that_share_a_gpu_share_its_memory(
+    charts: Charts, engine: str, pods: int, argument: str
+) -> None:
+    """Nothing but the engines' own restraint divides it."""
+    shared = {"gpu": {"mode": "timeSlicing", "sharedBy": pods}, "engine": {"kind": engine}}
+    found = charts.rendered("model", ONE | shared, VERSION)
+    assert argument in yaml.safe_load(find(found, "ConfigMap")["data"]["replica.yaml"])["args"]
+    assert float(argument.partition("=")[2]) * pods < 1
+    pod = find(found, "Deployment")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu.shared"] == 1
+
+
+def test_a_shared_gpu_is_called_as_the_platform_does(charts: Charts) -> None:
+    """The quota of a kind that is shared is of the resource that the pods ask for."""
+    kind = {"name": "l4", "perNode": 1, "nodes": 2, "sharing": {"kind": "timeSlicing", "perGpu": 4}}
+    values = {"gpus": [kind], "kueue": {"enabled": True}}
+    queue = find(charts.rendered("platform", values, VERSION), "ClusterQueue")
+    [group] = queue["spec"]["resourceGroups"][1:]
+    assert group["coveredResources"] == ["nvidia.com/gpu.shared"]
+    assert group["flavors"][0]["resources"][0]["nominalQuota"] == 8
+
+
 def test_a_queue_is_one_that_the_platform_has(charts: Charts) -> None:
     """The names of queue and priority are those that charts/platform makes."""
     platform = read_values(CHARTS / "platform/ci/queues-values.yaml")
@@ -220,6 +250,20 @@ def test_a_pool_selects_those_who_answer(charts: Charts) -> None:
         (ONE | {"volcano": {"queue": ""}}, "/volcano/queue"),
         (ONE | {"inferencePool": {"enabled": True}}, "/inferencePool/picker/name"),
         (ONE | {"gpu": {"mode": "dra", "matchAttributes": ["pcieRoot"]}}, "/gpu/matchAttributes/0"),
+        (ONE | {"gpu": {"mode": "timeSlicing"}}, "/gpu/sharedBy"),
+        (ONE | {"gpu": {"sharedBy": 2}}, "/gpu/sharedBy"),
+        (
+            ONE
+            | {
+                "gpu": {"mode": "timeSlicing", "sharedBy": 2},
+                "engine": {"args": {"gpu-memory-utilization": "0.9"}},
+            },
+            "0.9 of the memory for each of 2 is more than there is",
+        ),
+        (
+            ONE | {"gpu": {"mode": "timeSlicing", "sharedBy": 2}, "parallelism": {"tensor": 2}},
+            "/parallelism/tensor",
+        ),
         (
             ONE | {"gpu": {"mode": "dra", "migProfile": "1g.10gb"}, "parallelism": {"tensor": 2}},
             "/parallelism/tensor",

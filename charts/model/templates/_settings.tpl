@@ -34,9 +34,10 @@ kv_events: {port: {{ $shape.eventsPort }}, replay_port: {{ $shape.replayPort }}}
 supervision: {start_s: {{ int .Values.startup.seconds }}}
 drain_s: {{ $shape.drainSeconds }}
 log: json
-{{- if or .Values.engine.args .Values.engine.extraArgs }}
+{{- $arguments := include "model.arguments" . | fromJson }}
+{{- if or $arguments .Values.engine.extraArgs }}
 args:
-  {{- range $name, $value := .Values.engine.args }}
+  {{- range $name, $value := $arguments }}
   - {{ printf "--%s=%v" $name $value | quote }}
   {{- end }}
   {{- range .Values.engine.extraArgs }}

@@ -32,6 +32,13 @@ Fails where the values contradict each other.
 {{- fail (printf "gpu.resourceName: %s is not what slices of profile %s are called: %s" . $gpu.migProfile $resource) -}}
 {{- end -}}
 {{- end -}}
+{{- else if eq $gpu.mode "timeSlicing" -}}
+{{- $resource = "nvidia.com/gpu.shared" -}}
+{{- with get .Values.engine.args (include "model.memoryArgument" .) -}}
+{{- if gt (mulf . $gpu.sharedBy) 1.0 -}}
+{{- fail (printf "engine.args: %s of the memory for each of %v is more than there is" . $gpu.sharedBy) -}}
+{{- end -}}
+{{- end -}}
 {{- else if eq $gpu.mode "devicePlugin" -}}
 {{- $resource = $gpu.resourceName | default "nvidia.com/gpu" -}}
 {{- end -}}
@@ -63,6 +70,21 @@ graceSeconds: {{ add (mul 2 .Values.drain.seconds) 30 }}
 eventsPort: 5557
 replayPort: {{ add 5557 $p.data }}
 lastEventsPort: {{ add 5556 (mul 2 $p.data) }}
+{{- end -}}
+
+{{/* How the engine is told its part of the GPU's memory. */}}
+{{- define "model.memoryArgument" -}}
+{{- ternary "mem-fraction-static" "gpu-memory-utilization" (eq .Values.engine.kind "sglang") -}}
+{{- end -}}
+
+{{/* The engine's arguments by name: what is said, and what follows from sharing a GPU. */}}
+{{- define "model.arguments" -}}
+{{- $arguments := deepCopy .Values.engine.args -}}
+{{- if eq .Values.gpu.mode "timeSlicing" -}}
+{{- $part := printf "%.2f" (divf 0.9 .Values.gpu.sharedBy) -}}
+{{- $arguments = merge $arguments (dict (include "model.memoryArgument" .) $part) -}}
+{{- end -}}
+{{- toJson $arguments -}}
 {{- end -}}
 
 {{/* Several replicas at all times: one may be taken away. */}}
