@@ -238,7 +238,7 @@ class House(Panel):
     def server(self) -> Server:
         """A server for this house, not yet listening to clients. Raises OSError, naming it, for a
         TLS file, tenants or a secret that cannot be read, and for the port of the link to other
-        gateways, or where we are not told who we are; SettingsError for unusable tenants."""
+        gateways; SettingsError for tenants that cannot be used."""
         accept = self._settings.accept
         tls = accept.tls
         for path in (tls.certificate, tls.key, tls.client_ca):
@@ -246,7 +246,6 @@ class House(Panel):
                 Path(path).read_bytes()  # the ssl module would not say which file it misses
         if self._tenants_watch is not None:
             self._tenants_watch.load()
-        self.trust.start()
         self.link = self._linked()
         config = uvicorn.Config(
             self.control,
@@ -273,8 +272,9 @@ class House(Panel):
     async def serve(self, server: Server) -> None:
         """Run until the server has stopped; then end every background loop.
 
-        Raises OSError where KEDA's scaler cannot listen.
+        Raises OSError where KEDA's scaler cannot listen, or we are not told who we are.
         """
+        await self.trust.start()
         if self.keda is not None:
             await self.keda.start()
         loops: list[asyncio.Task[None]] = []

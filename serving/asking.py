@@ -7,6 +7,7 @@ came.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 
 
@@ -19,15 +20,21 @@ class Answer:
 
 
 async def ask(
-    host: str, port: int, path: str, body: bytes | None = None, timeout_s: float = 2.0
+    host: str,
+    port: int,
+    path: str,
+    body: bytes | None = None,
+    timeout_s: float = 2.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Answer | None:
-    """GET `path`, or POST `body` (JSON) there; None if no whole answer comes in time."""
+    """GET `path`, or POST `body` (JSON) there, over TLS if `tls` is given; None if no whole answer
+    comes in time."""
     head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     try:
         async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(host, port, ssl=tls)
             try:
                 writer.write(f"{head}Connection: close\r\n\r\n".encode() + (body or b""))
                 return _answer(await reader.read())
@@ -37,14 +44,18 @@ async def ask(
         return None
 
 
-async def answers(host: str, port: int, path: str, timeout_s: float = 2.0) -> bool:
+async def answers(
+    host: str, port: int, path: str, timeout_s: float = 2.0, tls: ssl.SSLContext | None = None
+) -> bool:
     """True if GET `path` is answered with 200 in time."""
-    return await fetch(host, port, path, timeout_s) is not None
+    return await fetch(host, port, path, timeout_s, tls) is not None
 
 
-async def fetch(host: str, port: int, path: str, timeout_s: float = 2.0) -> bytes | None:
+async def fetch(
+    host: str, port: int, path: str, timeout_s: float = 2.0, tls: ssl.SSLContext | None = None
+) -> bytes | None:
     """The body with which GET `path` is answered; None unless that is with 200 and in time."""
-    answer = await ask(host, port, path, timeout_s=timeout_s)
+    answer = await ask(host, port, path, timeout_s=timeout_s, tls=tls)
     return answer.body if answer is not None and answer.status == 200 else None
 
 

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import ssl
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
@@ -45,11 +46,13 @@ class ChildSettings:
     """Where its output is appended; None: it writes where we write."""
     grace_s: float = 15.0
     """From SIGTERM to SIGKILL."""
+    tls: ssl.SSLContext | None = None
+    """How it is asked; None: over plain HTTP."""
 
     @property
     def url(self) -> str:
         """Where the child is reached."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://{self.host}:{self.port}"
 
 
 class Child:
@@ -107,7 +110,7 @@ class Child:
         """Wait until the health check answers (True) or the process has gone (False)."""
         where = self.settings
         while self.exit_code is None:
-            if await answers(where.host, where.port, where.health_path):
+            if await answers(where.host, where.port, where.health_path, tls=where.tls):
                 self.state = after(self.state, Sign.ANSWERED)
                 self.ready_after_s = self._clock() - self.started_at
                 return True

@@ -90,6 +90,16 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files, which the engine takes up anew when they change."""
+
+    certificate: str
+    """The private key and the chain that is shown."""
+    authorities: str
+    """Who signs the certificates of those that may connect: all need one."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """One replica's engine."""
 
@@ -124,6 +134,8 @@ class EngineSettings:
     """None: as the engine does by itself."""
     lora: Lora | None = None
     quantisation: Quantisation = field(default_factory=Quantisation)
+    tls: TlsFiles | None = None
+    """None: plain HTTP."""
     sleep_mode: bool = False
     """The engine can be told to give its GPU memory back (and whoever reaches it may tell it)."""
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -134,7 +146,7 @@ class EngineSettings:
     @property
     def url(self) -> str:
         """Where the replica is reached."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://{self.host}:{self.port}"
 
     @property
     def answers_http(self) -> bool:

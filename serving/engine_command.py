@@ -49,4 +49,4 @@ def _simulator_arguments(settings: EngineSettings) -> list[str]:
         arguments += ["--kv-events-topic", events_topic(settings)]
     for name, path in (settings.lora.adapters if settings.lora else {}).items():
         arguments += ["--lora", f"{name}={path}"]
-    return [*arguments, *settings.extra]
+    return [*arguments, *vllm_args.tls_arguments(settings.tls), *settings.extra]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from serving.engine_args import MIB, EngineKind, EngineSettings, Node, events_topic
+from serving.engine_args import MIB, EngineKind, EngineSettings, Node, TlsFiles, events_topic
+
+_CERTIFICATE_REQUIRED: Final = "2"
+"""Python's ssl.CERT_REQUIRED."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -35,8 +38,18 @@ def arguments(settings: EngineSettings) -> list[str]:
         *("--disable-access-log-for-endpoints", "/health,/metrics"),
         *("--shutdown-timeout", str(settings.drain_s)),
         *(["--enable-sleep-mode"] if settings.sleep_mode else []),
+        *tls_arguments(settings.tls),
         *settings.extra,
     ]
+
+
+def tls_arguments(files: TlsFiles | None) -> list[str]:
+    """One file for key and chain: whenever it is read they match."""
+    if files is None:
+        return []
+    words = ["--ssl-keyfile", files.certificate, "--ssl-certfile", files.certificate]
+    words += ["--ssl-ca-certs", files.authorities, "--ssl-cert-reqs", _CERTIFICATE_REQUIRED]
+    return [*words, "--enable-ssl-refresh"]
 
 
 def environment(settings: EngineSettings) -> dict[str, str]:

@@ -34,10 +34,10 @@ class Trust:
         elif replica_ca is not None:
             self.tls = ssl.create_default_context(cafile=replica_ca)
 
-    def start(self) -> None:
-        """Be told who we are; blocks. Raises OSError where we are not told in time."""
+    async def start(self) -> None:
+        """Be told who we are. Raises OSError where we are not told in time."""
         if self._spiffe is not None:
-            self._spiffe.start()
+            await self._spiffe.start()
 
     def loops(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
         """What runs for ever."""
@@ -70,9 +70,9 @@ class Spiffe:
         self._api = WorkloadApi(settings.socket or "", allowed.trust_domain, self._take)
         self.metrics = SpiffeCollector(self.tls, self._api)
 
-    def start(self) -> None:
-        """Wait for our SVID; blocks. Raises OSError."""
-        self._api.first(self._wait_s)
+    async def start(self) -> None:
+        """Wait for our SVID. Raises OSError."""
+        await self._api.first(self._wait_s)
 
     async def run(self) -> None:
         """Follow what changes, for ever."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -46,41 +45,37 @@ class WorkloadApi:
         self._domain = TrustDomain(trust_domain)
         self._take = take
         self._expires_at: Seconds = 0.0
+        self._is_told = asyncio.Event()
+        self._trouble: Exception | None = None
 
     def __repr__(self) -> str:
         return f"<WorkloadApi {self._socket} {'up' if self.is_up else 'away'}>"
 
-    def first(self, wait_s: Seconds) -> None:
-        """Wait for the first credentials; blocks. Raises CannotTell after `wait_s`."""
-        deadline = time.monotonic() + wait_s
-        while True:
-            left_s = deadline - time.monotonic()
-            try:
-                client = WorkloadApiClient(self._socket)
-                try:
-                    self._took(client.fetch_x509_context(timeout=max(left_s, 0.1)))
-                finally:
-                    client.close()
-            except (PySpiffeError, CannotTell) as error:
-                if left_s <= AGAIN_S:
-                    raise CannotTell(
-                        f"the SPIFFE Workload API at {self._socket} does not say who we are: "
-                        f"{error}"
-                    ) from error
-                time.sleep(AGAIN_S)
-            else:
-                return
+    async def first(self, wait_s: Seconds) -> None:
+        """Wait for the first credentials. Raises CannotTell after `wait_s`."""
+        following = asyncio.create_task(self.run())
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._is_told.wait()
+        except TimeoutError:
+            raise CannotTell(
+                f"the SPIFFE Workload API at {self._socket} does not say who we are: "
+                f"{self._trouble or 'no answer'}"
+            ) from None
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
 
     async def run(self) -> None:
         """Take what comes, for ever."""
         while True:
-            error = await self._follow()
+            self._trouble = await self._follow()
             if self.is_up:
                 self.is_up = False
                 until = datetime.fromtimestamp(self._expires_at, UTC).isoformat(timespec="seconds")
                 _log.warning(
                     "the SPIFFE Workload API is away (%s); the SVID we have is good until %s",
-                    error,
+                    self._trouble,
                     until,
                 )
             await asyncio.sleep(AGAIN_S)
@@ -89,7 +84,10 @@ class WorkloadApi:
         """One stream, to its end; why it ended."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[Exception] = loop.create_future()
-        client = WorkloadApiClient(self._socket)
+        try:
+            client = WorkloadApiClient(self._socket)
+        except PySpiffeError as error:  # there is no such socket
+            return error
         stream = client.stream_x509_contexts(
             lambda context: _told(loop, self._heard, context),
             lambda error: _told(loop, _end, ended, error),
@@ -106,6 +104,7 @@ class WorkloadApi:
         try:
             self._took(context)
         except OSError as error:
+            self._trouble = error
             _log.error("what the SPIFFE Workload API says cannot be used: %s", error)
         if not was_up:
             _log.info("the SPIFFE Workload API is there")
@@ -117,6 +116,7 @@ class WorkloadApi:
         self._take(credentials)
         self._expires_at = credentials.expires_at
         self.updates += 1
+        self._is_told.set()
 
 
 def credentials_of(context: X509Context, domain: TrustDomain) -> Credentials:

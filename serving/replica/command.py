@@ -14,11 +14,12 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from serving.asking import fetch
-from serving.engine_args import MIB, EngineKind, EngineSettings, Node
+from serving.engine_args import MIB, EngineKind, EngineSettings, Node, TlsFiles
 from serving.folders import cache_root
 from serving.launch import (
     CPU_KV_CACHE_MIB,
@@ -34,6 +35,7 @@ from serving.local_models import CHAT_MODEL
 from serving.machine import Machine, choose_engine, look
 from serving.replica.checks import Findings, Plan, contradictions, degrees_of
 from serving.replica.front import serving_health
+from serving.replica.identity import Identity
 from serving.replica.logs import LogSink
 from serving.replica.nodes import node_of
 from serving.replica.settings import DEFAULT_PORT, ReplicaSettings, SettingsError, parse, read_file
@@ -105,14 +107,31 @@ def _start(settings: ReplicaSettings, node: Node | None, sink: LogSink) -> int:
     _refuse_contradictions(settings, choice.kind, node, machine)
     with sigterm_interrupts():
         kit = prepare(choice.kind, [settings.model], sink.say, settings.python)
-    engine = engine_of(settings, kit, node)
-    watch = Watch(
-        child_settings("replica", engine, kit.python, log=None),
-        engine.served_name,
-        settings,
-        engine.answers_http,
-    )
-    return asyncio.run(_serve(watch, sink))
+        return asyncio.run(_known(settings, kit, node, sink))
+
+
+async def _known(settings: ReplicaSettings, kit: Kit, node: Node | None, sink: LogSink) -> int:
+    """Serve, by SPIFFE where it is on."""
+    if settings.spiffe is None:
+        return await _serve(_watch(settings, kit, node, None), sink)
+    if kit.kind is EngineKind.SGLANG:
+        raise SettingsError("spiffe: of the engines, vLLM alone takes up certificates that change")
+    try:
+        identity = Identity(settings.spiffe)
+    except ImportError as error:
+        raise SettingsError("spiffe needs `pip install headrace[spiffe]`") from error
+    async with identity.kept():
+        return await _serve(_watch(settings, kit, node, identity), sink)
+
+
+def _watch(
+    settings: ReplicaSettings, kit: Kit, node: Node | None, identity: Identity | None
+) -> Watch:
+    engine = engine_of(settings, kit, node, identity.files if identity else None)
+    child = child_settings("replica", engine, kit.python, log=None)
+    if identity is not None:
+        child = replace(child, tls=identity.tls)
+    return Watch(child, engine.served_name, settings, engine.answers_http)
 
 
 def _refuse_contradictions(
@@ -152,7 +171,9 @@ def _model_config(model: str, kind: EngineKind) -> Mapping[str, Any] | None:
     return None
 
 
-def engine_of(settings: ReplicaSettings, kit: Kit, node: Node | None) -> EngineSettings:
+def engine_of(
+    settings: ReplicaSettings, kit: Kit, node: Node | None, tls: TlsFiles | None = None
+) -> EngineSettings:
     """What the engine is asked to do."""
     served = kit.models[0]
     cpu_default = CPU_KV_CACHE_MIB if kit.kind is EngineKind.VLLM_CPU else None
@@ -175,6 +196,7 @@ def engine_of(settings: ReplicaSettings, kit: Kit, node: Node | None) -> EngineS
         prefix_caching=settings.prefix_caching,
         lora=settings.lora,
         quantisation=settings.quantisation,
+        tls=tls,
         sleep_mode=settings.sleep_mode,
         environ=settings.env,
         extra=settings.args,

@@ -57,6 +57,17 @@ class Cpu(_Section, frozen=True):
     """What /dev/shm must have: ranks hand tensors to each other through it."""
 
 
+class Spiffe(_Section, frozen=True):
+    """The engine speaks TLS with an X.509-SVID of ours and asks for one of the trust domain."""
+
+    socket: str
+    """The Workload API's, as `unix:/spiffe-workload-api/spire-agent.sock`."""
+    trust_domain: str
+    """Ours, and that of whoever may connect."""
+    wait_s: Seconds = 30.0
+    """How long to wait for the first SVID before we give up starting."""
+
+
 class WarmUp(_Section, frozen=True):
     """The request that must be answered before the replica is ready."""
 
@@ -101,6 +112,8 @@ class ReplicaSettings(_Section, frozen=True):
     lora: Lora | None = None
     quantisation: Quantisation = Quantisation()
     sleep_mode: bool = False
+    spiffe: Spiffe | None = None
+    """None: the engine speaks plain HTTP."""
     cpu: Cpu = Cpu()
     warm_up: WarmUp = WarmUp()
     supervision: Supervision = Supervision()

@@ -118,7 +118,7 @@ class Supervisor:
         where, rules = self._watch.child, self._watch.rules
         start = busy_at = self._clock()
         while (now := self._clock()) - start < rules.drain_s + rules.settle_s:
-            page = await fetch(where.host, where.port, "/metrics")
+            page = await fetch(where.host, where.port, "/metrics", tls=where.tls)
             if page is not None and read_load(page).requests > 0.0:
                 busy_at = now
             if now - busy_at >= rules.settle_s:
@@ -188,7 +188,7 @@ class Supervisor:
         self.standing = Standing.WARMING_UP
         where, timeout_s = self._watch.child, self._watch.rules.warm_up.timeout_s
         said = None
-        while trouble := await warm_up(where.host, where.port, self._watch.served_name, timeout_s):
+        while trouble := await warm_up(where, self._watch.served_name, timeout_s):
             if trouble != said:
                 self._say(f"not warmed up: {trouble}")
                 said = trouble
@@ -200,7 +200,7 @@ class Supervisor:
         vitals = Vitals(self._clock())
         look_s = min(LOOK_S, hang_s / 4)
         while True:
-            page = await fetch(where.host, where.port, "/metrics", timeout_s=look_s)
+            page = await fetch(where.host, where.port, "/metrics", look_s, where.tls)
             load = read_load(page) if page is not None else None
             # Asked to stop, it has its own time to end in.
             if vitals.look(load, self._clock()) >= hang_s and not self._asked.is_set():

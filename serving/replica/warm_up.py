@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from serving.asking import ask
+from serving.child import ChildSettings
 
 _PROMPT: Final = "The quick brown fox jumps over the lazy dog."
 
@@ -25,11 +26,13 @@ def requests_for(model: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     )
 
 
-async def warm_up(host: str, port: int, model: str, timeout_s: float) -> str | None:
+async def warm_up(where: ChildSettings, model: str, timeout_s: float) -> str | None:
     """Ask once of each kind until one is answered; None then, else what the last answer was."""
     trouble = ""
     for path, body in requests_for(model):
-        answer = await ask(host, port, path, json.dumps(body).encode(), timeout_s)
+        answer = await ask(
+            where.host, where.port, path, json.dumps(body).encode(), timeout_s, where.tls
+        )
         if answer is None:
             return f"{path} was not answered within {timeout_s:g} s"
         if answer.status == 200:

@@ -57,6 +57,7 @@ class Sim:
         self._listening = asyncio.Event()
         self._socket = bound
         self._server: asyncio.Server | None = None
+        self._tls = None if settings.tls is None else settings.tls.context()
         self._state = ServerState()
         service = Service(settings, self.runner, self.faults, time.time)
         control = Control(service, publisher.sources(), self.crash)
@@ -67,8 +68,8 @@ class Sim:
 
     @property
     def url(self) -> str:
-        """`http://host:port`, without a slash at the end."""
-        return f"http://{self.settings.host}:{self.port}"
+        """`http://host:port` (https with TLS), without a slash at the end."""
+        return f"{'http' if self._tls is None else 'https'}://{self.settings.host}:{self.port}"
 
     @property
     def kv_events_endpoint(self) -> str | None:
@@ -135,6 +136,8 @@ class Sim:
             tasks.create_task(self.runner.run(), name="sim-engine")
             tasks.create_task(self._keep_date(), name="sim-date")
             tasks.create_task(self._publisher.serve_replays(), name="sim-replays")
+            if self.settings.tls is not None and self._tls is not None:
+                tasks.create_task(self.settings.tls.keep_fresh(self._tls), name="sim-tls")
             await asyncio.sleep(self.settings.load_s)
             await self._listen()
 
@@ -143,6 +146,7 @@ class Sim:
         self._server = await loop.create_server(
             lambda: SimProtocol(self._config, self._state, {}, loop),
             sock=self._socket,
+            ssl=self._tls,
             backlog=_BACKLOG,
         )
         self._listening.set()

@@ -12,6 +12,7 @@ import uvloop
 from serving.sim.block_hash import HashAlgorithm
 from serving.sim.replica import Sim, running_sim
 from serving.sim.settings import KvEventSettings, SimSettings, shipped_profiles
+from serving.sim.tls import add_tls_arguments, tls_of
 
 __all__ = ["KvEventSettings", "Sim", "SimSettings", "command", "main", "running_sim"]
 
@@ -93,6 +94,7 @@ class SimCommand:
         what.add_argument(
             "--wake-s", type=float, default=0.0, help="how long it takes to wake (%(default)s)"
         )
+        add_tls_arguments(parser)
         self._add_engine(parser.add_argument_group("engine (defaults from the profile)"))
         self._add_events(parser.add_argument_group("KV-cache events"))
 
@@ -171,6 +173,7 @@ def _settings(args: argparse.Namespace) -> SimSettings:
         keep_alive_s=args.keep_alive_s,
         shutdown_timeout_s=args.shutdown_timeout,
         load_s=args.load_s,
+        tls=tls_of(args),
         kv_events=KvEventSettings(
             args.kv_events_endpoint, args.kv_replay_endpoint, args.kv_events_topic
         ),

@@ -11,6 +11,7 @@ from pathlib import Path
 from serving.sim.block_hash import HashAlgorithm
 from serving.sim.kv_cache import Adapter
 from serving.sim.timing import EngineShape, Profile, parse_profile
+from serving.sim.tls import Tls
 
 VERSION = "0.32.0"
 """The vLLM this replica says it is."""
@@ -67,6 +68,8 @@ class SimSettings:
     VLLM_SERVER_DEV_MODE=1."""
     wake_s: float = 0.0
     """How long waking takes."""
+    tls: Tls | None = None
+    """None: plain HTTP."""
     kv_events: KvEventSettings = field(default_factory=KvEventSettings)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ import json
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -222,15 +221,29 @@ def test_without_the_workload_api_a_gateway_says_so_and_does_not_start(tmp_path:
 
 def test_a_gateway_waits_for_the_workload_api(tmp_path: Path, authority: Authority) -> None:
     api = WorkloadApi(tmp_path / "api.sock", authority, authority.issue(GATEWAY))
-    timer = threading.Timer(1.2, api.start)
-    timer.start()
-    tls = MutualTls(Allowed.of([REPLICA]), time.time)
+
+    async def law() -> None:
+        replica = Scripted(tls=authority.server(REPLICA))
+        asyncio.get_running_loop().call_later(0.5, api.start)
+        async with running_house(trusting(api), [replica]) as running:
+            assert (await running.ask(a_post())).status == 200
+
     try:
-        Follower(api.socket, DOMAIN, tls.renew).first(10.0)
-        assert tls.is_current()
+        run(law())
     finally:
-        timer.join()
         api.stop()
+
+
+def test_a_gateway_that_is_told_to_stop_while_it_waits_stops(tmp_path: Path) -> None:
+    async def law() -> None:
+        tls = MutualTls(Allowed.of([REPLICA]), time.time)
+        waiting = Follower(f"unix:{tmp_path}/none.sock", DOMAIN, tls.renew).first(30.0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await waiting
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(law())
 
 
 def test_while_the_workload_api_is_away_what_we_have_goes_on(
@@ -241,6 +254,7 @@ def test_while_the_workload_api_is_away_what_we_have_goes_on(
         async with running_house(trusting(api), [replica]) as running:
             await until(lambda: api.streams >= 2)  # the first was the start's
             await asyncio.get_running_loop().run_in_executor(None, api.stop)
+            api.path.unlink(missing_ok=True)
             await until(lambda: "is away" in caplog.text)
             running.house.relay.renew()  # a new connection is needed
             assert (await running.ask(a_post())).status == 200

@@ -15,6 +15,7 @@ from serving.engine_args import (
     Parallelism,
     PrefixCaching,
     Quantisation,
+    TlsFiles,
 )
 from serving.engine_command import command, environment
 
@@ -48,6 +49,15 @@ def test_a_cpu_replica_says_all_that_vllm_must_know() -> None:
     assert _value(said, "--kv-cache-memory-bytes") == "268435456"
     assert "--enforce-eager" in said
     assert "--enable-prompt-tokens-details" in said
+
+
+def test_tls_is_served_from_files_that_change_and_asks_for_a_certificate() -> None:
+    said = command(replace(CPU, tls=TlsFiles("svid.pem", "authorities.pem")), "py")
+    assert _value(said, "--ssl-certfile") == _value(said, "--ssl-keyfile") == "svid.pem"
+    assert _value(said, "--ssl-ca-certs") == "authorities.pem"
+    assert _value(said, "--ssl-cert-reqs") == "2"
+    assert "--enable-ssl-refresh" in said
+    assert not any(word.startswith("--ssl") for word in command(CPU, "py"))
 
 
 def test_a_gpu_replica_compiles_and_is_told_its_gpu() -> None:
