@@ -94,7 +94,7 @@ class House(Panel):
         self.link: Link | None = None
         self.gate = Gate(settings.hold, monotonic)
         self.cold = ColdHold(settings.hold, monotonic, self.roster.serving)
-        self.trust = Trust(settings.trust, settings.relay.replica_ca, wall)
+        self.trust = Trust(settings.trust, settings.relay.replica_ca, (monotonic, wall))
         tls = self.trust.tls
         self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic, tls)
         rng = random.Random()  # breaks ties; guards nothing
@@ -103,11 +103,8 @@ class House(Panel):
         self.tokens = Tokens(settings.tokens, self._card, tls)
         self.lessons = Lessons(chooser, self.tokens, self._observe, settings.choose)
         self.demands = self._demanded(chooser)
-        self.pool = (
-            Pooled(settings.merge, self.tokens, self.roster, monotonic)
-            if settings.merge.enabled
-            else None
-        )
+        merge = settings.merge
+        self.pool = Pooled(merge, self.tokens, self.roster, monotonic) if merge.enabled else None
         self.life = Life(
             tenants=self.tenants,
             parser=Parser(),
@@ -128,6 +125,7 @@ class House(Panel):
             clock=monotonic,
             pool=self.pool,
             tracer=Tracer(settings.account.traces.ratio, rng.getrandbits) if self.traces else None,
+            permits=self.trust.permits,
         )
         if self.pool is not None:
             self.pool.errands = Errands(self.life.carry, monotonic)

@@ -101,6 +101,14 @@ class ModelNotAllowed(ClientError):
     message = "This API key may not use this model."
 
 
+class PolicyDenied(ClientError):
+    """The operator's policy says no; its reason is shown."""
+
+    reason = "policy_denied"
+    status = 403
+    message = "The policy does not allow this."
+
+
 class UnknownModel(ClientError):
     reason = "model_not_found"
     status = 404
@@ -246,6 +254,14 @@ class DeadlineInfeasible(Rejected):
     reason = "deadline_infeasible"
     status = 429
     message = "The deadline cannot be met at the moment; try again later."
+
+
+class PolicyUnavailable(Rejected):
+    """Whoever decides has not: then nobody may."""
+
+    reason = "policy_unavailable"
+    status = 503
+    message = "It could not be decided whether this is allowed; try again."
 
 
 class Evicted(GatewayError):

@@ -1,8 +1,8 @@
-"""One small, bounded GET, or a POST of nothing: how the fleet asks a replica how it is.
+"""One small, bounded question over HTTP: how a replica is, what a policy says.
 
 Not a client for anything else: no redirects, no cookies, no kept connections, no bodies over 1 MiB.
-An HTTP client library would cost more memory than the rest of the gateway for two requests every
-few seconds.
+An HTTP client library would cost more memory than the rest of the gateway for a few requests a
+second.
 """
 
 from __future__ import annotations
@@ -26,9 +26,15 @@ class FetchFailed(Exception):
 
 
 async def fetch(
-    url: str, *, timeout_s: Seconds, tls: ssl.SSLContext | None, method: str = "GET"
+    url: str,
+    *,
+    timeout_s: Seconds,
+    tls: ssl.SSLContext | None,
+    method: str = "GET",
+    body: bytes = b"",
 ) -> tuple[int, bytes]:
     """Ask `url`: its status and whole body; `timeout_s` is from the look-up to the last byte.
+    `body` is JSON, for a POST.
 
     `tls` is how https is trusted; None: as the machine trusts. Raises FetchFailed for everything
     that may go wrong on the way; a status is not judged here. The connection is gone when this
@@ -36,7 +42,7 @@ async def fetch(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _ask(url, method, tls)
+            return await _ask(url, method, body, tls)
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {timeout_s:g} s") from error
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -46,15 +52,17 @@ async def fetch(
         raise FetchFailed(str(error) or type(error).__name__) from error
 
 
-async def _ask(url: str, method: str, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
+async def _ask(url: str, method: str, body: bytes, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
     parts = urlsplit(url)
     trust = (tls or _system_trust()) if parts.scheme == "https" else None
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=trust)
-    length = "" if method == "GET" else "Content-Length: 0\r\n"
+    length = "" if method == "GET" else f"Content-Length: {len(body)}\r\n"
+    kind = "Content-Type: application/json\r\n" if body else ""
     try:
         writer.write(
-            f"{method} {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n{length}"
+            f"{method} {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\n{length}{kind}"
             "User-Agent: headrace\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+            + body
         )
         answer = _Answer()
         while not answer.is_complete:

@@ -120,6 +120,13 @@ class Pool(Protocol):
         """As `alone` would, if need be by it. Raises what it raises."""
 
 
+class Permits(Protocol):
+    """Who decides what may be asked for."""
+
+    async def check(self, request: GenerationRequest) -> None:
+        """Raises a GatewayError where it may not be, or nobody says that it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Life:
     """The rooms, in the order of a request's life."""
@@ -143,6 +150,8 @@ class Life:
     """What the console shows of choices, while somebody looks."""
     tracer: Tracer | None = None
     """Who decides which requests are traced, if any are."""
+    permits: Permits | None = None
+    """The policy, if there is one."""
 
     async def live(self, exchange: Exchange) -> None:
         """Carry one accepted exchange to its end.
@@ -160,6 +169,8 @@ class Life:
                 entry.identified(caller.tenant.name, caller.key_id)
                 request = caller.asks(self.parser.parse(exchange))
                 entry.parsed(request)
+                if self.permits is not None:
+                    await self.permits.check(request)
                 while caller.hesitates(request):
                     await asyncio.sleep(HESITATION_S)
                 with self.admission, caller.stay(request, exchange, entry):

@@ -703,10 +703,28 @@ class SpiffeSettings(Section):
         return self
 
 
+class OpaSettings(Section):
+    """A policy is asked whether a tenant may call a model and bring the tools it names
+    (docs/trust.md). Off until it has a url; then who gets no answer may not."""
+
+    url: str | None = Field(
+        None,
+        pattern=r"^http://[^/\s?#@]+:[0-9]{1,5}/v1/data(/[A-Za-z0-9_-]+)+$",
+        description="the decision in OPA's REST API, as http://127.0.0.1:8181/v1/data/headrace/decision",
+    )
+    timeout_s: float = Field(0.5, gt=0, description="from the question to its answer")
+    cache_s: float = Field(5.0, ge=0, description="how long an answer is good; 0: for once")
+    cache_entries: int = Field(10_000, gt=0, description="answers kept")
+    max_asking: int = Field(
+        64, gt=0, description="questions at a time; others wait their timeout_s"
+    )
+
+
 class TrustSettings(Section):
-    """Whom we speak to."""
+    """Whom we speak to, and who may ask for what."""
 
     spiffe: SpiffeSettings = Field(default_factory=SpiffeSettings)
+    opa: OpaSettings = Field(default_factory=OpaSettings)
 
 
 class Settings(Section):

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.clock import Clock
+from gateway.fetch import FetchFailed, fetch
 from gateway.fleet.exposition import read_facts
-from gateway.fleet.fetch import FetchFailed, fetch
 from gateway.fleet.kv_sequence import PATIENCE, Patience
 from gateway.fleet.kv_sources import read_sources, usual_source
 from gateway.kv_cache import BlockListener, Certainty, EngineFacts

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.clock import Clock
+from gateway.fetch import FetchFailed, fetch
 from gateway.fleet.cards import read_cards
-from gateway.fleet.fetch import FetchFailed, fetch
 from gateway.fleet.health import Sign, cooled_down_at
 from gateway.fleet.ledger import Replica
 from gateway.fleet.roster import Roster

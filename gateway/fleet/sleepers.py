@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.fleet.fetch import FetchFailed, fetch
+from gateway.fetch import FetchFailed, fetch
 from gateway.fleet.health import Sign
 from gateway.vocabulary import Health
 

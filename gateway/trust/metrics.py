@@ -1,4 +1,4 @@
-"""What Prometheus reads of our SVID, and of handshakes that failed for want of trust."""
+"""What Prometheus reads of our SVID, of handshakes without trust, and of the policy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterator
 
     from prometheus_client.metrics_core import Metric
 
     from gateway.trust.mutual_tls import MutualTls
+    from gateway.vocabulary import Seconds
 
 
 class Api(Protocol):
@@ -55,3 +57,39 @@ class SpiffeCollector(Collector):
         for reason, count in self._tls.refused.items():
             refused.add_metric((str(reason),), count)
         yield refused
+
+
+class Policy(Protocol):
+    """Who is asked what is allowed."""
+
+    decisions: Counter[str]
+    asked: int
+    asked_s: Seconds
+
+
+class PolicyCollector(Collector):
+    """Reads it when Prometheus asks."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family."""
+        decisions = CounterMetricFamily(
+            "gateway_policy_decisions",
+            "Requests by what the policy said of them; undecided ones were refused.",
+            labels=("decision",),
+        )
+        for decision, count in self._policy.decisions.items():
+            decisions.add_metric((decision,), count)
+        yield decisions
+        yield CounterMetricFamily(
+            "gateway_policy_questions",
+            "How often it was asked: answers that are still good are not asked for.",
+            value=self._policy.asked,
+        )
+        yield CounterMetricFamily(
+            "gateway_policy_question_seconds",
+            "How long requests have waited for it.",
+            value=self._policy.asked_s,
+        )

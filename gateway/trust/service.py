@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from gateway.section import SettingsError
 from gateway.trust.identity import Allowed
-from gateway.trust.metrics import SpiffeCollector
+from gateway.trust.metrics import PolicyCollector, SpiffeCollector
 from gateway.trust.mutual_tls import MutualTls
+from gateway.trust.opa import Opa
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
 
 
 class Trust:
-    """How replicas are trusted. `tls` is for connections to https ones; None: as the machine
-    trusts."""
+    """`tls` is for connections to https replicas; None: as the machine trusts. `permits` is the
+    policy; None: there is none."""
 
-    def __init__(self, settings: TrustSettings, replica_ca: str | None, wall: Clock) -> None:
-        """Asks nobody yet. Raises SettingsError for what is not installed, OSError for a
-        `replica_ca` that cannot be read."""
+    def __init__(
+        self, settings: TrustSettings, replica_ca: str | None, clocks: tuple[Clock, Clock]
+    ) -> None:
+        """`clocks` are the monotonic one and that of the day. Asks nobody yet.
+
+        Raises SettingsError for what is not installed, OSError for a `replica_ca` that cannot be
+        read.
+        """
+        monotonic, wall = clocks
+        self.permits = Opa(settings.opa, monotonic) if settings.opa.url else None
         self._spiffe = Spiffe(settings.spiffe, wall) if settings.spiffe.socket else None
         self.tls: ssl.SSLContext | None = None
         if self._spiffe is not None:
@@ -48,6 +56,8 @@ class Trust:
         """What Prometheus reads of what is on."""
         if self._spiffe is not None:
             yield self._spiffe.metrics
+        if self.permits is not None:
+            yield PolicyCollector(self.permits)
 
     def on_renewal(self, tell: Callable[[], None]) -> None:
         """Whom to tell that new connections are made differently."""

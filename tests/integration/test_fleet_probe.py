@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.clock import monotonic
-from gateway.fleet.fetch import MAX_BODY_BYTES, FetchFailed, fetch
+from gateway.fetch import MAX_BODY_BYTES, FetchFailed, fetch
 from gateway.fleet.health import Sign
 from gateway.fleet.probe import Prober
 from gateway.fleet.roster import Roster
