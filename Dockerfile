@@ -22,14 +22,14 @@ COPY constraints /constraints
 COPY --from=wheel /wheels /wheels
 RUN ["python", "-m", "pip", "--python", "/opt/headrace", "install", "--no-cache-dir", \
      "--find-links", "/wheels", "--constraint", "/constraints/dev.txt", \
-     "headrace[keda,kubernetes,otel,postgres,s3]==0.1.0"]
+     "headrace[keda,kubernetes,otel,postgres,s3,spiffe]==0.1.0"]
 
 FROM ${VLLM_IMAGE} AS replica
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
 COPY --from=wheel /wheels /wheels
 # Into the engine's own Python, and nothing of it that already serves is changed.
 RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "--upgrade-strategy", "only-if-needed", \
-     "--find-links", "/wheels", "headrace==0.1.0"]
+     "--find-links", "/wheels", "headrace[spiffe]==0.1.0"]
 USER 10001:10001
 ENTRYPOINT ["headrace"]
 CMD ["replica", "--settings", "/etc/headrace/replica.yaml"]

@@ -120,13 +120,6 @@ class Pool(Protocol):
         """As `alone` would, if need be by it. Raises what it raises."""
 
 
-class Permits(Protocol):
-    """Who decides what may be asked for."""
-
-    async def check(self, request: GenerationRequest) -> None:
-        """Raises a GatewayError where it may not be, or nobody says that it may."""
-
-
 @dataclass(frozen=True, slots=True)
 class Life:
     """The rooms, in the order of a request's life."""
@@ -150,7 +143,7 @@ class Life:
     """What the console shows of choices, while somebody looks."""
     tracer: Tracer | None = None
     """Who decides which requests are traced, if any are."""
-    permits: Permits | None = None
+    permits: Opa | None = None
     """The policy, if there is one."""
 
     async def live(self, exchange: Exchange) -> None:

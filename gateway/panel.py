@@ -147,6 +147,10 @@ class Panel:
         """What can be asked for now."""
         return self.roster.known_models()
 
+    def serves(self, model: ModelName) -> bool:
+        """A replica takes work for it now."""
+        return bool(self.roster.serving(model))
+
     @property
     def members(self) -> Mapping[str, Member]:
         """Tenants by name; none where there are no keys."""

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.accept.models import model_document, models_document
+from gateway.accept.open_inference import PREFIX, open_inference_routes
 from gateway.accept.reply import error_reply
 from gateway.errors import Bug, GatewayError, MethodNotAllowed, UnknownModel, UnknownPath
 from gateway.vocabulary import ROUTES, TENANT, ModelName
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from gateway.vocabulary import ModelCard, Tenant
 
 
-_KEYED: Final = ("/v1/", "/debug/")
+_KEYED: Final = ("/v1/", PREFIX, "/debug/")
 
 
 class Panel(Protocol):
@@ -40,6 +41,7 @@ class Panel(Protocol):
     @property
     def is_ready(self) -> bool: ...
     def models(self) -> Mapping[ModelName, ModelCard]: ...
+    def serves(self, model: ModelName) -> bool: ...
     def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:
         """Who sends a head with these fields. Raises InvalidKey."""
 
@@ -112,6 +114,7 @@ def control_app(panel: Panel, scrape: Scrape, others: Sequence[Route] = ()) -> A
             Route("/v1/models/{name:path}", model),
             Route("/debug/fleet", fleet),
             Route("/debug/route", route, methods=["POST"]),
+            *open_inference_routes(panel),
             *others,
             *(Route(route.path, _only_post) for route in ROUTES),
         ],

@@ -147,6 +147,9 @@ class NoPanel:
         """None."""
         return {}
 
+    def serves(self, model: ModelName) -> bool:
+        return False
+
     def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:
         """Anybody."""
         return ANYBODY
