@@ -40,6 +40,7 @@ from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
 from gateway.scale.demands import Demands
 from gateway.tenants.tenancy import HESITATION_S, Caller, Strangers, Tenancy
+from gateway.trust.opa import Opa
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:

@@ -35,6 +35,9 @@ class Identity:
 
     def __init__(self, settings: Spiffe, memory: str = MEMORY) -> None:
         """Raises ImportError where the library is not installed, OSError without `memory`."""
+        # Between fork and exec gRPC would set itself up anew in the child, which may kill it; no
+        # child of ours uses what it inherits of it.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
         from gateway.trust.workload_api import WorkloadApi
 
         # Whoever is asked at our own engine's port is somebody of ours.
