@@ -45,6 +45,7 @@ from gateway.panel import Panel
 from gateway.parse.parser import Parser
 from gateway.peer_news import PeerNews
 from gateway.peers.link import Link, listen
+from gateway.peers.metrics import PeersCollector
 from gateway.pooled import Pooled
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
@@ -154,6 +155,7 @@ class House(Panel):
         metrics = registry(self.accounts, self)
         metrics.register(DemandCollector(self.demands))
         metrics.register(ColdCollector(self.cold, self.demands.models))
+        metrics.register(PeersCollector(lambda: self.link))
         for collector in self.trust.collectors():
             metrics.register(collector)
         if self.traces is not None:

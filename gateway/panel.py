@@ -166,8 +166,9 @@ class Panel:
         return self.tenants.tenant(fields)
 
     def fleet_document(self) -> dict[str, Any]:
-        """For /debug/fleet."""
-        return fleet_document(self.roster)
+        """For /debug/fleet: replicas, and the other gateways before them."""
+        peers = [] if self.link is None else self.link.document()
+        return {**fleet_document(self.roster), "peers": peers}
 
     def route_document(self, path: str, body: bytes, tenant: Tenant) -> dict[str, Any]:
         """For /debug/route: where a body of this tenant's would go, and why.

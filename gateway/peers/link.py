@@ -120,6 +120,21 @@ class Link(asyncio.DatagramProtocol):
             if self._transport is not None:
                 self._transport.close()
 
+    def document(self) -> list[dict[str, object]]:
+        """The others that are heard: since when they live, how long ago they spoke, and of how much
+        they tell. Built anew on each call."""
+        now = self._clock()
+        return [
+            {
+                "name": peer.name,
+                "began_at": peer.epoch / 1e6,
+                "heard_s_ago": round(now - peer.heard_at, 3),
+                "rows": len(peer.rows),
+                "has_told_all": peer.has_told_all,
+            }
+            for peer in self.peers.present
+        ]
+
     # What comes in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,7 +16,7 @@ from gateway.peers.rows import Datagram, Kind, Topic
 from gateway.peers.wire import encode
 from gateway.vocabulary import ANYBODY, ModelName
 from serving.sim.server import running_sim
-from tests.builders import MODEL, a_chat, a_post, a_route
+from tests.builders import MODEL, a_chat, a_get, a_post, a_route
 from tests.house import RunningHouse, a_sim, run, running_house, until
 from tests.keyed import ACME, a_document
 
@@ -117,6 +118,25 @@ def test_who_has_nothing_new_says_nothing() -> None:
             sent = [datagrams_of(each)["sent"] for each in both]
             await asyncio.sleep(0.5)
             assert [datagrams_of(each)["sent"] for each in both] == sent
+
+    run(law())
+
+
+def test_others_are_shown_and_datagrams_counted() -> None:
+    async def law() -> None:
+        async with (
+            running_sim(a_sim()) as sim,
+            gateways(2, sim.url) as (one, two),
+        ):
+            await within(lambda: datagrams_of(one)["heard"] > 1)
+            (shown,) = json.loads((await one.ask(a_get("/debug/fleet"))).body)["peers"]
+            link = two.house.link
+            assert link is not None
+            assert shown["name"] == link.name
+            assert shown["heard_s_ago"] < 3.0
+            metrics = (await one.ask(a_get("/metrics"))).body.decode()
+            assert 'gateway_peer_datagrams_total{result="strange"} 0.0' in metrics
+            assert 'gateway_peer_datagrams_total{result="heard"}' in metrics
 
     run(law())
 

@@ -263,10 +263,10 @@ def _several(
 GATEWAYS: Final[Mapping[str, RouterFactory]] = MappingProxyType(
     {
         "one gateway": partial(_several, 1, SHORTLY_S, True),
-        "four, told": partial(_several, 4, SHORTLY_S, True),
-        "four, told late": partial(_several, 4, LATE_S, True),
-        "four, not told": partial(_several, 4, SHORTLY_S, False),
-        "sixteen, told": partial(_several, 16, SHORTLY_S, True),
+        "four gateways": partial(_several, 4, SHORTLY_S, True),
+        "four told late": partial(_several, 4, LATE_S, True),
+        "four not told": partial(_several, 4, SHORTLY_S, False),
+        "sixteen gateways": partial(_several, 16, SHORTLY_S, True),
     }
 )
 """How many gateways, and what they know of each other."""
