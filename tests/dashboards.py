@@ -285,6 +285,39 @@ FLEET: Final = Dashboard(
                 {"{{instance}}": largest("gateway_peers_heard", "instance", "%N")},
             ),
         ),
+        "Identity, where trust.spiffe is on": (
+            Panel(
+                "SVID expires in",
+                "What is left of the certificate that we show to replicas; it is renewed at about "
+                "half its time.",
+                "s",
+                {
+                    "{{instance}}": "min by (instance) (gateway_svid_expiry_timestamp_seconds{%N} "
+                    "> 0) - time()"
+                },
+            ),
+            Panel(
+                "Workload API",
+                "1 while it is there.",
+                "short",
+                {"{{instance}}": "min by (instance) (gateway_workload_api_up{%N})"},
+            ),
+            Panel(
+                "Renewals",
+                "What the Workload API has told: SVIDs and authorities.",
+                "short",
+                {
+                    "{{instance}}": "sum by (instance) "
+                    "(increase(gateway_svid_updates_total{%N}[$__rate_interval]))"
+                },
+            ),
+            Panel(
+                "Handshakes refused",
+                "With replicas, for want of trust: theirs in us or ours in them.",
+                "short",
+                {"{{reason}}": rate("gateway_svid_refused_handshakes_total", "reason")},
+            ),
+        ),
     },
 )
 

@@ -67,6 +67,7 @@ class Traces:
         self._handed_over = 0  # spans
         self._done_with = 0  # by the thread
         self._is_closing = threading.Event()
+        self._is_over = False
         self.spans = Counter(exported=0, failed=0, dropped=0)
         self._thread = threading.Thread(target=self._drain, name="traces", daemon=True)
         self._thread.start()
@@ -100,6 +101,7 @@ class Traces:
         self._is_closing.set()
         self._queue.put(None)
         self._thread.join(CLOSE_WITHIN_S)
+        self._is_over = True
         self._exporter.shutdown()  # type: ignore[no-untyped-call]  # ends its trying again, too
 
     # The thread
@@ -114,6 +116,8 @@ class Traces:
                     group = []
             if group:
                 self._export(group)
+            if self._is_over:
+                return
 
     def _export(self, group: Sequence[Written]) -> None:
         began_at = thread_time()

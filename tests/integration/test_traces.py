@@ -21,6 +21,7 @@ from gateway.vocabulary import Outcome
 from serving.sim.server import running_sim
 from tests.builders import MODEL, a_chat, a_get, a_post
 from tests.house import Behind, RunningHouse, a_sim, run, running_house, until
+from tests.integration.test_batches import a_batch, a_client, a_file, a_line, ended
 from tests.integration.test_cold_hold import Fleet
 from tests.keyed import ACME, a_document
 from tests.otlp import Collector, Received
@@ -267,6 +268,24 @@ def test_calls_that_share_another_have_a_trace_without_an_attempt() -> None:
             assert merged > 0
             assert [span.said["headrace.attempts"] for span in requests].count(0) == merged
             assert len(collector.named(f"embeddings {MODEL}")) == 12 - merged
+
+    run(law())
+
+
+def test_a_line_of_a_batch_is_traced_as_any_request(tmp_path: Path) -> None:
+    async def law() -> None:
+        batch = {"folder": str(tmp_path / "batches")}
+        async with Collector().running() as collector:
+            async with (
+                house_with(collector, [a_sim()], ratio=1.0, batch=batch) as running,
+                a_client(running) as client,
+            ):
+                made = await a_batch(client, a_file(map(a_line, "abc")))
+                assert (await ended(client, made)).status == "completed"
+            requests = collector.named(ROUTE)
+            assert [span.said["headrace.class"] for span in requests] == ["batch"] * 3
+            assert all(span.parent_id == "" for span in requests)
+            assert len(collector.named(f"chat {MODEL}")) == 3
 
     run(law())
 
