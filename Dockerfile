@@ -1,13 +1,16 @@
-# Two images: `gateway`, small, without an engine; and `replica`, vLLM's own image with Headrace in it.
+# Three images: `gateway`, small, without an engine; `replica`, vLLM's own image with Headrace in it; and
+# `spark`, Spark's own with what scores tables.
 #
 #   docker build --target gateway -t headrace:0.1.0 .
 #   docker build --target replica -t headrace-replica:0.1.0 .
+#   docker build --target spark -t headrace-spark:0.1.0 .
 #
-# Where there is no way out: --build-arg PYTHON_IMAGE=..., VLLM_IMAGE=..., PIP_INDEX_URL=... (and
+# Where there is no way out: --build-arg PYTHON_IMAGE=..., VLLM_IMAGE=..., SPARK_IMAGE=..., PIP_INDEX_URL=... (and
 # PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST) name mirrors. pip takes the last three from its environment.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
+ARG SPARK_IMAGE=apache/spark:4.0.1-python3
 
 FROM ${PYTHON_IMAGE} AS wheel
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
@@ -33,6 +36,16 @@ RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "--upgrade-strategy", 
 USER 10001:10001
 ENTRYPOINT ["headrace"]
 CMD ["replica", "--settings", "/etc/headrace/replica.yaml"]
+
+FROM ${SPARK_IMAGE} AS spark
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
+USER 0:0
+RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "pandas==2.3.3", "pyarrow==26.0.1"]
+# As files: its Python may be older than ours, and executors need no more.
+COPY serving/__init__.py /opt/headrace/serving/__init__.py
+COPY serving/jobs /opt/headrace/serving/jobs
+ENV PYTHONPATH=/opt/headrace PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
 
 FROM ${PYTHON_IMAGE} AS gateway
 COPY --from=installed /opt/headrace /opt/headrace

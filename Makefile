@@ -18,7 +18,7 @@ URL ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e e2e-zero bench bench-routing bench-holding bench-scaling loadtest charts fuzz format clean
+.PHONY: help venv serve test check unit integration e2e e2e-zero bench bench-routing bench-holding bench-scaling loadtest charts jobs fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,8 +83,14 @@ charts: $(READY) ## Helm charts and Dockerfile: linted; rendered by the real hel
 	$(BIN)/python -m pip install --quiet --editable '.[charts]' --constraint constraints/dev.txt
 	$(BIN)/python -m pytest tests/charts
 
+jobs: ## Spark and Kubeflow Pipelines: tests of what they run, in an environment of their own (1 GB; Spark wants Java 17)
+	$(PYTHON) -m venv .venv-jobs
+	.venv-jobs/bin/python -m pip install --quiet --editable '.[jobs]' httpx hypothesis pytest pytest-randomly pytest-timeout \
+	    --constraint constraints/jobs.txt
+	.venv-jobs/bin/python -m pytest tests/jobs
+
 fuzz: $(READY) ## parsers under random input for SECONDS=60
 	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=0
 
 clean: ## remove what make made here; engines and models stay in the cache folder
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache headrace.egg-info
+	rm -rf $(VENV) .venv-jobs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache headrace.egg-info

@@ -163,7 +163,8 @@ def _commands(argv: list[str]) -> dict[str, Command]:
     found |= {"keys": KeysCommand(), "doctor": DoctorCommand()}
     if argv and argv[0] in found:
         return found
-    for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
+    offered = sorted(entry_points(group=GROUP), key=lambda each: each.name)
+    for entry in [each for each in offered if each.name in argv[:1]] or offered:
         loaded: Any = entry.load()
         found[entry.name] = loaded
     return found

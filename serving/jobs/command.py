@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 from serving.jobs import places
@@ -177,3 +178,14 @@ class Spoken(Tells):
         start = "\r\x1b[2K" if self._moves else ""
         self._stream.write(f"{start}headrace: {text}\n")
         self._stream.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command on its own, as `python -m serving.jobs.command`."""
+    parser = argparse.ArgumentParser(prog="headrace batch", description=batch_command.help)
+    batch_command.add_arguments(parser)
+    return batch_command.run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -102,6 +102,9 @@ def test_pods_may_do_little(charts: Charts, chart: str, path: Path) -> None:
 def _pod_specs(each: Object) -> list[Any]:
     if each["kind"] in ("Deployment", "Job"):
         return [each["spec"]["template"]["spec"]]
+    if each["kind"] == "JobSet":
+        jobs = [job["template"]["spec"] for job in each["spec"]["replicatedJobs"]]
+        return [job["template"]["spec"] for job in jobs]
     if each["kind"] == "Pod":
         return [each["spec"]]
     if each["kind"] == "LeaderWorkerSet":

@@ -33,15 +33,28 @@ def test_no_shell_and_no_root() -> None:
     """What runs is said word by word, and what is shipped runs as nobody in particular."""
     for instruction in re.findall(r"^(?:RUN|CMD|ENTRYPOINT)\b.*", DOCKERFILE, re.MULTILINE):
         assert instruction.partition(" ")[2].startswith("["), instruction
-    for target in ("gateway", "replica"):
+    for target in ("gateway", "replica", "spark"):
         stage = DOCKERFILE.partition(f"AS {target}\n")[2].partition("\nFROM ")[0]
         assert re.search(r"^USER 10001:10001$", stage, re.MULTILINE)
+
+
+def test_spark_is_what_the_chart_says() -> None:
+    """And its application is where the chart looks for it."""
+    spark = read_values(CHARTS / "batch/values.yaml")["spark"]["version"]
+    assert f"ARG SPARK_IMAGE=apache/spark:{spark}-" in DOCKERFILE
+    template = (CHARTS / "batch/templates/sparkapplication.yaml").read_text(encoding="utf-8")
+    (path,) = re.findall(r"local:///opt/headrace/(\S+)", template)
+    assert (ROOT / path).exists()
 
 
 def test_versions_agree() -> None:
     """Images, charts and code."""
     assert set(re.findall(r"headrace(?:\[.*?\])?==([\d.]+)", DOCKERFILE)) == {__version__}
-    for chart, image in (("gateway", ("image",)), ("model", ("engine", "image"))):
+    for chart, image in (
+        ("gateway", ("image",)),
+        ("model", ("engine", "image")),
+        ("batch", ("image",)),
+    ):
         values = read_values(CHARTS / chart / "values.yaml")
         for key in image:
             values = values[key]

@@ -31,8 +31,12 @@ from tests.charts.schemas import WRITTEN, complete
 
 ROOT: Final = Path(__file__).parents[2]
 CHARTS: Final = ROOT / "charts"
-_OFFICIAL: Final = ("gateway.networking.k8s.io", "inference.networking.k8s.io")
-"""Groups of Kubernetes' own projects, whose kinds it does not bring along all the same."""
+_OFFICIAL: Final = (
+    "gateway.networking.k8s.io",
+    "inference.networking.k8s.io",
+    "sparkoperator.k8s.io",
+)
+"""Groups whose kinds Kubernetes does not bring along, for all their names."""
 _CRDS: Final = "shared/crds/crd-schemas.tar.xz"
 KUBERNETES: Final = ("1.29.0", "1.35.0")
 NEWEST: Final = "1.37.0"

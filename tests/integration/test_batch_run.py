@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -24,6 +25,8 @@ from tests.integration.test_batches_s3 import BUCKET, s3
 
 __all__ = ["s3"]  # a fixture
 
+pytestmark = pytest.mark.timeout(180)  # each test starts several processes
+
 Done = tuple[int, str, str]
 
 
@@ -38,7 +41,7 @@ async def batches_at(folder: Path, **sim: Any) -> AsyncIterator[RunningHouse]:
 async def started(*words: object, verb: str = "run") -> asyncio.subprocess.Process:
     """The command, as whoever types it starts it."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "batch", verb, *map(str, words)),
+        *(sys.executable, "-m", "serving.jobs.command", verb, *map(str, words)),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
@@ -95,7 +98,7 @@ def test_all_lines_are_answered_and_asked_once_however_often_it_is_run(tmp_path:
             assert code == 0
             assert len(await batches_of(house)) == 2
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_lines_that_fail_are_written_to_be_asked_again(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_lines_that_fail_are_written_to_be_asked_again(tmp_path: Path) -> None:
             assert code == 0
             assert written(tmp_path) == ["out.jsonl"]
 
-    run(law())
+    run(law(), within_s=150)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,7 @@ def test_what_cannot_be_worked_on_is_said(tmp_path: Path, content: bytes | None,
             assert "Traceback" not in err
             assert not written(tmp_path)
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_a_file_that_was_refused_is_sent_again_once_it_can_be_taken(tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_a_file_that_was_refused_is_sent_again_once_it_can_be_taken(tmp_path: Pa
             code, _, err = await ran(house, source, tmp_path / "out.jsonl")
             assert (code, "sending" in err) == (0, False)  # the file itself is there
 
-    run(law())
+    run(law(), within_s=150)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -170,7 +173,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_batch(tmp_path: Path, see
             words = [source, "--output", target, "--endpoint", house.url, "--poll", "0.05"]
             for _ in range(3):
                 process = await started(*words)
-                await asyncio.sleep(chance.uniform(0.3, 1.2))
+                await asyncio.sleep(chance.uniform(0.2, 1.5))
                 if process.returncode is None:
                     process.send_signal(signal.SIGKILL)
                 await process.wait()
@@ -181,7 +184,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_batch(tmp_path: Path, see
             await house.until_quiet()
             assert house.house.accounts.received == 400
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_killed_before_its_answers_are_whole_it_leaves_none(tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_killed_before_its_answers_are_whole_it_leaves_none(tmp_path: Path) -> N
             assert len(ids_in(target)) == 300
             assert len(await batches_of(house)) == 1
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_two_that_start_at_once_end_with_the_same_answers(tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def test_two_that_start_at_once_end_with_the_same_answers(tmp_path: Path) -> Non
             assert states.count("completed") == 1
             assert set(states) <= {"completed", "cancelled", "cancelling"}
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_it_waits_for_a_gateway_that_is_away(tmp_path: Path) -> None:
@@ -242,7 +245,7 @@ def test_it_waits_for_a_gateway_that_is_away(tmp_path: Path) -> None:
         assert code == 0, err
         assert ids_in(target) == ["a", "b"]
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_a_batch_that_has_expired_gives_what_there_is(tmp_path: Path) -> None:
@@ -267,7 +270,7 @@ def test_a_batch_that_has_expired_gives_what_there_is(tmp_path: Path) -> None:
             both = ids_in(target) + ids_in(tmp_path / "out.again.jsonl")
             assert sorted(both) == sorted(f"{n}" for n in range(200))
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_the_key_is_read_from_a_file(tmp_path: Path) -> None:
@@ -294,7 +297,7 @@ def test_the_key_is_read_from_a_file(tmp_path: Path) -> None:
             code, _, err = await done(await started(*access[:2], verb="check"))
             assert (code, "401" in err) == (2, True)
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_a_gateway_without_the_batch_api_is_told_apart(tmp_path: Path) -> None:
@@ -305,7 +308,7 @@ def test_a_gateway_without_the_batch_api_is_told_apart(tmp_path: Path) -> None:
             )
             assert (code, "is the Batch API on?" in err) == (2, True)
 
-    run(law())
+    run(law(), within_s=150)
 
 
 def test_input_and_output_may_be_in_an_object_store(tmp_path: Path, s3: Any) -> None:
@@ -319,7 +322,7 @@ def test_input_and_output_may_be_in_an_object_store(tmp_path: Path, s3: Any) -> 
             assert code == 1, err
             assert f"{BUCKET}/job/out.again.jsonl --output" in out
 
-    run(law())
+    run(law(), within_s=150)
     s3.invalidate_cache()
     answers = s3.cat(f"{BUCKET}/job/out.jsonl").decode().splitlines()
     assert [json.loads(line)["custom_id"] for line in answers] == ids
@@ -335,4 +338,22 @@ def test_the_batch_says_whose_job_it_is(tmp_path: Path) -> None:
             assert batch["metadata"]["name"] == "nightly"
             assert len(batch["metadata"][LABEL]) == 32
 
-    run(law())
+    run(law(), within_s=150)
+
+
+def test_what_the_page_shows_works(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs/batch-jobs.md"
+    (command,) = re.findall(r"\$ headrace batch run (.*)", page.read_text(encoding="utf-8"))
+    an_input(tmp_path, [a_line("a"), a_line("b", max_tokens=-1)], "requests.jsonl")
+
+    async def law() -> None:
+        async with batches_at(tmp_path) as house:
+            words = command.replace("http://127.0.0.1:8000", house.url).split()
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gateway", "batch", "run", *words), cwd=tmp_path
+            )
+            assert await process.wait() == 1
+
+    run(law(), within_s=150)
+    for name in ("answers.jsonl", "answers.errors.jsonl", "answers.again.jsonl"):
+        assert (tmp_path / name).read_bytes().count(b"\n") == 1
