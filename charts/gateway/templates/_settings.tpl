@@ -83,3 +83,10 @@ secret: /etc/headrace/peers/secret
 {{- define "gateway.scheme" -}}
 {{- ternary "HTTPS" "HTTP" (or .Values.tlsSecret (dig "accept" "tls" "certificate" "" .Values.settings) | empty | not) -}}
 {{- end -}}
+
+{{/* Where SPIFFE's CSI driver puts the socket that settings.trust.spiffe names; empty: it is off. */}}
+{{- define "gateway.workloadApi" -}}
+{{- with dig "trust" "spiffe" "socket" "" .Values.settings -}}
+{{- trimPrefix "unix:" . | dir -}}
+{{- end -}}
+{{- end -}}

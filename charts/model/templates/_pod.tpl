@@ -116,7 +116,14 @@ spec:
         - {name: tmp, mountPath: /tmp}
         - {name: shm, mountPath: /dev/shm}
         - {name: models, mountPath: /models{{ if eq $.Values.cache.kind "image" }}, readOnly: true{{ end }}}
+        {{- if $.Values.spiffe.trustDomain }}
+        - {name: workload-api, mountPath: {{ trimPrefix "unix:" $.Values.spiffe.socket | dir }}, readOnly: true}
+        {{- end }}
   volumes:
+    {{- if $.Values.spiffe.trustDomain }}
+    - name: workload-api
+      csi: {driver: csi.spiffe.io, readOnly: true}
+    {{- end }}
     - name: settings
       configMap: {name: {{ include "headrace.name" $ }}}
     - name: home

@@ -32,6 +32,11 @@ max_model_len: {{ int . }}
 kv_events: {port: {{ $shape.eventsPort }}, replay_port: {{ $shape.replayPort }}}
 {{- end }}
 supervision: {start_s: {{ int .Values.startup.seconds }}}
+{{- with .Values.spiffe }}
+{{- if .trustDomain }}
+spiffe: {socket: {{ .socket | quote }}, trust_domain: {{ .trustDomain | quote }}}
+{{- end }}
+{{- end }}
 drain_s: {{ $shape.drainSeconds }}
 log: json
 {{- $arguments := include "model.arguments" . | fromJson }}

@@ -102,6 +102,9 @@ headrace.io/model: {{ include "headrace.name" . }}
 {{- $shape := include "model.shape" . | fromYaml -}}
 headrace.io/model: {{ $shape.served | quote }}
 headrace.io/port: "8000"
+{{- if .Values.spiffe.trustDomain }}
+headrace.io/scheme: https
+{{- end }}
 {{- if gt (int .Values.parallelism.data) 1 }}
 headrace.io/data-parallel-size: {{ .Values.parallelism.data | quote }}
 {{- end }}
