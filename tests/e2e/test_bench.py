@@ -13,6 +13,8 @@ from tests.e2e.conftest import CHAT, EMBEDDINGS, Stack
 
 CLOSE = 0.05
 
+# Answers are long enough that what delays a first byte or a last one on this machine is a small
+# part of the time between them.
 CHATS = """\
 question: Do our figures agree with vLLM's own?
 duration_s: 25
@@ -20,7 +22,7 @@ warm_up_s: 2
 patience_s: 120
 allowed_late_s: 1
 arrivals: {kind: users, users: 2}
-workload: {kind: multi-turn, turns: 3, think_s: 0, system_tokens: 60, output_tokens: 16}
+workload: {kind: multi-turn, turns: 3, think_s: 0, system_tokens: 60, output_tokens: 48}
 objectives: {ttft_s: 20}
 """
 
@@ -48,29 +50,21 @@ def bench(stack: Stack, folder: Path, scenario: str, model: str) -> Path:
 
 
 def test_chats_are_counted_and_timed_as_vllm_does(stack: Stack, tmp_path: Path) -> None:
-    """Counts always; times in one run of three, for whatever else this machine does delays a first
-    byte on its way from vLLM to us, and a tenth of a second is a tenth of 16 tokens' times."""
-    far = []
-    for number in range(3):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (run,) = read_record(bench(stack, folder, CHATS, CHAT).read_bytes()).runs
-        ours = run.everything
-        chats = [each for each in run.replicas if each.output_tokens]
-        assert ours.errors == {}
-        assert ours.requests > 5
-        assert not ours.are_tokens_counted
-        assert sum(each.requests for each in chats) == ours.requests
-        assert sum(each.output_tokens for each in chats) == ours.output_tokens == 16 * ours.requests
-        assert sum(each.prompt_tokens for each in chats) == ours.prompt_tokens
-        assert ours.e2e_s is not None
-        assert ours.tpot_s is not None
-        whole = sum(float(each.e2e_mean_s or 0) * each.requests for each in chats) / ours.requests
-        token = sum(float(each.tpot_mean_s or 0) * each.requests for each in chats) / ours.requests
-        far.append((ours.e2e_s.mean / whole, ours.tpot_s.mean / token))
-        if all(ratio == pytest.approx(1.0, rel=CLOSE) for ratio in far[-1]):
-            return
-    pytest.fail(f"end to end and time per token, of vLLM's: {far}")
+    (run,) = read_record(bench(stack, tmp_path, CHATS, CHAT).read_bytes()).runs
+    ours = run.everything
+    chats = [each for each in run.replicas if each.output_tokens]
+    assert ours.errors == {}
+    assert ours.requests >= 2
+    assert not ours.are_tokens_counted
+    assert sum(each.requests for each in chats) == ours.requests
+    assert sum(each.output_tokens for each in chats) == ours.output_tokens == 48 * ours.requests
+    assert sum(each.prompt_tokens for each in chats) == ours.prompt_tokens
+    assert ours.e2e_s is not None
+    assert ours.tpot_s is not None
+    whole = sum(float(each.e2e_mean_s or 0) * each.requests for each in chats) / ours.requests
+    token = sum(float(each.tpot_mean_s or 0) * each.requests for each in chats) / ours.requests
+    assert ours.e2e_s.mean == pytest.approx(whole, rel=CLOSE)
+    assert ours.tpot_s.mean == pytest.approx(token, rel=CLOSE)
 
 
 def test_embeddings(stack: Stack, tmp_path: Path) -> None:
