@@ -75,7 +75,7 @@ class Page:
             raise RuntimeError(json.dumps(done["exceptionDetails"])[:1000])
         return done["result"].get("value")
 
-    async def until(self, expression: str, *, within_s: float = 15.0) -> None:
+    async def until(self, expression: str, *, within_s: float = 30.0) -> None:
         """Look until it is true. Raises TimeoutError."""
         async with asyncio.timeout(within_s):
             while not await self.js(f"Boolean({expression})"):

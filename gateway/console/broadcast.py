@@ -9,6 +9,7 @@ are any of either.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.console.snapshot import Owners
     from gateway.settings import ConsoleSettings
 
+log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -113,8 +115,11 @@ class Broadcast:
         """Tell whoever watches, until cancelled."""
         while True:
             await self._wanted.wait()
-            if not self._is_over:
-                self.tell()
+            try:
+                if not self._is_over:
+                    self.tell()
+            except Exception:
+                log.exception("the console has a bug")
             await asyncio.sleep(self._settings.every_s)
 
     def tell(self) -> None:

@@ -107,6 +107,8 @@ def console_routes(broadcast: Broadcast, viewer: Viewer) -> tuple[Route, ...]:
 
     async def events(request: Request) -> Response:
         sees_names = viewer(dict(request.headers.raw))
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream", headers=_STREAM_HEADERS)
         return Live(Watcher(broadcast, sees_names=sees_names))
 
     return (

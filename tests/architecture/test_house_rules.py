@@ -54,6 +54,7 @@ def test_whatever_is_caught_is_named() -> None:
         "gateway/workers.py": "the edge: one child",
         "gateway/peers/link.py": "the body of a background loop",
         "gateway/tenants/watch.py": "the body of a background loop",
+        "gateway/console/broadcast.py": "the body of a background loop",
         "gateway/account/trace_export.py": "the edge: a library's bare errors are one export's",
     }
     found = {

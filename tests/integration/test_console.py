@@ -138,6 +138,11 @@ def test_nothing_is_noted_while_nobody_looks(shared: Shared) -> None:
 
     async def law() -> None:
         recent: Recent = running.house.life.recent
+        async with watching(running) as wire:
+            await snapshot(wire)
+            assert (await running.ask(a_post(a_chat(LONG)))).status == 200
+            assert recent.decisions
+            assert recent.hottest(9, 0.0)
         await until(lambda: not watchers(running))
         frames = repr(running.house.console)
         assert (await running.ask(a_post(a_chat(LONG)))).status == 200
@@ -173,6 +178,16 @@ def test_watchers_are_bounded_and_freed_however_they_leave(shared: Shared) -> No
         async with watching(running) as wire:
             await snapshot(wire)
         await until(lambda: not watchers(running))
+
+    shared.run(law())
+
+
+def test_who_asks_for_the_head_of_the_stream_has_it_and_is_done(shared: Shared) -> None:
+    async def law() -> None:
+        asked = a_get("/console/events").replace(b"GET", b"HEAD", 1)
+        answer = await shared.running.ask(asked, method="HEAD")
+        assert (answer.status, watchers(shared.running)) == (200, 0)
+        assert (answer.header("content-type") or "").startswith("text/event-stream")
 
     shared.run(law())
 

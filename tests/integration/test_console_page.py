@@ -30,7 +30,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "choose": {"policy": "cache-aware"},
 }
 TOPICS = ("weirs and sluices ", "turbines and their blades ", "the water of a mill race ")
-PRESETS = "[...document.querySelectorAll('#replicas .state')].map((each) => each.textContent)"
+STATES = "[...document.querySelectorAll('#replicas .state')].map((each) => each.textContent)"
 LIVE = "document.getElementById('link').dataset.state == 'live'"
 
 CHECKS = (Path(__file__).parents[1] / "page_checks.js").read_text()
@@ -85,8 +85,8 @@ def test_a_fleet_under_load_is_shown_as_it_is_in_light_and_dark(tmp_path: Path) 
     async def law() -> None:
         async with running_house(QUICK, [a_sim(), a_sim()]) as running:
             async with visiting(running, tmp_path) as page:
-                await page.until(f"{LIVE} && {PRESETS}.length == 2")
-                assert await page.js(PRESETS) == ["healthy", "healthy"]
+                await page.until(f"{LIVE} && {STATES}.length == 2")
+                await page.until(f"{STATES}.every((each) => each == 'healthy')")
                 async with loaded(running):
                     await page.until("document.querySelectorAll('#heat tbody tr').length == 3")
                     await page.until("document.querySelectorAll('#decisions li').length == 24")
@@ -215,9 +215,9 @@ def test_it_says_when_the_gateway_is_gone_and_finds_it_again(tmp_path: Path) -> 
             many = [f"http://127.0.0.1:{each}" for each in range(1, 65)]
             again = {**QUICK, "accept": {"port": port}}
             async with running_house(again, many):
-                await page.until(f"{LIVE} && {PRESETS}.length == 64")
+                await page.until(f"{LIVE} && {STATES}.length == 64")
                 assert await page.js("document.getElementById('trouble').hidden")
-                await page.until(f"{PRESETS}.every((each) => each != 'healthy')")
+                await page.until(f"{STATES}.every((each) => each != 'healthy')")
                 await keep(page, "many")
 
     run(law())
