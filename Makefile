@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILED := .venv-compiled
 
 ENGINE ?= auto
 MODEL ?=
@@ -13,12 +14,14 @@ ARGS ?=
 SECONDS ?= 60
 SCENARIO ?= shared-prefix
 URL ?=
+COMPILED_TESTS ?= $(addprefix tests/unit/,accept account choose fleet hold parse relay scale tenants tokens) \
+    tests/property tests/integration
 
 # Packages are installed once and again when what they are made from changes.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e e2e-zero bench bench-routing bench-holding bench-scaling loadtest charts jobs fuzz format clean
+.PHONY: help venv serve test check unit integration e2e e2e-zero compiled test-compiled bench bench-routing bench-holding bench-scaling loadtest charts jobs fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,8 +64,27 @@ e2e: $(READY) ## real processes and real vLLM replicas on CPU
 e2e-zero: $(READY) ## zero to one: a held request, KEDA's protocol, a real vLLM replica on CPU
 	$(BIN)/python -m pytest -s tests/e2e/test_zero.py
 
-bench: $(READY) ## CPU per request and per chunk, beside other gateways
-	$(BIN)/python -m tests.bench.hotpath $(ARGS)
+# The wheel with the hot path as C, in an environment of its own that has everything else from .venv.
+$(COMPILED)/.ready: $(READY) setup.py pyproject.toml $(shell find gateway serving loadtest -name '*.py')
+	@echo "compiling the hot path: a minute or two"
+	rm -rf build $(COMPILED)
+	HEADRACE_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheels .
+	$(BIN)/python -m venv --without-pip $(COMPILED)
+	$(BIN)/python -m pip --python $(COMPILED) install --quiet --no-deps build/wheels/headrace-*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > "$$($(COMPILED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	mkdir $(COMPILED)/path && ln -s ../../tests $(COMPILED)/path/tests
+	rm -rf build
+	@touch $@
+
+compiled: $(COMPILED)/.ready ## the hot path as C, in the environment .venv-compiled
+	$(COMPILED)/bin/python -P -m gateway --version
+
+test-compiled: $(COMPILED)/.ready ## tests of the hot path's rooms, against what was compiled
+	PYTHONSAFEPATH=1 $(COMPILED)/bin/python -m pytest -o pythonpath=$(COMPILED)/path -m 'not pure' $(COMPILED_TESTS)
+
+bench: $(COMPILED)/.ready ## CPU per request and per chunk, compiled and not, beside other gateways
+	$(BIN)/python -m tests.bench.hotpath --python $(COMPILED)/bin/python $(ARGS)
 
 bench-routing: $(READY) ## routing policies beside others': in virtual time, or ARGS=--http for real gateways
 	$(BIN)/python -m tests.bench.routing $(ARGS)
@@ -93,4 +115,4 @@ fuzz: $(READY) ## parsers under random input for SECONDS=60
 	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=0
 
 clean: ## remove what make made here; engines and models stay in the cache folder
-	rm -rf $(VENV) .venv-jobs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache headrace.egg-info
+	rm -rf $(VENV) $(COMPILED) .venv-jobs build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache headrace.egg-info

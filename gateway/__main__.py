@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -134,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Headrace, an inference gateway for vLLM.",
         epilog="`headrace COMMAND --help` tells more. Try `headrace up --engine sim` first.",
     )
-    parser.add_argument("--version", action="version", version=f"headrace {__version__}")
+    parser.add_argument("--version", action="version", version=version_line())
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     argv = sys.argv[1:] if argv is None else argv
     for name, command in _commands(argv).items():
@@ -147,6 +148,13 @@ def main(argv: list[str] | None = None) -> int:
         return chosen.run(args)
     except KeyboardInterrupt:
         return 130
+
+
+def version_line() -> str:
+    """Which Headrace this is; the wheel may hold the hot path as C (docs/adr/0032)."""
+    found = find_spec("gateway.life")
+    is_compiled = found is not None and not (found.origin or "").endswith(".py")
+    return f"headrace {__version__}{' (compiled)' if is_compiled else ''}"
 
 
 def _commands(argv: list[str]) -> dict[str, Command]:

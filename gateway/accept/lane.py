@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
+from mypy_extensions import mypyc_attr
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.accept.exchange import CONTINUE, Exchange, whole_reply
@@ -51,6 +52,7 @@ _MULTIPART: Final = BodyKind.MULTIPART
 _FIELD_OVERHEAD: Final = 32  # what a header field costs beside its bytes, as HTTP/2 counts it
 
 
+@mypyc_attr(native_class=False)
 class Lane(HttpToolsProtocol):
     """One client connection."""
 

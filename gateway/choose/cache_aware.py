@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import Final
 
-import msgspec
-
 from gateway.choose.chooser import Choice, Claim
 from gateway.choose.holdings import Hits, Holdings
 from gateway.choose.owed import Owed
@@ -212,7 +210,7 @@ class CacheAware:
                 if held:
                     saved = cold - work(hits.prompt_tokens, hits.uncached(at), attention)
                     costs[at] += hits.load_s[at] - saved * pool.slopes[at]
-        priced = Priced(costs, pool, hits, self.holdings, now, attention)
+        priced = Priced(costs, pool, hits, self.holdings, now, attention, {})
         if self._crowded:
             self._overtake(request, priced, costs)
         return priced
@@ -311,7 +309,7 @@ class Priced(Value, frozen=True):
     holdings: Holdings
     now: Seconds
     attention_tokens: Tokens
-    spared_s: dict[int, Seconds] = msgspec.field(default_factory=dict)
+    spared_s: dict[int, Seconds]
     """Of the wait for some, what is owed to those whom it would overtake."""
 
     def prediction(self, index: int) -> Prediction:

@@ -28,13 +28,12 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Final
 
-import msgspec
-
 from gateway.kv_cache import Certainty
+from gateway.record import Value
 from gateway.vocabulary import Seconds
 
 
-class Patience(msgspec.Struct, frozen=True):
+class Patience(Value, frozen=True):
     """How long, and how much."""
 
     silence_s: Seconds = 1.0  # a round that brings nothing for so long is given up
@@ -48,24 +47,24 @@ class Patience(msgspec.Struct, frozen=True):
 PATIENCE: Final = Patience()
 
 
-class Apply(msgspec.Struct, frozen=True):
+class Apply(Value, frozen=True):
     """Tell of the events in this batch."""
 
     number: int
     batch: bytes
 
 
-class Retold(msgspec.Struct, frozen=True):
+class Retold(Value, frozen=True):
     """What was told before counts no more."""
 
 
-class Say(msgspec.Struct, frozen=True):
+class Say(Value, frozen=True):
     """So far can it be trusted from now on."""
 
     certainty: Certainty
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(Value, frozen=True):
     """Ask for the batches from `first` on, over a fresh connection; drop the round before."""
 
     first: int

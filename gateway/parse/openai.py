@@ -148,7 +148,7 @@ def _refuse_duplicates(body: bytes) -> None:
 
 
 def _context(members: dict[str, msgspec.Raw]) -> tuple[tuple[str, msgspec.Raw], ...]:
-    return tuple([(name, members[name]) for name in sorted(_CONTEXT & members.keys())])
+    return tuple([(name, members[name]) for name in sorted(members) if name in _CONTEXT])
 
 
 def _model(members: dict[str, msgspec.Raw]) -> ModelName:

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-
 from gateway.demand import Demand, OtherShares, Share
+from gateway.record import Value
 from gateway.scale.meter import Meter, Open
 from gateway.scale.staffing import Objective, Work, busy, needed
 
@@ -29,7 +28,7 @@ DRAIN: Final = 0.5
 """What waits is to be done away with in this part of the time that a replica takes to come."""
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(Value, frozen=True):
     """What there is for one model. `prefill_per_s`, `cache_tokens` and the `sequences` that run at
     once are of its mean replica; None: unknown. `cold_start_s` is how long a new one will take."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import exp
 from typing import TYPE_CHECKING, Final
 
-import msgspec
+from gateway.record import Value
 
 if TYPE_CHECKING:
     from gateway.vocabulary import Seconds
@@ -24,7 +24,7 @@ SHARE: Final = 50.0  # what one sequence more adds to a step, as a part of that 
 FORGET: Final = 0.001  # of the least time, per look that has seen longer ones
 
 
-class Speed(msgspec.Struct, frozen=True):
+class Speed(Value, frozen=True):
     """What the mean replica of a model does: prefill in work a second (as the policy that chooses
     counts work), and for how long each generated token keeps it busy."""
 

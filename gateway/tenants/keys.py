@@ -16,7 +16,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, Generic, TypeVar
 
-import msgspec
+from gateway.record import Value
 
 SECRET_BYTES: Final = 32
 ID_BYTES: Final = 5  # 8 letters
@@ -24,7 +24,7 @@ ID_BYTES: Final = 5  # 8 letters
 Holder = TypeVar("Holder")
 
 
-class NewKey(msgspec.Struct, frozen=True):
+class NewKey(Value, frozen=True):
     """A key that was just made: the only moment at which it is known."""
 
     id: str

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.record import Value
 from gateway.tokens.json_text import characters
 from gateway.tokens.prompts import ChatPrompt, Message, TextPrompt
 from gateway.tokens.token_text import TokenText
@@ -56,7 +57,7 @@ _WHITE: Final = re.compile(rb"[ \t\n\r\x0b\x0c]*")
 _GAP: Final = re.compile(rb"[0-9A-Za-z](?= [0-9A-Za-z])")
 
 
-class Layout(msgspec.Struct, frozen=True):
+class Layout(Value, frozen=True):
     """What stands between contents, without white space around; `settled` are pairs that are the
     same where the second message is the last. `dividers` are tokens by role, `verbatim` the roles
     whose contents are written as they come whatever they end with."""
@@ -116,7 +117,7 @@ def edges(
     return found
 
 
-class _Place(msgspec.Struct, frozen=True):
+class _Place(Value, frozen=True):
     """A content in a text: where it is, what was before it, and the token that follows."""
 
     pair: Pair

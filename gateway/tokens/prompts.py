@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.record import Value
 from gateway.tokens.json_text import Span, elements, members
 from gateway.vocabulary import GenerationRequest
 
@@ -25,7 +26,7 @@ class Unreadable(Exception):
     """We cannot tell what the engine reads; the message says why, for whoever asks."""
 
 
-class ChatPrompt(msgspec.Struct, frozen=True):
+class ChatPrompt(Value, frozen=True):
     """What goes into a chat template.
 
     `strings` are the places of messages' contents in the prompt, where a content is one string and
@@ -40,7 +41,7 @@ class ChatPrompt(msgspec.Struct, frozen=True):
     add_special_tokens: bool
 
 
-class TextPrompt(msgspec.Struct, frozen=True):
+class TextPrompt(Value, frozen=True):
     """Text to be read as it is. `string` is its place in the prompt."""
 
     text: str
@@ -48,7 +49,7 @@ class TextPrompt(msgspec.Struct, frozen=True):
     add_special_tokens: bool
 
 
-class TokenPrompt(msgspec.Struct, frozen=True):
+class TokenPrompt(Value, frozen=True):
     """Token ids. `array` is their place in the prompt."""
 
     tokens: list[int]
@@ -345,7 +346,7 @@ def _tool(tool: Any) -> dict[str, Any]:
 def _variables(context: Mapping[str, Any]) -> dict[str, Any]:
     """What else the template is given."""
     given = context.get("chat_template_kwargs") or {}
-    if not isinstance(given, dict) or _NOT_VARIABLES & given.keys():
+    if not isinstance(given, dict) or not _NOT_VARIABLES.isdisjoint(given):
         raise Unreadable("`chat_template_kwargs` cannot be followed")
     variables = dict(given)
     effort = context.get("reasoning_effort")

@@ -15,8 +15,7 @@ from collections import OrderedDict
 from hashlib import blake2b
 from typing import Final
 
-import msgspec
-
+from gateway.record import Value
 from gateway.tokens.tokenizer import Encoded, ModelTokenizer
 
 _CHECK_FIRST: Final = 4
@@ -88,7 +87,7 @@ class Segments:
             self.bytes -= _size(oldest)
 
 
-class Read(msgspec.Struct, frozen=True):
+class Read(Value, frozen=True):
     """A text as tokens: where its pieces begin, in characters and in tokens."""
 
     tokens: array[int]

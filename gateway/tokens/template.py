@@ -22,14 +22,14 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
-import msgspec
 
+from gateway.record import Value
 from gateway.tokens.prompts import Message, Unreadable
 
 _MOST_CHARACTERS: Final = 64 * 1024 * 1024
 
 
-class Rendered(msgspec.Struct, frozen=True):
+class Rendered(Value, frozen=True):
     """Text, and for every message how many characters of it no later message can change."""
 
     text: str

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
 
-import msgspec
+from gateway.record import Value
 
 
-class TokenText(msgspec.Struct, frozen=True):
+class TokenText(Value, frozen=True):
     """The text of some tokens: `ends[k]` of its bytes are those of tokens 0 to k."""
 
     text: bytes

@@ -25,9 +25,9 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import msgspec
 from tokenizers import Tokenizer
 
+from gateway.record import Value
 from gateway.tokens.prompts import Unreadable
 
 CUT_EVERY: Final = 48
@@ -47,7 +47,7 @@ _SAMPLE: Final = (
 )
 
 
-class Encoded(msgspec.Struct, frozen=True):
+class Encoded(Value, frozen=True):
     """Tokens of a text, and pairs (characters, tokens) where it may safely be cut."""
 
     tokens: array[int]

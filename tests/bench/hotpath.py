@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-bench-") as scratch:
             plan = QUICK if args.quick else FULL
-            bench = Bench(plan, folder=Path(scratch), cache=cache_folder(), root=ROOT)
+            bench = Bench(
+                plan, folder=Path(scratch), cache=cache_folder(), root=ROOT, python=args.python
+            )
             with bench.stack:
                 bench.start_replicas()
                 if args.profile:
@@ -79,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         "--subjects",
         default=",".join(SUBJECTS),
         help="which of them, apart by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--python",
+        type=Path,
+        default=Path(sys.executable),
+        help="the interpreter that has the Headrace to be measured, such as one with the compiled "
+        "wheel; headrace-pure is this one's",
     )
     parser.add_argument(
         "--also",

@@ -107,12 +107,21 @@ class Runner:
 class Bench:
     """Everything that is up during a run; used as the body of `with bench.stack`."""
 
-    def __init__(self, plan: Plan, *, folder: Path, cache: Path, root: Path) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        folder: Path,
+        cache: Path,
+        root: Path,
+        python: Path = Path(sys.executable),
+    ) -> None:
+        """`python` is the interpreter that has the Headrace to be measured."""
         self.plan = plan
         self.stack = ExitStack()
         self.cores = Cores.allot()
         self.books = Books.write(plan.seed)
-        self.surroundings = Surroundings(tuple(free_ports(2)), folder, cache, root)
+        self.surroundings = Surroundings(tuple(free_ports(2)), folder, cache, root, python)
         self._serials = Serials()
 
     def start_replicas(self) -> None:

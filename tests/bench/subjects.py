@@ -7,7 +7,6 @@ access log included.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shlex
@@ -24,7 +23,8 @@ from tests.bench.processes import free_ports
 PINS: Final = {"vllm-router": "0.1.17", "smg": "1.13.0", "py-spy": "0.4.3"}
 RUST_PEERS: Final = ("vllm-router", "smg")
 HEADRACE: Final = "headrace"
-SUBJECTS: Final = (HEADRACE, *RUST_PEERS, "nginx")
+PURE: Final = "headrace-pure"
+SUBJECTS: Final = (HEADRACE, PURE, *RUST_PEERS, "nginx")
 
 
 class Unavailable(Exception):
@@ -44,12 +44,16 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every subject is told: the replicas' ports and a folder of its own."""
+    """What every subject is told: the replicas' ports and a folder of its own.
+
+    `python` is the interpreter that has the Headrace to be measured.
+    """
 
     replicas: tuple[int, ...]
     folder: Path
     cache: Path
     root: Path
+    python: Path = Path(sys.executable)
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -82,16 +86,42 @@ def prepare_other(text: str, surroundings: Surroundings) -> Subject:
 
 
 def _headrace(surroundings: Surroundings, _peer_policy: str) -> Subject:
-    if not (surroundings.root / "gateway" / "__main__.py").is_file():
-        raise Unavailable("this tree has no gateway/__main__.py")
+    return _headrace_by(HEADRACE, surroundings.python, surroundings)
+
+
+def _headrace_pure(surroundings: Surroundings, _peer_policy: str) -> Subject:
+    """As it stands in this tree, beside the one that was compiled."""
+    python = Path(sys.executable)
+    if surroundings.python == python:
+        raise Unavailable("nothing else of Headrace is measured (--python)")
+    return _headrace_by(PURE, python, surroundings)
+
+
+def _headrace_by(name: str, python: Path, surroundings: Surroundings) -> Subject:
     (port,) = free_ports(1)
     flags = [part for url in surroundings.urls for part in ("--replica", url)]
-    command = (sys.executable, "-m", "gateway", "gateway", *flags, "--port", str(port))
-    python = sys.version.split()[0]
-    uvicorn = importlib.metadata.version("uvicorn")
-    uvloop = importlib.metadata.version("uvloop")
-    version = f"this commit, CPython {python}, uvicorn {uvicorn}, uvloop {uvloop}"
-    return Subject(HEADRACE, version, command, port, "/readyz")
+    command = (str(python), "-P", "-m", "gateway", "gateway", *flags, "--port", str(port))
+    return Subject(name, headrace_version(python), command, port, "/readyz")
+
+
+def headrace_version(python: Path) -> str:
+    """Of the Headrace that an interpreter has (-P: installed, not lying where it starts), and of
+    what that runs on. Raises Unavailable where it has none."""
+    told = subprocess.run(
+        [str(python), "-P", "-c", _WHICH], capture_output=True, text=True, check=False
+    )
+    if told.returncode:
+        raise Unavailable(f"{python} has no Headrace: {told.stderr.strip()[-300:]}")
+    return told.stdout.strip()
+
+
+_WHICH: Final = """
+import sys
+from importlib.metadata import version
+from gateway.__main__ import version_line
+runs_on = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "uvloop"))
+print(f"{version_line()}, CPython {' '.join(sys.version.split())}, {runs_on}")
+"""
 
 
 def _vllm_router(surroundings: Surroundings, peer_policy: str) -> Subject:
@@ -137,6 +167,7 @@ def _nginx(surroundings: Surroundings, _peer_policy: str) -> Subject:
 
 _MAKERS: Final[dict[str, Callable[[Surroundings, str], Subject]]] = {
     HEADRACE: _headrace,
+    PURE: _headrace_pure,
     "vllm-router": _vllm_router,
     "smg": _smg,
     "nginx": _nginx,

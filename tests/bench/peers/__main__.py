@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     affinity = os.sched_getaffinity(0)
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-bench-") as scratch:
-            site = Site(Path(scratch), cache_folder(), ROOT, Cores.allot(), args.replicas)
+            site = Site(
+                Path(scratch), cache_folder(), ROOT, Cores.allot(), args.replicas, args.python
+            )
             os.sched_setaffinity(0, {site.cores.load})
             return _compare(site, args, words)
     except (LoadFailed, RuntimeError, Unavailable) as error:
@@ -66,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replicas", type=int, default=8, help="how many (default: %(default)s)")
     parser.add_argument(
         "--subjects", default="", metavar="NAMES", help=f"apart by commas (default: all): {names}"
+    )
+    parser.add_argument(
+        "--python",
+        type=Path,
+        default=Path(sys.executable),
+        help="the interpreter that has the Headrace to be measured (.venv-compiled/bin/python)",
     )
     parser.add_argument(
         "--traces",

@@ -49,6 +49,8 @@ class Site:
     root: Path
     cores: Cores
     replicas: int = 8
+    python: Path = Path(sys.executable)
+    """The interpreter that has the Headrace to be measured."""
 
 
 @contextmanager
@@ -82,7 +84,7 @@ def measure_capacity(site: Site, asks: Sequence[Ask]) -> float:
 def measure(site: Site, contender: Contender, asks: Sequence[Ask], ideal: float) -> Figures:
     """Run the plan through one gateway. Raises LoadFailed, and Unavailable."""
     with replicas_up(site) as behind:
-        subject = command(contender, behind, site.cache)
+        subject = command(contender, behind, site.cache, site.python)
         name = contender.name.replace("/", "-")
         with running(
             name, subject.command, core=site.cores.subject, folder=site.folder, root=site.root

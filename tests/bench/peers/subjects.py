@@ -19,7 +19,7 @@ from typing import Final
 
 from tests.bench.peers.replicas import MODEL
 from tests.bench.processes import free_ports
-from tests.bench.subjects import HEADRACE, PINS, Subject, Unavailable, install
+from tests.bench.subjects import HEADRACE, PINS, Subject, Unavailable, headrace_version, install
 
 BLOCK_SIZE: Final = 16
 
@@ -81,17 +81,21 @@ def available(contenders: Sequence[Contender], cache: Path) -> dict[str, str]:
     return missing
 
 
-def command(contender: Contender, behind: Behind, cache: Path) -> Subject:
-    """How to start it. Raises Unavailable."""
+def command(
+    contender: Contender, behind: Behind, cache: Path, python: Path = Path(sys.executable)
+) -> Subject:
+    """How to start it; `python` has the Headrace to be measured. Raises Unavailable."""
+    if contender.gateway == HEADRACE:
+        return _headrace(contender, behind, python)
     return _MAKERS[contender.gateway](contender, behind, cache)
 
 
-def _headrace(contender: Contender, behind: Behind, _cache: Path) -> Subject:
+def _headrace(contender: Contender, behind: Behind, python: Path) -> Subject:
     (port,) = free_ports(1)
     replicas = [part for url in behind.urls for part in ("--replica", url)]
     flags = ("--port", str(port), "--policy", contender.policy)
-    line = (sys.executable, "-m", "gateway", "gateway", *replicas, *flags)
-    return Subject(contender.name, "this commit", line, port, "/readyz")
+    line = (str(python), "-P", "-m", "gateway", "gateway", *replicas, *flags)
+    return Subject(contender.name, headrace_version(python), line, port, "/readyz")
 
 
 def _vllm_router(contender: Contender, behind: Behind, cache: Path) -> Subject:
@@ -120,7 +124,6 @@ def _smg(contender: Contender, behind: Behind, cache: Path) -> Subject:
 
 
 _MAKERS: Final[dict[str, Callable[[Contender, Behind, Path], Subject]]] = {
-    HEADRACE: _headrace,
     "vllm-router": _vllm_router,
     "smg": _smg,
 }

@@ -115,6 +115,7 @@ def test_a_refused_client_is_let_go_in_time_whatever_followed_in_the_same_read()
     run(law)
 
 
+@pytest.mark.pure
 def test_a_sweep_that_fails_over_one_connection_goes_on_with_the_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

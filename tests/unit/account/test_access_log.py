@@ -105,6 +105,7 @@ def test_every_line_is_written_once_and_in_order() -> None:
     assert log.dropped == 0
 
 
+@pytest.mark.pure
 def test_a_stalled_reader_costs_lines_not_requests_and_the_log_says_how_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

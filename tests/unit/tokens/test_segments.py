@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -44,6 +45,7 @@ class Careless(ModelTokenizer):
         return [0, *range(1, len(text))]
 
 
+@pytest.mark.pure
 def test_a_tokenizer_whose_pieces_differ_from_the_whole_is_read_whole_from_then_on() -> None:
     segments = Segments(Careless(MADE.to_str().encode()), 100_000)
     for text in ("the quick brown fox", "jumps over", "the lazy dog"):
@@ -54,6 +56,7 @@ def test_a_tokenizer_whose_pieces_differ_from_the_whole_is_read_whole_from_then_
     assert segments.bytes == 0
 
 
+@pytest.mark.pure
 def test_a_next_turn_reads_its_suffix_only() -> None:
     read: list[str] = []
 

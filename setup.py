@@ -1,0 +1,33 @@
+"""What pyproject.toml cannot say: with HEADRACE_COMPILE=1 the hot path becomes C extensions.
+
+The modules are listed in pyproject.toml, the reasons in docs/adr/0032. Needs mypy and a C compiler,
+and what the gateway runs on beside them (types come from there): no build isolation.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def extensions() -> list[Extension]:
+    """One group, so that its modules call each other without asking the interpreter."""
+    if os.environ.get("HEADRACE_COMPILE") != "1":
+        return []
+    from mypyc.build import mypycify
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    modules = project["tool"]["headrace"]["compiled"]
+    sources = [name.replace(".", "/") + ".py" for name in modules]
+    made: list[Extension] = mypycify(
+        sources, group_name="headrace", opt_level="2", debug_level="0", multi_file=True
+    )
+    return made
+
+
+setup(ext_modules=extensions())
