@@ -2,7 +2,6 @@
 {{- define "model.scalingRules" -}}
 {{- $shape := include "model.shape" . | fromYaml -}}
 {{- $s := .Values.scaling -}}
-{{- $host := printf "%s.%s.svc" .Values.gateway.name (include "model.gatewayNamespace" .) -}}
 pollingInterval: {{ int $s.pollingSeconds }}
 cooldownPeriod: {{ int $s.cooldownSeconds }}
 initialCooldownPeriod: {{ int $s.initialCooldownSeconds }}
@@ -33,7 +32,7 @@ triggers:
   {{- else if eq $s.trigger "metrics-api" }}
   - type: metrics-api
     metadata:
-      url: http://{{ $host }}:{{ int .Values.gateway.port }}/scale/{{ $shape.served }}
+      url: {{ include "model.gatewayUrl" . }}/scale/{{ $shape.served }}
       valueLocation: replicas_needed
       targetValue: {{ .Values.parallelism.data | quote }}
       aggregateFromKubeServiceEndpoints: "true"

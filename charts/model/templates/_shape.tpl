@@ -114,6 +114,12 @@ headrace.io/kv-replay-port: {{ $shape.replayPort | quote }}
 {{- end }}
 {{- end -}}
 
+{{/* Where the gateway takes requests. */}}
+{{- define "model.gatewayUrl" -}}
+{{- $g := .Values.gateway -}}
+{{ $g.scheme }}://{{ $g.name }}.{{ include "model.gatewayNamespace" . }}.svc:{{ int $g.port }}
+{{- end -}}
+
 {{- define "model.gatewayNamespace" -}}
 {{- .Values.gateway.namespace | default .Release.Namespace -}}
 {{- end -}}
