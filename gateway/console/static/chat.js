@@ -80,8 +80,9 @@ export class Chat {
     try {
       await this.#answer(answer, facts, log);
     } catch (error) {
-      facts.textContent = error.name === "AbortError" ? "Stopped." : String(error.message || "The gateway cannot be reached.");
-      facts.classList.add(error.name === "AbortError" ? "stopped" : "failed");
+      const isStopped = error.name === "AbortError";
+      facts.textContent = isStopped ? "Stopped." : error.message;
+      facts.classList.toggle("failed", !isStopped);
     } finally {
       this.#abort = null;
       put(at("chat-send"), "Send");

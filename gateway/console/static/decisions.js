@@ -64,6 +64,6 @@ export function showDecisions(snapshot) {
     put(part(node, "prompt"), `${short(each.prompt_tokens)} tok`);
     mark(node, "title", `#${each.number} ${each.model}${each.tenant ? `, ${each.tenant}` : ""}, to ${decision.chosen.replica}`);
     put(part(node, "expected"), expected(decision.chosen));
-    put(part(node, "why"), explained(decision, name));
+    put(part(node, "why"), (each.tenant ? `${each.tenant}: ` : "") + explained(decision, name));
   });
 }

@@ -8,7 +8,7 @@ const HEIGHT = 44;
 const FIGURES = [
   {
     title: "Requests", unit: "per second", value: (p) => rate(p.requestsPerS),
-    more: (p) => `${short(p.open)} open`, main: (p) => p.requestsPerS,
+    more: (p) => `${short(p.open)} open${p.failed ? `, ${short(p.failed)} failed so far` : ""}`, main: (p) => p.requestsPerS,
   },
   {
     title: "Streamed", unit: "chunks per second", value: (p) => rate(p.chunksPerS),

@@ -1,6 +1,6 @@
 // The replicas: what each is, how it is, what it has to do and what its cache holds.
 
-import { at, count, el, mark, NONE, part, percent, put, rows, short } from "./dom.js";
+import { at, count, el, long, mark, NONE, part, percent, put, rows, short } from "./dom.js";
 
 const MANY = 12;
 const STATES = {
@@ -11,12 +11,12 @@ const GRADES = {
   exact: "exact: by its events", partial: "partial: some events missed", approximate: "believed: by what was sent",
 };
 
-function bar(name, title) {
-  return el("div", { class: `bar-of ${name}` },
+function bar(name) {
+  return el("div", { class: "bar-of" },
     el("span", { class: "track", "aria-hidden": "true" },
-      el("span", { class: "fill back", "data-part": `${title}-back` }),
-      el("span", { class: "fill", "data-part": `${title}-fill` })),
-    el("span", { class: "figure", "data-part": title }));
+      el("span", { class: "fill back", "data-part": `${name}-back` }),
+      el("span", { class: "fill", "data-part": `${name}-fill` })),
+    el("span", { class: "figure", "data-part": name }));
 }
 
 function row() {
@@ -25,9 +25,9 @@ function row() {
       el("span", { class: "name", "data-part": "id" }), el("span", { class: "models", "data-part": "models" })),
     el("td", { "data-part": "tp" }),
     el("td", {}, el("span", { class: "state", "data-part": "state" })),
-    el("td", {}, bar("load", "inflight")),
+    el("td", {}, bar("inflight")),
     el("td", { class: "number", "data-part": "waiting" }),
-    el("td", {}, bar("cache", "kv")),
+    el("td", {}, bar("kv")),
     el("td", { class: "number", "data-part": "pace" }),
     el("td", { class: "grade", "data-part": "grade" }));
 }
@@ -35,6 +35,14 @@ function row() {
 function width(node, share) {
   const value = `${(Math.min(Math.max(share, 0), 1) * 100).toFixed(1)}%`;
   if (node.style.width !== value) node.style.width = value;
+}
+
+/** What sets it apart from the others. */
+function described({ models, role }, isMixed) {
+  const said = role === "both" ? [] : [role];
+  if (!models.length) said.push("models unknown");
+  else if (isMixed) said.push(...models);
+  return said.join(", ");
 }
 
 function degree(engine) {
@@ -46,13 +54,14 @@ function degree(engine) {
 function update(node, replica, most, isMixed) {
   const { load, engine } = replica;
   put(part(node, "id"), replica.id);
-  put(part(node, "models"), isMixed || !replica.models.length ? replica.models.join(", ") || "models unknown" : "");
+  put(part(node, "models"), described(replica, isMixed));
   put(part(node, "tp"), degree(engine));
   const state = part(node, "state");
   put(state, replica.health);
   mark(state, "data-tone", STATES[replica.health] ?? "soft");
   put(part(node, "inflight"), short(replica.inflight));
-  width(part(node, "inflight-back"), 0);
+  mark(part(node, "inflight").parentElement, "title",
+    `${long(replica.own)} by this gateway; ${short(replica.prompt_tokens)} prompt tokens still to be read`);
   width(part(node, "inflight-fill"), replica.inflight / most);
   put(part(node, "waiting"), load.waiting ? short(load.waiting) : "0");
   mark(part(node, "waiting"), "data-some", load.waiting ? "yes" : "no");

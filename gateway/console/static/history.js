@@ -41,10 +41,12 @@ export class History {
     this.points = [];
   }
 
-  /** One more; a gateway that has started anew begins a new history. */
+  /** One more; a gateway that has started anew, or another worker, begins a new history. */
   add(snapshot) {
     const last = this.points.at(-1);
-    if (last && (snapshot.at < last.at || snapshot.received < last.received)) this.points = [];
+    if (last && (snapshot.at < last.at || snapshot.received < last.received || String(snapshot.worker) !== last.worker)) {
+      this.points = [];
+    }
     const point = this.#point(snapshot);
     this.points.push(point);
     while (this.points[0].at < snapshot.at - WINDOW_S - LATELY_S) this.points.shift();
@@ -56,6 +58,7 @@ export class History {
     const point = {
       at,
       received,
+      worker: String(snapshot.worker),
       output: sum(meters, (each) => each.output_tokens),
       prompt: sum(meters, (each) => each.prompt_tokens),
       cached: sum(meters, (each) => each.cached_tokens),
@@ -63,6 +66,7 @@ export class History {
       itl: merged(meters, "inter_token_s"),
       inflight: sum(snapshot.replicas, (each) => each.inflight),
       open: snapshot.open_requests,
+      failed: (snapshot.outcomes.failed ?? 0) + (snapshot.outcomes.evicted ?? 0),
       waiting: sum(demand, (each) => each.queued_requests),
       demand: new Map(demand.map((each) => [each.model, each])),
     };
