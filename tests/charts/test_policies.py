@@ -35,7 +35,8 @@ def pinned(each: Any) -> Any:
     if not isinstance(each, dict):
         return each
     found = {key: pinned(it) for key, it in each.items()}
-    return found | ({"image": IMAGE} if isinstance(found.get("image"), str) else {})
+    names = [key for key in ("image", "reference") if isinstance(found.get(key), str)]
+    return found | dict.fromkeys(names, IMAGE)
 
 
 def merged(values: Any, over: Any) -> Any:
@@ -156,11 +157,15 @@ def _without(place: Callable[[Object], Any], key: str) -> Callable[[Object], Non
     return change
 
 
-def _host_path(path: str) -> Callable[[Object], None]:
+def _volume(**source: Any) -> Callable[[Object], None]:
     def change(each: Object) -> None:
-        _spec(each)["volumes"].append({"name": "node", "hostPath": {"path": path}})
+        _spec(each)["volumes"].append({"name": "more"} | source)
 
     return change
+
+
+def _host_path(path: str) -> Callable[[Object], None]:
+    return _volume(hostPath={"path": path})
 
 
 def _init(**fields: Any) -> Callable[[Object], None]:
@@ -217,6 +222,7 @@ BAD: list[tuple[str, str, tuple[str, ...], Callable[[Object], None]]] = [
     ("images", "half the name", POD, _set(_container, image=f"registry.example.org.x/y@{DIGEST}")),
     ("images", "in an init container", POD, _init(image="registry.example.org/image:1")),
     ("images", "half a digest", POD, _set(_container, image=IMAGE[:-1])),
+    ("images", "as a volume", POD, _volume(image={"reference": "registry.example.org/weights:1"})),
     ("privilege", "in the leader alone", ("LeaderWorkerSet",), _leader),
     ("privilege", "host network", POD, _set(_spec, hostNetwork=True)),
     ("privilege", "host processes", POD, _set(_spec, hostPID=True)),
@@ -236,6 +242,7 @@ BAD: list[tuple[str, str, tuple[str, ...], Callable[[Object], None]]] = [
     ("privilege", "in an init container", POD, _init(securityContext={})),
     ("gpus", "nine", POD, _limit("nvidia.com/gpu", 9)),
     ("gpus", "nine in words", POD, _limit("nvidia.com/gpu", "9")),
+    ("gpus", "a thousand in a word", POD, _limit("nvidia.com/gpu", "1k")),
     ("gpus", "slices", POD, _limit("nvidia.com/mig-1g.10gb", 16)),
     ("gpus", "of another maker", POD, _limit("amd.com/gpu", 16)),
     ("gpus", "twice", POD, _set(_spec, resourceClaims=[

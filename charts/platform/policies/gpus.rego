@@ -13,8 +13,14 @@ violation contains {"msg": sprintf("container %v asks for %v of %v: more than %v
 	some spec in specs(input.review.object)
 	some container in containers(spec)
 	some name in gpus(container)
-	wanted := to_number(sprintf("%v", [container.resources.limits[name]]))
-	wanted > input.parameters.most
+	wanted := container.resources.limits[name]
+	not within(wanted)
+}
+
+# What is no plain number, such as 1k, is more.
+within(wanted) if {
+	regex.match(`^[0-9]+$`, sprintf("%v", [wanted]))
+	to_number(wanted) <= input.parameters.most
 }
 
 # The device plugin and DRA do not know of each other: each would hand out GPUs of its own.

@@ -5,6 +5,12 @@ images contains container.image if {
 	some container in containers(spec)
 }
 
+images contains image if {
+	some spec in specs(input.review.object)
+	some volume in spec.volumes
+	image := volume.image.reference
+}
+
 violation contains {"msg": sprintf("%v is not of a registry that is trusted", [image])} if {
 	some image in images
 	count(input.parameters.registries) > 0
