@@ -92,6 +92,7 @@ class Link(asyncio.DatagramProtocol):
         self._siblings = tuple(siblings)
         self._book = Book(self.name)
         self._book.found(self._siblings)
+        self._named: dict[Address, set[Address]] = {}  # by what is to be looked up
         self._names: list[str] = []
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.Handle | None = None  # until what has changed is told
@@ -246,23 +247,24 @@ class Link(asyncio.DatagramProtocol):
             await asyncio.sleep(self._settings.find_every_s)
 
     async def _look_up(self) -> None:
-        """All addresses there are, each with every worker's port."""
+        """All addresses there are, each with every worker's port; of a name that cannot be looked
+        up now, those that it had."""
         settings = self._settings
         wanted = [_split(each) for each in settings.addresses]
         if settings.dns is not None and settings.port is not None:
             wanted += [(settings.dns, settings.port + each) for each in range(settings.workers)]
-        found = set(self._siblings)
+        wrong: str | None = None
         for host, port in wanted:
             try:
                 infos = await asyncio.get_running_loop().getaddrinfo(
                     host, port, family=self._family, type=socket.SOCK_DGRAM
                 )
             except (OSError, UnicodeError) as error:
-                self._complain(f"{host}: {error}")
-                return  # those found last time stand
-            found.update((str(at[0]), int(at[1])) for *_, at in infos)
-        self._complain(None)
-        self._book.found(found)
+                wrong = f"{host}: {error}"
+            else:
+                self._named[host, port] = {(str(at[0]), int(at[1])) for *_, at in infos}
+        self._complain(wrong)
+        self._book.found(set(self._siblings).union(*self._named.values()))
 
     def _complain(self, wrong: str | None) -> None:
         if wrong != self._complaint:
