@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from tests.bench.machine import describe
 from tests.bench.routing.engine import ReplicaSpec
 from tests.bench.routing.workloads import TRACE, Unavailable
 from tests.bench.scaling.autoscaler import Behaviour
+from tests.bench.scaling.journal import Journal, Trial
 from tests.bench.scaling.report import Outcome, Record, Row, table, write
 from tests.bench.scaling.rules import OURS, RULES, TARGETS, best
 from tests.bench.scaling.workloads import WORKLOADS
@@ -31,18 +31,9 @@ SPEC: Final = ReplicaSpec(prefill_tokens_per_s=16_000.0, cache_blocks=2000)
 TUNED_ON: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One run."""
-
-    workload: str
-    rule: str
-    target: float
-    seed: int
-
-
-def attempt(trial: Trial, traces: Path) -> Outcome:
-    """Run it. The same trial gives the same outcome."""
+def attempt(trial: Trial, traces: Path) -> tuple[Outcome, float]:
+    """Run it: the outcome, the same whenever it is run, and the CPU seconds that took."""
+    began_s = time.process_time()
     workload, rule = WORKLOADS[trial.workload], RULES[trial.rule]
     arrivals = workload.arrivals(traces, trial.seed)
     world = World(
@@ -53,27 +44,28 @@ def attempt(trial: Trial, traces: Path) -> Outcome:
         ScaleSettings(),
     )
     run = world.run(arrivals, workload.until_s, workload.first)
-    return Outcome.of(run, workload.judged_from_s)
+    return Outcome.of(run, workload.judged_from_s), time.process_time() - began_s
 
 
 class Bench:
     """Trials, several at a time, none twice."""
 
-    def __init__(self, traces: Path, pool: ProcessPoolExecutor) -> None:
+    def __init__(self, traces: Path, pool: ProcessPoolExecutor, journal: Journal) -> None:
         self._attempt = partial(attempt, traces=traces)
         self._pool = pool
-        self._known: dict[Trial, Outcome] = {}
+        self._journal = journal
 
     def run(self, trials: Sequence[Trial]) -> None:
         """All of them."""
-        new = [each for each in dict.fromkeys(trials) if each not in self._known]
-        for trial, outcome in zip(new, self._pool.map(self._attempt, new), strict=True):
-            self._known[trial] = outcome
+        new = [each for each in dict.fromkeys(trials) if each not in self._journal.outcomes]
+        ended = self._pool.map(self._attempt, new)
+        for trial, (outcome, cpu_s) in zip(new, ended, strict=True):
+            self._journal.add(trial, outcome, cpu_s)
             print(f"{trial} {outcome}", file=sys.stderr, flush=True)
 
     def outcome(self, workload: str, rule: str, target: float, seed: int) -> Outcome:
         """Of one that was run."""
-        return self._known[Trial(workload, rule, target, seed)]
+        return self._journal.outcomes[Trial(workload, rule, target, seed)]
 
     def search(self, rules: Sequence[str], workloads: Sequence[str]) -> list[Row]:
         """Every threshold, on the seed that is for that."""
@@ -116,8 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (args.traces / TRACE).exists():
         print(Unavailable(f"no {TRACE} in the traces folder"), file=sys.stderr)
         return 2
+    machine = describe(ROOT)
+    journal = Journal(args.journal, machine["commit"])
     with ProcessPoolExecutor(args.jobs) as pool:
-        bench = Bench(args.traces, pool)
+        bench = Bench(args.traces, pool, journal)
         tried = bench.search(list(RULES), workloads)
         rows = bench.compare(tried, seeds)
     for name in workloads:
@@ -127,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         set_up = {
             "command": " ".join(["python -m tests.bench.scaling", *words]),
             "took_s": round(time.monotonic() - began_s),
+            "cpu_s of all runs": round(journal.cpu_s),
             "seeds": f"thresholds on {TUNED_ON}, figures on {', '.join(map(str, seeds))}",
             "replica": str(SPEC),
             "cold start": f"{COLD_START_S:g} s, spread by a tenth either way",
@@ -135,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         about = {name: WORKLOADS[name].about for name in workloads}
         date = time.strftime("%Y-%m-%d")
-        record = Record(date, describe(ROOT), set_up, about, tried, rows)
+        record = Record(date, machine, set_up, about, tried, rows)
         print(write(record, ROOT / "docs" / "benchmarks").relative_to(ROOT))
     return 0
 
@@ -144,13 +139,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scaling", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute: the flash crowd, one seed")
     parser.add_argument("--workloads", help=f"apart by commas: {', '.join(WORKLOADS)}")
-    parser.add_argument("--seeds", type=int, default=2, help="how many (default: 2)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     parser.add_argument(
         "--traces",
         type=Path,
         default=ROOT.parent / "shared" / "data" / "traces",
         help="where the traces lie (default: shared/data/traces beside the checkout)",
+    )
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        help="a file that keeps what runs have come to: begun again at the same commit, the whole "
+        "it goes on where it was",
     )
     parser.add_argument("--record", action="store_true", help="keep a copy in docs/benchmarks")
     return parser
