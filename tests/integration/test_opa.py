@@ -16,6 +16,8 @@ import pytest
 from gateway.vocabulary import Outcome
 from tests.builders import MODEL, a_chat, a_get, a_post
 from tests.house import Answer, Behind, RunningHouse, run, running_house, until
+from tests.integration.test_batches import a_batch, a_file, a_line, ended, lines_of
+from tests.keyed import a_client, a_document
 from tests.opa import PolicyServer
 from tests.scripted import Held, Scripted, a_reply
 
@@ -223,6 +225,33 @@ def test_a_stream_is_decided_before_it_begins_and_not_again() -> None:
             await running.until_quiet()
             assert len(policy.asked) == 1
             assert (await running.ask(a_post())).status == 403
+
+    run(law())
+
+
+def test_a_tenant_is_asked_about_by_its_name_and_so_is_what_its_batches_hold(
+    tmp_path: Path,
+) -> None:
+    async def law() -> None:
+        keys, lines = tmp_path / "keys.yaml", (a_line("one"), a_line("two", tools=[a_tool("rm")]))
+        keys.write_text(a_document())
+        may = {"acme": {"models": [MODEL], "tools": ["search"]}}
+        policy = PolicyServer(documented(), {"may": may})
+        async with policy.running():
+            settings: dict[str, Any] = {
+                **asking(policy),
+                "tenants": {"path": str(keys)},
+                "batch": {"folder": str(tmp_path / "batches")},
+            }
+            async with running_house(settings) as running, a_client(running) as client:
+                batch = await ended(client, await a_batch(client, a_file(lines)))
+                assert [each["tenant"] for each in policy.asked] == ["acme", "acme"]
+                [done] = await lines_of(client, batch.output_file_id)
+                assert done["custom_id"] == "one"
+                [refused] = await lines_of(client, batch.error_file_id)
+                assert refused["custom_id"] == "two"
+                assert refused["response"]["status_code"] == 403
+                assert refused["response"]["body"]["error"]["code"] == "policy_denied"
 
     run(law())
 

@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from gateway.section import SettingsError
+from gateway.settings import SpiffeSettings
 from gateway.trust.identity import Allowed
 from gateway.trust.mutual_tls import MutualTls
+from gateway.trust.service import Spiffe
 from gateway.trust.workload_api import WorkloadApi as Follower
 from gateway.vocabulary import Outcome
 from tests.builders import MODEL, a_chat, a_get, a_post
@@ -217,6 +220,19 @@ def test_without_the_workload_api_a_gateway_says_so_and_does_not_start(tmp_path:
     assert done.returncode == 2
     assert f"the SPIFFE Workload API at unix:{tmp_path}/none.sock does not say" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_where_it_is_off_nothing_of_it_is_loaded_and_where_it_is_not_installed_it_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("spiffe", "grpc", "cryptography")
+    look = f"import sys, gateway.app; sys.exit(any(each in sys.modules for each in {names}))"
+    subprocess.run([sys.executable, "-c", look], check=True, timeout=60)
+    monkeypatch.delitem(sys.modules, "gateway.trust.workload_api", raising=False)
+    monkeypatch.setitem(sys.modules, "spiffe", None)
+    settings = SpiffeSettings(socket="unix:/none", replicas=(REPLICA,))
+    with pytest.raises(SettingsError, match=r"headrace\[spiffe\]"):
+        Spiffe(settings, time.time)
 
 
 def test_a_gateway_waits_for_the_workload_api(tmp_path: Path, authority: Authority) -> None:
