@@ -21,7 +21,8 @@ from tests.scripted import a_reply
 
 @dataclass(slots=True)
 class PolicyServer:
-    """One sidecar. `asked` holds every `input`; `answer` goes before the policy."""
+    """One sidecar. `asked` holds every `input`; `answer` goes before the
+    policy; `open` are the questions that have no answer yet."""
 
     policy: str
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -61,8 +62,6 @@ class PolicyServer:
                 await asyncio.wait(tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open += 1
-        self.most_open = max(self.open, self.most_open)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             lines = head.lower().split("\r\n")
@@ -70,16 +69,23 @@ class PolicyServer:
             length = next(line for line in lines if line.startswith("content-length:"))
             body = json.loads(await reader.readexactly(int(length.split(":")[1])))
             self.asked.append(body["input"])
-            await asyncio.sleep(self.pause_s)
+            await self._think()
             writer.write(self.answer if self.answer is not None else self._decide(head, body))
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the gateway has left
         finally:
-            self.open -= 1
             writer.transport.abort()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
+
+    async def _think(self) -> None:
+        self.open += 1
+        self.most_open = max(self.open, self.most_open)
+        try:
+            await asyncio.sleep(self.pause_s)
+        finally:
+            self.open -= 1
 
     def _decide(self, head: str, body: dict[str, Any]) -> bytes:
         path = head.split(" ")[1].removeprefix("/v1/data/")

@@ -133,7 +133,6 @@ def test_a_slow_sidecar_costs_no_more_than_its_time() -> None:
             codes = [answer.code for answer in answers]
             assert set(codes) == {"policy_denied", "policy_unavailable"}
             assert codes.count("policy_denied") <= 2
-            assert policy.most_open == 1
             policy.pause_s = 5.0
             undecided(await running.ask(a_post()))
             policy.pause_s = 0.0
@@ -149,6 +148,10 @@ def test_those_who_wait_with_the_same_question_are_told_what_the_first_has_heard
             for answer in await asyncio.gather(*(running.ask(a_post()) for _ in range(8))):
                 assert answer.status == 200
             assert len(policy.asked) == 1
+            asks = [a_post(a_chat(tools=[a_tool(f"tool {n}")])) for n in range(4)]
+            for answer in await asyncio.gather(*(running.ask(each) for each in asks)):
+                assert answer.status == 403
+            assert (len(policy.asked), policy.most_open) == (5, 1)
 
     run(law())
 
