@@ -129,7 +129,6 @@ class _Life:
         self._sandbox = sandbox
         self._kubeconfig = kubeconfig
         self._web = web
-        self._restarts = 0
         self.going = asyncio.Event()
         self.task = asyncio.create_task(self._live(), name=f"pod {self._key.name}")
 
@@ -177,6 +176,7 @@ class _Life:
 
     async def _keep(self, container: Object, policy: str) -> int:
         """Run a container, again and again if it is to be there always; returns its exit code."""
+        restarts = 0
         while True:
             async with self._started(container) as process:
                 self._tell(phase="Running", startTime=now_text())
@@ -189,8 +189,9 @@ class _Life:
                         await watch
             if policy == "Never" or (policy == "OnFailure" and code == 0):
                 return code
-            self._restarts += 1
-            self._tell(conditions=_ready(False))
+            restarts += 1
+            status = {"name": container["name"], "restartCount": restarts}
+            self._tell(conditions=_ready(False), containerStatuses=[status])
             await asyncio.sleep(_RESTART_S)
 
     @asynccontextmanager
