@@ -24,7 +24,7 @@ OPEN: dict[str, Any] = {
     "settings": {
         "tenants": {"anonymous": True},
         "admit": {"drain_grace_s": 20},
-        "fleet": {"probe_every_s": 0.2},
+        "fleet": {"probe_every_s": 0.2, "kubernetes": {"enabled": True, "find": "both"}},
         "scale": {"linger_s": 1},
     },
 }
