@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gateway.account import trace_export
 from gateway.app import House
 from gateway.section import SettingsError
 from gateway.settings import Settings
@@ -328,3 +329,25 @@ def test_opentelemetry_is_loaded_only_where_it_is_wanted(monkeypatch: pytest.Mon
     settings = Settings.model_validate({"account": {"traces": {"endpoint": "http://a:4318"}}})
     with pytest.raises(SettingsError, match=r"headrace\[otel\]"):
         House(settings)
+
+
+def test_no_span_is_lost_uncounted_and_beyond_the_bound_none_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trace_export, "MOST_WAITING", 8)
+
+    async def law() -> None:
+        collector = Collector(answers=None)
+        async with collector.running():
+            async with house_with(collector, [Scripted()], ratio=1.0) as running:
+                for _ in range(12):
+                    assert (await running.ask(a_post())).status == 200
+                    await asyncio.sleep(0.1)
+                traces = running.house.traces
+                assert traces is not None
+                assert traces.spans["dropped"] > 0
+                collector.answers = 200
+                await until(lambda: traces.spans["exported"] > 0, within_s=20)
+            assert sum(traces.spans.values()) == 12 * 4
+
+    run(law())
