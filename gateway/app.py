@@ -321,7 +321,7 @@ class House(Panel):
             self.batches.close()
         self.tokens.close()
         self.relay.close()
-        self.log.close()
+        await asyncio.to_thread(self.log.close)  # which waits for its threads
 
     async def _flush(self) -> None:
         while True:

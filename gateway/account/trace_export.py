@@ -138,8 +138,6 @@ class Traces:
         ours = _context(trace.trace_id, trace.span_id)
         for span in written.spans:
             is_root = span.span_id == trace.span_id
-            if span.error and not is_root:
-                span.attributes["error.type"] = span.error
             yield ReadableSpan(
                 span.name,
                 ours if is_root else _context(trace.trace_id, span.span_id),
@@ -147,7 +145,7 @@ class Traces:
                 self._resource,
                 span.attributes,
                 kind=_kind(span, is_root=is_root),
-                status=Status(StatusCode.ERROR if span.error else StatusCode.UNSET),
+                status=Status(StatusCode.ERROR if span.is_failure else StatusCode.UNSET),
                 start_time=round((epoch + span.began_at) * 1e9),
                 end_time=round((epoch + span.ended_at) * 1e9),
                 instrumentation_scope=SCOPE,

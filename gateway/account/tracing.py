@@ -82,7 +82,7 @@ class Span(msgspec.Struct):
     is_call: bool = False
     """It is a call to a replica."""
     ended_at: Seconds = 0.0
-    error: str = ""
+    is_failure: bool = False
 
 
 class Trace:
@@ -116,11 +116,15 @@ class Trace:
         self.steps.append(span)
         return span
 
-    def end(self, now: Seconds, error: str = "") -> None:
-        """The step that is open, if one is, has ended; `error` says why, where it failed."""
-        if self._open is not None:
-            self._open.ended_at = now
-            self._open.error = error
+    def end(self, now: Seconds, error: str = "", *, is_failure: bool = True) -> None:
+        """The step that is open, if one is, has ended; `error` says why, where it ended early, and
+        that is a failure unless the client would have it so."""
+        span = self._open
+        if span is not None:
+            span.ended_at = now
+            if error:
+                span.attributes["error.type"] = error
+                span.is_failure = is_failure
             self._open = None
 
     def chose(
@@ -194,18 +198,17 @@ class Tracer:
 
 def spans_of(trace: Trace, entry: Entry, ended_at: Seconds) -> list[Span]:
     """Of an entry that has ended: the request's own, and its steps in their order."""
-    is_error = entry.outcome in _BROKEN or (entry.status or 0) >= 500
-    trace.end(ended_at, entry.reason)
+    is_failure = entry.outcome in _BROKEN or (entry.status or 0) >= 500
+    trace.end(ended_at, entry.reason, is_failure=is_failure)
     for span in trace.steps[-1:]:
         if span.is_call:
-            span.attributes.update(_what_came(entry))
-    attributes = _what_ended(entry)
-    if entry.reason:
-        attributes["error.type"] = entry.reason
-    error = entry.reason if is_error else ""
-    request = Span(
-        f"POST {entry.route}", trace.span_id, entry.received_at, attributes, False, ended_at, error
-    )
+            span.attributes.update(_what_came(entry, span.began_at))
+    name, attributes = f"POST {entry.route}", _what_ended(entry)
+    if trace.steps and entry.request is not None:  # else it may be for a model that nobody knows
+        attributes |= _what_is_asked(entry.request)
+    request = Span(name, trace.span_id, entry.received_at, attributes)
+    request.ended_at = ended_at
+    request.is_failure = is_failure
     return [request, *trace.steps]
 
 
@@ -217,16 +220,15 @@ def _what_ended(entry: Entry) -> Attributes:
         "headrace.outcome": str(entry.outcome),
         "headrace.attempts": entry.attempts,
     }
-    if entry.status is not None:
-        said["http.response.status_code"] = entry.status
+    if entry.reason:
+        said["error.type"] = entry.reason
     if entry.tenant is not None:
         said["headrace.tenant"] = entry.tenant
     if entry.request is not None:
-        said |= _what_is_asked(entry.request)
         said["headrace.class"] = entry.request.tenant.service_class.value
     if entry.replica is not None:
         said["headrace.replica"] = entry.replica
-    return said | _what_came(entry)
+    return said | _what_came(entry, entry.received_at)
 
 
 def _what_is_asked(request: GenerationRequest) -> Attributes:
@@ -242,15 +244,18 @@ def _what_is_asked(request: GenerationRequest) -> Attributes:
     return said
 
 
-def _what_came(entry: Entry) -> Attributes:
-    usage = entry.usage
+def _what_came(entry: Entry, since: Seconds) -> Attributes:
+    usage, first_byte_s = entry.usage, None
+    if entry.ttft_s is not None and entry.first_byte_at is not None:  # of a stream
+        first_byte_s = entry.first_byte_at - since
     return {
         name: value
         for name, value in (
+            ("http.response.status_code", entry.status),
             ("gen_ai.usage.input_tokens", usage.prompt_tokens),
             ("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens),
             ("gen_ai.usage.output_tokens", usage.output_tokens),
-            ("gen_ai.response.time_to_first_chunk", entry.ttft_s),
+            ("gen_ai.response.time_to_first_chunk", first_byte_s),
         )
         if value is not None
     }

@@ -72,6 +72,12 @@ class Life:
                     self.expected[-1] = (*self.expected[-1][:2], "connect_failed")
 
 
+def steps_of(spans: list[Span]) -> list[tuple[str, float, str]]:
+    return [
+        (each.name, each.began_at, str(each.attributes.get("error.type", ""))) for each in spans
+    ]
+
+
 @given(STEPS, st.integers(0, 2**32), st.sampled_from(ENDS))
 def test_steps_follow_one_another_within_the_request(
     steps: list[str], seed: int, end: GatewayError | None
@@ -89,11 +95,15 @@ def test_steps_follow_one_another_within_the_request(
     request, *below = spans_of(life.trace, life.entry, ended_at)
 
     assert (request.began_at, request.ended_at) == (life.entry.received_at, ended_at)
-    assert bool(request.error) == (end is not None and not isinstance(end, ClientGone))
+    is_failure = end is not None and not isinstance(end, ClientGone)
+    assert request.is_failure == is_failure
+    assert ("gen_ai.request.model" in request.attributes) == bool(steps_of(below))
     assert request.attributes.get("error.type") == (None if end is None else end.reason)
     if is_open and end is not None:
         life.expected[-1] = (*life.expected[-1][:2], end.reason)
-    assert [(span.name, span.began_at, span.error) for span in below] == life.expected
+    assert steps_of(below) == life.expected
+    if is_open and below:
+        assert below[-1].is_failure == is_failure
     for span, following in itertools.pairwise(below):
         assert request.began_at <= span.began_at <= span.ended_at <= following.began_at
     assert all(span.began_at <= span.ended_at <= ended_at for span in below)
