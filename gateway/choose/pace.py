@@ -17,8 +17,11 @@ Unary responses show their first byte only when all is generated: their prompts 
 instant their prefill is predicted to be done, and a span that holds one teaches nothing; nor does
 one in which a prompt was dropped.
 
-What other gateways send there is told a moment late: it is owed like ours, and read like ours. The
-span it has a part in is seen with that error at both ends, and teaches only when it was long.
+What other gateways send there is told a moment late: it is owed like ours, and read like ours. A
+span it has a part in is cut at a first byte of our own, if there is one in time, and closed when it
+is known what others had read by then: tokens on the wrong side of a cut flatten the line that is
+fitted, and make rates too high. Its beginning is seen late all the same, so it teaches only when it
+was long.
 
 The prior is what the pool has learnt, or what the replica says of itself makes likely, and may be
 told anew at any time: then only what it is still worth changes. A pinned rate is believed for ever.
@@ -30,6 +33,7 @@ within its bounds. What is owed is never negative, and zero when nothing is in f
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import Final
 
 from gateway.vocabulary import Seconds, Tokens
@@ -40,6 +44,7 @@ PRIOR_TOKENS: Final = 2_000.0
 PRIOR_WEIGHT: Final = 2.0  # in spans
 FADE: Final = 0.97  # per span: some thirty of them count
 CUT_S: Final = 2.0  # a span that has lasted so long is cut at the next first byte
+HEARD_S: Final = 0.03  # what others had read is heard of so soon
 LEAST_JOINT_S: Final = 1.0  # a span that others had a part in, to be learnt from
 LEAST_RATE_PER_S: Final = 50.0
 MOST_RATE_PER_S: Final = 1_000_000.0
@@ -49,9 +54,9 @@ class Pace:
     """The clock and the learnt rate of one replica. O(1) per event, spread over its prompts."""
 
     __slots__ = (
-        "_busy_s", "_counted_at", "_done", "_is_clear", "_is_joint", "_is_pinned", "_n",
-        "_prior_per_s", "_since", "_sx", "_sxx", "_sxy", "_sy", "_unseen", "_weight", "free_at",
-        "has_learnt", "others_owed", "owed", "rate_per_s",
+        "_busy_s", "_counted_at", "_cut_at", "_cut_done", "_done", "_is_clear", "_is_joint",
+        "_is_pinned", "_n", "_prior_per_s", "_since", "_sx", "_sxx", "_sxy", "_sy", "_unseen",
+        "_weight", "free_at", "has_learnt", "others_owed", "owed", "rate_per_s",
     )  # fmt: skip
 
     def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
@@ -68,6 +73,8 @@ class Pace:
         )  # of unary prompts: due when, how much
         self._since: Seconds = 0.0  # when this span began
         self._done: Tokens = 0  # finished in this span
+        self._cut_at: Seconds | None = None  # where it ended, and another one began
+        self._cut_done: Tokens = 0  # finished in the one that ended
         self._is_clear = True  # the span shows all that was done in it
         self._is_joint = False  # others have a part in it
         self._n = self._sx = self._sy = self._sxx = self._sxy = 0.0  # of the spans seen
@@ -107,6 +114,7 @@ class Pace:
         if not self.owed:
             self._since = now
             self._done = 0
+            self._cut_at, self._cut_done = None, 0
             self._is_clear = not self._unseen_tokens(now)
             self._is_joint = False
         self.owed += tokens
@@ -122,15 +130,38 @@ class Pace:
     def prefilled(self, tokens: Tokens, now: Seconds) -> None:
         """The first byte of such a stream has come."""
         self.busy_s(now)
+        self._close(now)
         self.owed = max(self.owed - tokens, 0)
         self._done += tokens
-        unseen = self._unseen_tokens(now)
-        if not self.owed or now - self._since >= CUT_S:
-            if self._is_clear and (not self._is_joint or now - self._since >= LEAST_JOINT_S):
-                self._learn(self._done, now - self._since)
-            self._since, self._done, self._is_clear = now, 0, not unseen
-            self._is_joint = self.others_owed > 0
-        self.free_at = now + (self.owed + unseen) / self.rate_per_s
+        self._cut(now, CUT_S)
+        if not self._is_joint:
+            self._close(inf)
+        self._drained(now)
+
+    def _cut(self, now: Seconds, after_s: Seconds) -> None:
+        """A span that has lasted so long ends here, and another one begins."""
+        if self._cut_at is None and now - self._since >= after_s:
+            self._cut_at, self._cut_done, self._done = now, self._done, 0
+
+    def _drained(self, now: Seconds) -> None:
+        """Something was read: is that all, and when will the rest be?"""
+        if not self.owed:
+            self._cut_at, self._cut_done = now, self._done + self._cut_done
+            self._close(inf)
+        self.free_at = now + (self.owed + self._unseen_tokens(now)) / self.rate_per_s
+
+    def _close(self, now: Seconds) -> None:
+        """Learn from the span that was cut, once all is known that had been read by then."""
+        cut_at = self._cut_at
+        if cut_at is None or now - cut_at <= HEARD_S:
+            return
+        if self._is_clear and (not self._is_joint or cut_at - self._since >= LEAST_JOINT_S):
+            self._learn(self._cut_done, cut_at - self._since)
+        if not self.owed:
+            self._done = 0
+        self._since, self._cut_at, self._cut_done = cut_at, None, 0
+        self._is_clear = not self._unseen_tokens(cut_at)
+        self._is_joint = self.others_owed > 0
 
     def dropped(self, tokens: Tokens) -> None:
         """Such a stream ended without a first byte."""
@@ -149,9 +180,17 @@ class Pace:
         """First bytes of such streams have come."""
         tokens = min(tokens, self.others_owed)
         if tokens > 0:
+            self.busy_s(now)
+            self._close(now)
             self.others_owed -= tokens
+            self.owed = max(self.owed - tokens, 0)
             self._is_joint = True
-            self.prefilled(tokens, now)
+            if self._cut_at is None:
+                self._done += tokens
+                self._cut(now, 2.0 * CUT_S)  # where we ourselves have little to read
+            else:  # heard a moment after: it had been read by the time of the cut
+                self._cut_done += tokens
+            self._drained(now)
 
     def others_dropped(self, tokens: Tokens) -> None:
         """Such streams have ended without, or their gateway has gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -91,3 +92,33 @@ def test_more_uncached_is_more_work_and_context_never_makes_less(
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_the_busier_the_dearer(one: float, other: float) -> None:
     assert (Price().congestion(one) <= Price().congestion(other)) or one > other
+
+
+def test_what_others_had_read_by_a_cut_counts_before_it_though_it_is_heard_later() -> None:
+    """Prompts of a few gateways are read two by two; a quarter of them are ours."""
+    rng, pace, now, rate_per_s = Random(1), Pace(), 0.0, 20_000.0
+
+    def a_prompt() -> tuple[bool, int]:
+        return rng.random() < 0.25, rng.randrange(1000, 20_000)
+
+    queue = [a_prompt() for _ in range(6)]
+    for is_ours, tokens in queue:
+        (pace.begin if is_ours else pace.others_began)(tokens, now)
+    for _ in range(600):
+        read, queue = queue[:2], [*queue[2:], a_prompt(), a_prompt()]
+        now += sum(tokens for _, tokens in read) / rate_per_s
+        for is_ours, tokens in read:
+            if is_ours:
+                pace.prefilled(tokens, now)
+        for is_ours, tokens in queue[-2:]:
+            if is_ours:
+                pace.begin(tokens, now)
+        heard_at = now + 0.02
+        for is_ours, tokens in read:
+            if not is_ours:
+                pace.others_read(tokens, heard_at)
+        for is_ours, tokens in queue[-2:]:
+            if not is_ours:
+                pace.others_began(tokens, heard_at)
+    assert pace.rate_per_s == pytest.approx(rate_per_s, rel=0.04)
+    assert pace.owed == sum(tokens for _, tokens in queue)
