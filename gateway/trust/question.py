@@ -16,12 +16,14 @@ from gateway.errors import InvalidRequest
 from gateway.vocabulary import BodyKind
 
 if TYPE_CHECKING:
-    from gateway.vocabulary import GenerationRequest
+    from gateway.vocabulary import Buffer, GenerationRequest
 
 MOST_REASON: Final = 500
 """Characters of a reason that a client is told."""
 
 _TOOLS: Final = msgspec.json.Decoder(list[dict[str, Any]] | None)
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+_NULL: Final = msgspec.Raw(b"null")
 _JSON: Final = BodyKind.JSON
 
 
@@ -87,17 +89,34 @@ def verdict_of(status: int, answer: bytes) -> Verdict:
 
 
 def _tools(request: GenerationRequest) -> tuple[str, ...]:
-    """The names of the tools it brings, each once, in order of the alphabet."""
-    if request.route.body is not _JSON:
-        return ()
-    for member, raw in request.context:
-        if member == "tools":
-            try:
-                tools = _TOOLS.decode(raw)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                raise InvalidRequest("`tools` must be a list of objects.", param="tools") from None
-            return tuple(sorted({_name(tool) for tool in tools or ()}))
-    return ()
+    """The names of the tools it brings, each once, in order of the alphabet: of the member itself,
+    and of what is put in its place for the template."""
+    names: set[str] = set()
+    if request.route.body is _JSON:
+        for member, raw in request.context:
+            if member == "tools":
+                names |= _names(raw)
+            elif member == "chat_template_kwargs":
+                names |= _names(_within(raw, "tools"))
+    return tuple(sorted(names))
+
+
+def _names(raw: Buffer) -> set[str]:
+    try:
+        tools = _TOOLS.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest("`tools` must be a list of objects.", param="tools") from None
+    return {_name(tool) for tool in tools or ()}
+
+
+def _within(raw: Buffer, member: str) -> Buffer:
+    """A member of an object, as it stands there; null where there is none."""
+    try:
+        members: dict[str, msgspec.Raw] = _OBJECT.decode(raw) or {}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        message = "`chat_template_kwargs` must be an object."
+        raise InvalidRequest(message, param="chat_template_kwargs") from None
+    return members.get(member, _NULL)
 
 
 def _name(tool: dict[str, Any]) -> str:

@@ -87,6 +87,23 @@ def test_a_question_holds_the_names_and_nothing_of_the_prompt(
     assert key_of(again) == key_of(question)
 
 
+@given(st.lists(TOOLS, max_size=3), st.lists(TOOLS, max_size=3))
+def test_tools_meant_for_the_template_are_tools(
+    open_ones: list[tuple[dict[str, Any], str]], others: list[tuple[dict[str, Any], str]]
+) -> None:
+    body = {
+        "model": "m",
+        "messages": [],
+        "tools": [tool for tool, _ in open_ones],
+        "chat_template_kwargs": {"thinking": True, "tools": [tool for tool, _ in others]},
+    }
+    for text in (json.dumps(body), json.dumps(body).replace('"tools"', '"to\\u006fls"')):
+        route = a_route("/v1/chat/completions")
+        question = question_of(Parser().parse(Shown(route, text.encode())))
+        names = sorted({name for _, name in (*open_ones, *others)})
+        assert json.loads(question)["input"]["tools"] == names
+
+
 @given(NAMES, NAMES)
 def test_a_tool_of_two_names_has_none(one: str, other: str) -> None:
     tool = {"type": "function", "name": one, "function": {"name": other}}
