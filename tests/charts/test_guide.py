@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
+from serving.replica.settings import parse
 from tests.charts.tools import KUBERNETES, ROOT, Charts, Object, find
 
 PAGE: Final = (ROOT / "docs/one-model-on-your-cluster.md").read_text(encoding="utf-8")
@@ -44,6 +46,18 @@ def test_each_install_renders(charts: Charts, files: Path) -> None:
             charts.lint(words[3].removeprefix("charts/"), files / word)
         found = rendered(charts, words, files)
         assert found == rendered(charts, [*words, "--kube-version", KUBERNETES[0]], files)
+
+
+def test_without_a_gpu_it_is_the_simulator(charts: Charts, files: Path) -> None:
+    """As the page says it, and the replica's settings are such as `headrace replica` takes."""
+    instead = re.findall(r"`(\w+: \{\w+: (?:sim|none)\})`", PAGE)
+    assert len(instead) == 2
+    (files / "instead.yaml").write_text("\n".join(instead), encoding="utf-8")
+    found = rendered(charts, [*RELEASES[1], "-f", "instead.yaml"], files)
+    told = parse(yaml.safe_load(find(found, "ConfigMap", "qwen")["data"]["replica.yaml"]))
+    assert told.engine == "sim"
+    [container] = find(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert set(container["resources"]["limits"]) == {"memory"}
 
 
 def test_what_is_named_is_there(charts: Charts, files: Path) -> None:
