@@ -53,7 +53,7 @@ class Site:
     kubeconfig: Path
 
     async def install(
-        self, release: str, chart: str, values: dict[str, Any], within: str = "30s"
+        self, release: str, chart: str, values: dict[str, Any], within: str = "60s"
     ) -> str:
         """Install or upgrade, and wait until all of it is ready."""
         words = ("--wait", "--timeout", within)
@@ -74,8 +74,8 @@ class Site:
     async def until_at_zero(self, workload: Key) -> None:
         """There shall be no replicas, and there are none."""
         cluster = self.world.api.cluster
-        await until(lambda: cluster.get(workload)["spec"]["replicas"] == 0, within_s=30)
-        await until(lambda: not self.pods(workload.name), within_s=20)
+        await until(lambda: cluster.get(workload)["spec"]["replicas"] == 0, within_s=60)
+        await until(lambda: not self.pods(workload.name), within_s=30)
 
     def secret(self, name: str, data: Mapping[str, bytes]) -> None:
         """Somebody has put it there."""

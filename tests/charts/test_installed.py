@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 import trustme
 
 from tests.charts.site import BODY, OPEN, SCALED, SIM, a_site, ask, until_served
@@ -15,6 +16,11 @@ from tests.kube.cluster import Key, Place
 from tests.kube.controllers import DEPLOYMENTS, GROUPS, PODS, is_ready
 from tests.kube.rights import Account, rules_of
 from tests.kube.services import SLICES
+
+LIMIT_S = 280.0
+"""Some 40 s on two cores that have other work to do; what is checked are steps, not times."""
+
+pytestmark = pytest.mark.timeout(LIMIT_S + 20)
 
 
 def test_a_model_at_zero_is_held_for_scaled_answered_and_scaled_back(
@@ -38,7 +44,7 @@ def test_a_model_at_zero_is_held_for_scaled_answered_and_scaled_back(
             listed = (await client.get(f"{front}/v1/models")).json()["data"]
             assert [each["id"] for each in listed] == ["sim-model"]
             held = asyncio.create_task(client.post(f"{front}/v1/completions", json=BODY))
-            await until(lambda: keda.scaled)
+            await until(lambda: keda.scaled, within_s=20)
             assert keda.scaled == [("sim", 1)]
             assert not held.done()
             answer = await held
@@ -60,7 +66,7 @@ def test_a_model_at_zero_is_held_for_scaled_answered_and_scaled_back(
             assert {(each.group, each.resource, each.verb) for each in asked} == rules_of(role)
             assert {each.namespace for each in asked} == {role["metadata"]["namespace"]}
 
-    run(law(), within_s=110)
+    run(law(), within_s=LIMIT_S)
 
 
 def test_releases_are_upgraded_rolled_back_and_uninstalled(charts: Charts, tmp_path: Path) -> None:
@@ -89,7 +95,7 @@ def test_releases_are_upgraded_rolled_back_and_uninstalled(charts: Charts, tmp_p
             new = site.url("headrace")
             assert new != old
             assert (await ask(client, new, prompt="x" * 100)).status_code == 413
-            await site.helm("rollback", "headrace", "--wait", "--timeout", "30s")
+            await site.helm("rollback", "headrace", "--wait", "--timeout", "60s")
             again = site.url("headrace")
             assert (await ask(client, again, prompt="x" * 100)).status_code == 200
 
@@ -107,14 +113,14 @@ def test_releases_are_upgraded_rolled_back_and_uninstalled(charts: Charts, tmp_p
             await site.install("sim", "model", renamed)
             assert (await ask(client, again, model="other")).status_code == 200
             assert "Succeeded" in await site.helm("test", "sim", "--timeout", "60s")
-            await site.helm("rollback", "sim", "--wait", "--timeout", "30s")
+            await site.helm("rollback", "sim", "--wait", "--timeout", "60s")
             assert (await ask(client, again)).status_code == 200
             await site.helm("uninstall", "sim")
             await site.helm("uninstall", "headrace")
             await until(lambda: not site.pods("sim") + site.pods("headrace"), within_s=30)
             assert not [*site.world.api.cluster.select(Place(*SLICES))]
 
-    run(law(), within_s=110)
+    run(law(), within_s=LIMIT_S)
 
 
 def test_a_group_of_pods_is_scaled_over_tls(charts: Charts, tmp_path: Path) -> None:
@@ -148,7 +154,7 @@ def test_a_group_of_pods_is_scaled_over_tls(charts: Charts, tmp_path: Path) -> N
             leader = site.world.api.cluster.get(Key(*PODS, "models", "sim-0"))
             assert leader["status"]["podIP"] in replica["url"]
 
-    run(law(), within_s=110)
+    run(law(), within_s=LIMIT_S)
 
 
 def a_pair(authority: trustme.CA, name: str) -> dict[str, bytes]:

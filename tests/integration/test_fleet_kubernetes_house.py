@@ -15,7 +15,7 @@ from tests.builders import a_chat, a_get, a_post
 from tests.house import RunningHouse, run, running_house, until
 from tests.kube.cluster import Cluster, Key
 from tests.kube.makings import NAMESPACE, a_pod, a_workload, pod_key
-from tests.kube.server import running_api_server
+from tests.kube.server import ApiServer, running_api_server
 from tests.scripted import Held, Scripted, a_reply
 
 ADDRESSES = ("127.0.1.1", "127.0.1.2")
@@ -23,11 +23,11 @@ ADDRESSES = ("127.0.1.1", "127.0.1.2")
 
 @asynccontextmanager
 async def pods_and_a_gateway(
-    folder: Path, script: Held, **knobs: Any
+    folder: Path, script: Held, server: ApiServer | None = None, **knobs: Any
 ) -> AsyncIterator[tuple[Cluster, Scripted, RunningHouse]]:
     """No pod yet; each will be one of ADDRESSES, and will answer by the script."""
     pods = Scripted(script, hosts=ADDRESSES)
-    async with running_api_server() as api, pods.running():
+    async with running_api_server(server) as api, pods.running():
         kubernetes = {
             "enabled": True,
             "kubeconfig": str(api.kubeconfig(folder)),
@@ -108,6 +108,16 @@ def test_a_gateway_before_the_first_model_is_ready_to_say_so(tmp_path: Path) -> 
             cluster.create(pod_key("a"), a_pod("a", ADDRESSES[0]))
             await until(lambda: house.replicas and house.replicas[0].takes_work)
             assert (await house.ask(a_post())).status == 200
+
+    run(law())
+
+
+def test_a_kind_that_the_cluster_does_not_know_is_not_waited_for(tmp_path: Path) -> None:
+    async def law() -> None:
+        server = ApiServer()
+        del server.kinds["leaderworkerset.x-k8s.io", "v1", "leaderworkersets"]
+        async with pods_and_a_gateway(tmp_path, Held(), server) as (_, _, house):
+            await until(lambda: house.house.is_ready)
 
     run(law())
 
