@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gateway.settings import Settings
-from gateway.trust.identity import Allowed
+from gateway.trust.identity import Allowed, NotAllowed
 from serving.replica.settings import parse
 from tests.charts.tools import CHARTS, KUBERNETES, Charts, Object, Refused, find, read_values
 
@@ -69,8 +69,11 @@ def test_the_gateway_believes_the_identities_that_the_platform_gives(charts: Cha
 
     model = find(example(charts, "model", "spiffe"), "Deployment")["spec"]["template"]
     allowed.check(identity("demo-models", "models", model["metadata"]["labels"]))
-    with pytest.raises(Exception, match="none of those"):
+    with pytest.raises(NotAllowed):
         allowed.check(identity("demo-models", "elsewhere", model["metadata"]["labels"]))
+    gateway = find(example(charts, "gateway", "spiffe"), "Deployment")["spec"]["template"]
+    with pytest.raises(NotAllowed):
+        allowed.check(identity("demo-gateway", "models", gateway["metadata"]["labels"]))
 
 
 def test_opa_is_asked_where_it_is(charts: Charts) -> None:
