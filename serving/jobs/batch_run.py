@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 from urllib.parse import quote
 
 from serving.jobs import places
@@ -59,9 +59,14 @@ class Ended:
     failed: int
     """In the file of errors; those that were never executed are among them."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Every line was answered. A batch that was cancelled before it was read has no lines."""
+        return self.status == "completed" and self.answered == self.total
 
-class Tells:
-    """What a run says on its way; nothing, in this class."""
+
+class Tells(Protocol):
+    """What a run says on its way."""
 
     def step(self, text: str) -> None:
         """Something has happened."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from serving.jobs import places
-from serving.jobs.batch_run import BadInput, Ended, Job, Tells, refusal, run_batch
+from serving.jobs.batch_run import BadInput, Ended, Job, refusal, run_batch
 from serving.jobs.calls import Away, BadAddress, Calls, read_key
 
 _ADDRESS = "HEADRACE_ENDPOINT"
@@ -86,7 +86,7 @@ class BatchCommand:
             sys.stderr.write(f"headrace: {error}\n")
             return 2
         print(outcome(job, ended, args))
-        return 0 if ended.answered == ended.total else 1
+        return 0 if ended.is_whole else 1
 
 
 batch_command = BatchCommand()
@@ -103,8 +103,10 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
 def outcome(job: Job, ended: Ended, args: argparse.Namespace) -> str:
     """What has come of it, and what to do next."""
     said = f"{ended.answered} of {ended.total} lines answered: {job.target}"
-    if ended.answered == ended.total:
+    if ended.is_whole:
         return said
+    if not ended.failed:
+        return f"{said}\nThe batch is {ended.status}: ask anew under another --name"
     again = places.beside(job.target, "again")
     words = ["headrace", "batch", "run", again, "--output", places.beside(job.target, "more")]
     words += ["--endpoint", args.endpoint]
@@ -124,7 +126,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-class Spoken(Tells):
+class Spoken:
     """On a terminal one line that moves; elsewhere a line now and then."""
 
     _EVERY_S = 10.0

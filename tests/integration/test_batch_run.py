@@ -18,7 +18,7 @@ import yaml
 
 from gateway.tenants.keys import ID_BYTES, SECRET_BYTES, digest, new_key
 from serving.jobs.batch_run import LABEL
-from tests.builders import a_get
+from tests.builders import a_get, a_post
 from tests.house import RunningHouse, a_sim, run, running_house, until
 from tests.integration.test_batches import a_file, a_line
 from tests.integration.test_batches_s3 import BUCKET, s3
@@ -269,6 +269,28 @@ def test_a_batch_that_has_expired_gives_what_there_is(tmp_path: Path) -> None:
             assert "the batch is expired" in out
             both = ids_in(target) + ids_in(tmp_path / "out.again.jsonl")
             assert sorted(both) == sorted(f"{n}" for n in range(200))
+
+    run(law(), within_s=150)
+
+
+def test_a_batch_that_somebody_cancels_is_not_taken_for_answered(tmp_path: Path) -> None:
+    source = an_input(tmp_path, [a_line(f"{n}", max_tokens=400) for n in range(100)])
+    target = tmp_path / "out.jsonl"
+
+    async def law() -> None:
+        async with batches_at(tmp_path) as house:
+            process = await started(
+                source, "--output", target, "--endpoint", house.url, "--poll", 0.05
+            )
+            await until(lambda: house.house.accounts.received > 2, within_s=60)
+            (batch,) = await batches_of(house)
+            path = f"/v1/batches/{batch['id']}/cancel"
+            assert (await house.ask(a_post(b"", path=path))).status == 200
+            code, out, _ = await done(process)
+            assert (code, "the batch is cancelled" in out) == (1, True)
+            both = ids_in(target) + ids_in(tmp_path / "out.again.jsonl")
+            assert sorted(both) == sorted(f"{n}" for n in range(100))
+            assert (await ran(house, source, target))[0] == 1  # it is what it was
 
     run(law(), within_s=150)
 
