@@ -3,10 +3,11 @@
 `Window` is how many calls may be in flight: it opens by one for each window's worth of answers and
 closes to half when the gateway pushes back (429, 503), as TCP's does (additive increase,
 multiplicative decrease). What was sent before the window was closed does not close it again: one
-wave of refusals is one signal.
+wave of refusals is one signal. A call that was refused waits as long as the gateway says; where
+nothing has been answered since the wave before, or ever, all calls do.
 
 Invariants: 1 <= limit <= most; what is in flight never rises above the limit by a start; nothing
-starts before the time that the gateway asked to wait has passed.
+starts while all calls wait.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def backoff_s(failures: int, chance: float, most_s: float = 30.0) -> float:
 class Window:
     """How many calls may be in flight, and from when."""
 
-    __slots__ = ("_answers", "_closed_at", "_most", "_until", "in_flight", "limit", "refusals")
+    __slots__ = (
+        "_answers", "_closed_at", "_is_stalled", "_most", "_until",
+        "in_flight", "limit", "refusals",
+    )  # fmt: skip
 
     def __init__(self, most: int) -> None:
         """Fully open: what the gateway can bear it says at once, and what it can hold it holds."""
@@ -54,6 +58,7 @@ class Window:
         self._answers = 0  # since the limit last changed
         self._closed_at = float("-inf")
         self._until = float("-inf")
+        self._is_stalled = True  # no answer since the last wave of refusals
         self.limit = most
         self.in_flight = 0
         self.refusals = 0
@@ -71,6 +76,7 @@ class Window:
     def answered(self) -> None:
         """It came back with an answer, whatever it says."""
         self.in_flight -= 1
+        self._is_stalled = False
         self._answers += 1
         if self._answers >= self.limit:
             self._answers = 0
@@ -81,11 +87,14 @@ class Window:
         self.in_flight -= 1
 
     def pushed_back(self, sent_at: float, now: float, wait_s: float) -> None:
-        """It was refused for now: nothing starts for `wait_s`, and fewer do after."""
+        """It was refused for now, and told to wait: fewer start after, and none while it waits if
+        none is answered."""
         self.in_flight -= 1
         self.refusals += 1
-        self._until = max(self._until, now + wait_s)
+        if self._is_stalled:
+            self._until = max(self._until, now + wait_s)
         if sent_at >= self._closed_at:
             self._closed_at = now
+            self._is_stalled = True
             self._answers = 0
             self.limit = max(self.limit // 2, 1)

@@ -168,8 +168,8 @@ class Scorer:
             failures += 1
             wait_s = backoff_s(failures, random.random())
             if answer is not None and answer.status in PUSHED_BACK:
-                self.gate.pushed_back(sent_at, answer.retry_after_s or wait_s)
-                wait_s = 0.0  # the gate waits
+                wait_s = answer.retry_after_s or wait_s
+                self.gate.pushed_back(sent_at, wait_s)
             elif answer is not None:
                 self.gate.answered()
             else:

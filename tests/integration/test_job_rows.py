@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def test_rows_keep_their_order_whatever_order_answers_come_in() -> None:
 
 
 def test_a_gateway_that_pushes_back_is_asked_less_and_later() -> None:
-    """Each wave of 503 asks for a second: nothing comes in it, and then half as much at once."""
+    """Each 503 asks for a second. The first wave finds nothing answered: nothing comes in it. Then
+    half as much comes at once, and what was refused comes no sooner than it was told."""
     capacity, lock = 4, threading.Lock()
     inside = 0
     refused_at: list[float] = []
@@ -102,11 +104,38 @@ def test_a_gateway_that_pushes_back_is_asked_less_and_later() -> None:
         first = refused_at[0]
         early = [each for each in gateway.asked if first + 0.2 < each.at < first + 0.95]
         assert not early
-        sent: dict[str, list[Any]] = {}
+        sent: dict[str, list[Asked]] = {}
         for each in gateway.asked:
-            sent.setdefault(each.headers["x-request-id"], []).append(each.body)
+            sent.setdefault(each.headers["x-request-id"], []).append(each)
         assert len(sent) == 60  # what is sent again is the same request
-        assert all(bodies.count(bodies[0]) == len(bodies) for bodies in sent.values())
+        for tries in sent.values():
+            assert all(each.body == tries[0].body for each in tries)
+            assert all(b.at - a.at >= 1.0 for a, b in pairwise(tries))
+
+
+def test_a_gateway_that_takes_some_is_kept_busy_meanwhile() -> None:
+    """Six at once, and a second's wait for whoever is too many: the six go on."""
+    lock, inside = threading.Lock(), 0
+
+    def small(asked: Asked) -> Reply:
+        nonlocal inside
+        with lock:
+            if inside >= 6:
+                return 429, {"Retry-After": "1"}, {"error": {"message": "Later."}}
+            inside += 1
+        time.sleep(0.05)
+        with lock:
+            inside -= 1
+        return echo(asked)
+
+    with scripted_gateway(small) as gateway:
+        with Scorer(Scoring(gateway.url, "m", concurrency=32)) as scorer:
+            began = time.monotonic()
+            found = scorer.score([f"{number}" for number in range(400)])
+            took_s, refusals = time.monotonic() - began, scorer.gate.window.refusals
+        assert all(each.error is None for each in found)
+        assert 0 < refusals < 120
+        assert took_s < 30  # 3.3 s at the least
 
 
 def test_limits_of_a_tenant_make_rows_wait_not_fail(tmp_path: Path) -> None:

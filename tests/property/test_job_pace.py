@@ -20,10 +20,11 @@ STEPS = st.lists(
 
 @given(most=st.integers(1, 16), steps=STEPS)
 def test_the_window_bounds_what_is_in_flight(most: int, steps: list[tuple[str, float]]) -> None:
-    """The model: the calls in flight by when they began, the latest time to wait for, one wave."""
+    """The model: calls in flight by when they began, until when all wait, when a wave began."""
     window, now = Window(most), 0.0
     flying: list[float] = []
     until = closed_at = float("-inf")
+    has_answers = False
     for step, amount in steps:
         now += amount
         before = window.limit
@@ -38,14 +39,16 @@ def test_the_window_bounds_what_is_in_flight(most: int, steps: list[tuple[str, f
             began = flying.pop(0)
             if step == "answered":
                 window.answered()
+                has_answers = True
                 assert window.limit in (before, min(before + 1, most))
             elif step == "failed":
                 window.failed()
                 assert window.limit == before
             else:
-                until = max(until, now + amount)
+                until = until if has_answers else max(until, now + amount)
                 window.pushed_back(began, now, amount)
                 is_first = began >= closed_at
+                has_answers = has_answers and not is_first
                 assert window.limit == (max(before // 2, 1) if is_first else before)
                 closed_at = now if is_first else closed_at
         assert window.in_flight == len(flying)
