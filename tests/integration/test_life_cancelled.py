@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Generator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -48,6 +48,14 @@ class CancelledAt:
                 send, value = waiting.throw, error
 
 
+LIVES: Final = ("Door.serve", "serve_Door_gen")
+"""What a life is called, as Python and compiled."""
+
+
+def _name(work: object) -> str:
+    return getattr(work, "__qualname__", type(work).__name__)
+
+
 class Injector:
     """A task factory that makes the next request's life a cancelled one."""
 
@@ -57,7 +65,7 @@ class Injector:
         loop.set_task_factory(self._make)
 
     def _make(self, loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:
-        if self.await_number and getattr(work, "__qualname__", "") == "Door.serve":
+        if self.await_number and _name(work) in LIVES:
             life = CancelledAt(work, self.await_number)
             self.lives.append(life)
 
