@@ -84,7 +84,7 @@ def largest(metric: str, by: str, matchers: str = "%M") -> str:
 BAD: Final = (
     'sum(rate(gateway_requests_total{%M,outcome=~"failed|evicted"}[$__rate_interval]) or '
     'rate(gateway_requests_total{%M,outcome="rejected",'
-    'reason=~"too_many_requests|queue_full|draining"}[$__rate_interval]))'
+    'reason=~"too_many_requests|queue_full|draining|policy_unavailable"}[$__rate_interval]))'
 )
 ALL: Final = "sum(rate(gateway_requests_total{%M}[$__rate_interval]))"
 INFLIGHT: Final = "sum by (replica) (gateway_replica_inflight_requests{%N})"
@@ -284,8 +284,14 @@ FLEET: Final = Dashboard(
                 "short",
                 {"{{instance}}": largest("gateway_peers_heard", "instance", "%N")},
             ),
+            Panel(
+                "Datagrams between gateways",
+                "Sent and heard; not delivered, from strangers, unreadable.",
+                "short",
+                {"{{result}}": rate("gateway_peer_datagrams_total", "result")},
+            ),
         ),
-        "Identity, where trust.spiffe is on": (
+        "Identity and policy, where trust is on": (
             Panel(
                 "SVID expires in",
                 "What is left of the certificate that we show to replicas; it is renewed at about "
@@ -316,6 +322,22 @@ FLEET: Final = Dashboard(
                 "With replicas, for want of trust: theirs in us or ours in them.",
                 "short",
                 {"{{reason}}": rate("gateway_svid_refused_handshakes_total", "reason")},
+            ),
+            Panel(
+                "What the policy says",
+                "Of requests, by trust.opa; undecided ones were refused for want of an answer.",
+                "reqps",
+                {"{{decision}}": rate("gateway_policy_decisions_total", "decision")},
+            ),
+            Panel(
+                "How long it is waited for",
+                "In the mean of the questions that were asked; answers that are good are kept.",
+                "s",
+                {
+                    "{{instance}}": rate("gateway_policy_question_seconds_total", "instance")
+                    + " / "
+                    + rate("gateway_policy_questions_total", "instance")
+                },
             ),
         ),
     },

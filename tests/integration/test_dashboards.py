@@ -45,6 +45,7 @@ GRAFANA = {
     "$tenant": ".*",
 }  # fmt: skip
 TELLING = a_sim(kv_events=KvEventSettings("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"))
+ALLOWED = b'{"result": {"allow": true}}'
 NOWHERE = "http://127.0.0.1:9/v1/traces"
 LATE, NEVER, SLOW = "late", "never", "slow"
 """Models at zero: one whose requests are soon sent away, one that is waited for in vain, and one
@@ -97,7 +98,13 @@ async def gateways(
         urls = [sim.url for sim in telling]
         file = folder / "fleet.yaml"
         file.write_text("replicas: []")
-        second = {**common, "peers": linked(ports, 1), "fleet": {"kv_events": {"listen": "off"}}}
+        judge = await stack.enter_async_context(Scripted(a_reply(ALLOWED)).running())
+        second = {
+            **common,
+            "peers": linked(ports, 1),
+            "fleet": {"kv_events": {"listen": "off"}},
+            "trust": {"opa": {"url": f"{judge.url}/v1/data/headrace/decision", "cache_s": 0}},
+        }
         other = await stack.enter_async_context(running_house(second, urls))
         third = await stack.enter_async_context(trusting_nobody(folder))
         first: dict[str, dict[str, Any]] = {
