@@ -256,14 +256,6 @@ class DeadlineInfeasible(Rejected):
     message = "The deadline cannot be met at the moment; try again later."
 
 
-class PolicyUnavailable(Rejected):
-    """Whoever decides has not: then nobody may."""
-
-    reason = "policy_unavailable"
-    status = 503
-    message = "It could not be decided whether this is allowed; try again."
-
-
 class Evicted(GatewayError):
     """It waited, and was sent away unserved."""
 
@@ -297,6 +289,16 @@ class CutShort(GatewayError):
     status = 503
     outcome = Outcome.FAILED
     message = "This gateway shut down before the response was complete."
+
+
+class PolicyUnavailable(GatewayError):
+    """Whoever decides has not: then nobody may. It is we who owe the decision."""
+
+    fault = Fault.GATEWAY
+    reason = "policy_unavailable"
+    status = 503
+    outcome = Outcome.FAILED
+    message = "It could not be decided whether this is allowed; try again."
 
 
 class NoReplica(GatewayError):

@@ -111,6 +111,8 @@ def test_nobody_may_while_the_sidecar_is_away_and_all_is_well_when_it_is_back(
             async with policy.running():
                 assert (await running.ask(a_post())).status == 200
             assert await decisions(running) == {"allowed": 1, "undecided": 3}
+            await running.until_quiet()
+            assert running.outcomes == {Outcome.FINISHED: 1, Outcome.FAILED: 3}
         assert caplog.text.count("does not decide") == 1
         assert caplog.text.count("answers") == 1
 
