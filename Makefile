@@ -21,7 +21,7 @@ COMPILED_TESTS ?= $(addprefix tests/unit/,accept account choose fleet hold parse
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e e2e-zero compiled test-compiled bench bench-routing bench-holding bench-scaling loadtest charts jobs fuzz format clean
+.PHONY: help venv serve test check unit integration e2e e2e-zero compiled test-compiled bench bench-routing bench-holding bench-scaling loadtest charts charts-tools jobs fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,8 +101,10 @@ bench-scaling: $(READY) ## n_target beside other rules of scaling: a closed loop
 loadtest: $(READY) ## load-test SCENARIO=shared-prefix at URL=..., or at a simulated fleet started for it; ARGS='...'
 	$(BIN)/headrace bench $(URL) --scenario $(SCENARIO) $(ARGS)
 
-charts: $(READY) ## Helm charts and Dockerfile: linted; rendered by the real helm, held against schemas and golden files
+charts-tools: $(READY) ## what holds manifests against Kubernetes' schemas, and lints the Dockerfile
 	$(BIN)/python -m pip install --quiet --editable '.[charts]' --constraint constraints/dev.txt
+
+charts: charts-tools ## Helm charts and Dockerfile: linted; rendered by the real helm, held against schemas and golden files
 	$(BIN)/python -m pytest tests/charts
 
 jobs: ## Spark and Kubeflow Pipelines: tests of what they run, in an environment of their own (1 GB; Spark wants Java 17)
