@@ -84,7 +84,7 @@ def largest(metric: str, by: str, matchers: str = "%M") -> str:
 BAD: Final = (
     'sum(rate(gateway_requests_total{%M,outcome=~"failed|evicted"}[$__rate_interval]) or '
     'rate(gateway_requests_total{%M,outcome="rejected",'
-    'reason=~"too_many_requests|queue_full|draining|policy_unavailable"}[$__rate_interval]))'
+    'reason=~"too_many_requests|queue_full|draining"}[$__rate_interval]))'
 )
 ALL: Final = "sum(rate(gateway_requests_total{%M}[$__rate_interval]))"
 INFLIGHT: Final = "sum by (replica) (gateway_replica_inflight_requests{%N})"
