@@ -41,6 +41,10 @@ LOOK_EVERY_S: Final = 0.25
 FRESH_S: Final = 0.02  # what was priced no longer ago is not looked up again
 """How often it is looked who is busy, and what rates have become."""
 
+WORTH_TELLING: Final[Tokens] = 1024
+"""Of a prompt, new to its replica: what is less will have been read before it could matter to
+another gateway that it was sent, and is soon read twice."""
+
 LEAST_REUSE: Final = 0.2
 """Where nobody comes back, tokens in use cost nobody a cache; but those that run slow each other
 down all the same, and equal replicas should have equally many."""
@@ -261,7 +265,7 @@ class CacheAware:
         found = hit / max(hits.prompt_tokens, 1)
         self._reuse += self._reuse_weight * (found - self._reuse)
         dispatch = self.holdings.dispatched(prompt, name, now, (hit, hits.ruler))
-        if self.placements is not None and prompt.hashes:
+        if self.placements is not None and uncached >= WORTH_TELLING and prompt.hashes:
             tokens_per_byte = request.prompt_tokens / len(prompt)
             self.placements.append(Placement(name, tokens_per_byte, prompt.hashes.tobytes()))
         beginning = prompt.hashes[0] if prompt.hashes else 0

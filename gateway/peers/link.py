@@ -3,9 +3,9 @@
 UDP, because a figure that is late is worth nothing and the next one replaces it: nothing is ever
 sent again, nobody is waited for, and there are no connections to keep. A change goes out in the
 tick after it, unless something was told less than `tell_every_s` ago: then as soon as that is over,
-with all that has changed until then. All we have goes out every `whole_every_s`, or at once where
-somebody who is new asks. So where little happens all of it is told at once, where much happens what
-is told costs no more, and where nothing does, nothing.
+with all that has changed until then. So where little happens all of it is told at once, where much
+happens what is told costs no more, and where nothing does, nothing. All we have goes out every
+`whole_every_s`, or at the next sweep where somebody who is new asks.
 """
 
 from __future__ import annotations
@@ -165,9 +165,7 @@ class Link(asyncio.DatagramProtocol):
             self._rooms.heard(changes)
         if said.name not in self._names or said.kind is Kind.GOODBYE:
             self._count()
-        if said.asks:
-            self._is_asked = True
-            self.wake()
+        self._is_asked = self._is_asked or said.asks
 
     def error_received(self, exc: Exception) -> None:
         """Nobody listens there, or not any more: others may."""
@@ -187,10 +185,8 @@ class Link(asyncio.DatagramProtocol):
             self._timer = loop.call_soon(self._tell)
 
     def _tell(self) -> None:
-        """What has changed, or everything to who asks."""
+        """What has changed."""
         self._timer = None
-        if self._is_asked:
-            self._tell_all()
         said = self._voice.placed(self._rooms.placements())
         said += self._voice.delta(self._rooms.news())
         if said:

@@ -301,7 +301,7 @@ def test_a_prompt_that_one_has_sent_is_known_to_the_other_before_the_engine_has_
             gateways(2, sim.url, choose={"policy": "cache-aware"}) as (one, two),
             one.wire() as wire,
         ):
-            text = "the same beginning, " * 200
+            text = "the same beginning, " * 400
             body = a_chat(text, max_tokens=400, stream=True)
             route = a_route()
 

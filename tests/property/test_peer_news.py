@@ -367,9 +367,11 @@ def test_prompts_are_told_of_while_there_are_others_and_heard_of_replicas_that_a
     other.news.placed(placements)
     assert len(other.scorer.holdings)
     assert one.tenants.ranks == Ranks(2, 0)
+    Sent(one, "a", 300, prompt=bytes(1200))
+    assert not one.news.placements(), "it is read before it could matter"
     one.news.beside(["one"], 0)
     assert one.tenants.ranks is ALONE
-    Sent(one, "a", 30, prompt=bytes(120))
+    Sent(one, "a", 9000, prompt=bytes(range(256)) * 140)
     assert not one.news.placements()
 
 
