@@ -18,10 +18,9 @@ instant their prefill is predicted to be done, and a span that holds one teaches
 one in which a prompt was dropped.
 
 What other gateways send there is told a moment late: it is owed like ours, and read like ours. A
-span it has a part in is cut at a first byte of our own, if there is one in time, and closed when it
-is known what others had read by then: tokens on the wrong side of a cut flatten the line that is
-fitted, and make rates too high. Its beginning is seen late all the same, so it teaches only when it
-was long.
+span it has a part in is closed a moment after it was cut, when it is known what others had read by
+then: tokens on the wrong side of a cut flatten the line that is fitted, and make rates too high.
+Its beginning is seen late all the same, so it teaches only when it was long.
 
 The prior is what the pool has learnt, or what the replica says of itself makes likely, and may be
 told anew at any time: then only what it is still worth changes. A pinned rate is believed for ever.
@@ -132,19 +131,14 @@ class Pace:
         self.busy_s(now)
         self._close(now)
         self.owed = max(self.owed - tokens, 0)
-        self._done += tokens
-        self._cut(now, CUT_S)
+        if self._cut_at is not None:  # just now: it had been read by then
+            self._cut_done += tokens
+        else:
+            self._done += tokens
+            if now - self._since >= CUT_S:
+                self._cut_at, self._cut_done, self._done = now, self._done, 0
         if not self._is_joint:
             self._close(inf)
-        self._drained(now)
-
-    def _cut(self, now: Seconds, after_s: Seconds) -> None:
-        """A span that has lasted so long ends here, and another one begins."""
-        if self._cut_at is None and now - self._since >= after_s:
-            self._cut_at, self._cut_done, self._done = now, self._done, 0
-
-    def _drained(self, now: Seconds) -> None:
-        """Something was read: is that all, and when will the rest be?"""
         if not self.owed:
             self._cut_at, self._cut_done = now, self._done + self._cut_done
             self._close(inf)
@@ -180,17 +174,9 @@ class Pace:
         """First bytes of such streams have come."""
         tokens = min(tokens, self.others_owed)
         if tokens > 0:
-            self.busy_s(now)
-            self._close(now)
             self.others_owed -= tokens
-            self.owed = max(self.owed - tokens, 0)
             self._is_joint = True
-            if self._cut_at is None:
-                self._done += tokens
-                self._cut(now, 2.0 * CUT_S)  # where we ourselves have little to read
-            else:  # heard a moment after: it had been read by the time of the cut
-                self._cut_done += tokens
-            self._drained(now)
+            self.prefilled(tokens, now)
 
     def others_dropped(self, tokens: Tokens) -> None:
         """Such streams have ended without, or their gateway has gone."""

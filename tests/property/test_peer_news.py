@@ -371,7 +371,8 @@ def test_prompts_are_told_of_while_there_are_others_and_heard_of_replicas_that_a
     assert not one.news.placements(), "it is read before it could matter"
     one.news.beside(["one"], 0)
     assert one.tenants.ranks is ALONE
-    Sent(one, "a", 9000, prompt=bytes(range(256)) * 140)
+    one.joins("b")
+    Sent(one, "b", 3000, prompt=bytes(12_000))
     assert not one.news.placements()
 
 
