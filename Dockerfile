@@ -6,12 +6,11 @@
 #   docker build --target spark -t headrace-spark:0.1.0 .
 #
 # Where there is no way out: --build-arg PYTHON_IMAGE=..., COMPILER_IMAGE=..., VLLM_IMAGE=...,
-# SPARK_IMAGE=..., PIP_INDEX_URL=... (and PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST) name mirrors. pip takes the last three
-# from its environment.
+# SPARK_IMAGE=..., PIP_INDEX_URL=... (and PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST) name mirrors. pip takes
+# the last three from its environment.
 #
-# PYTHON_IMAGE is to be a Python that was built with profiles (PGO, LTO), as the official images and
-# Debian's are: without, a request costs a tenth more. COMPILER_IMAGE is the same Python with a C
-# compiler: the gateway's hot path is compiled (docs/adr/0032), for that version of Python only.
+# COMPILER_IMAGE is the Python of PYTHON_IMAGE with a C compiler: the gateway's hot path is compiled
+# (docs/adr/0032), for that version of Python only.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG COMPILER_IMAGE=python:3.11-bookworm

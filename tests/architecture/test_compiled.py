@@ -48,3 +48,27 @@ def test_records_are_what_they_say() -> None:
     assert Part(1) == Part(1)
     assert not Stretch.__struct_config__.eq
     assert not Stretch.__struct_config__.gc
+
+
+def test_what_derives_from_a_compiled_class_is_compiled() -> None:
+    """Anything else is refused when the class is made or first used."""
+    compiled = set(PROJECT["tool"]["headrace"]["compiled"])
+    wrong = [
+        f"{module}: {one.name}({base.id})"
+        for path in (ROOT / "gateway").rglob("*.py")
+        if (module := ".".join(path.relative_to(ROOT).with_suffix("").parts)) not in compiled
+        for tree in (ast.parse(path.read_text(encoding="utf-8")),)
+        for one in ast.walk(tree)
+        if isinstance(one, ast.ClassDef)
+        for base in one.bases
+        if isinstance(base, ast.Name) and _origin(tree, base.id) in compiled
+    ]
+    assert not wrong
+
+
+def _origin(tree: ast.Module, name: str) -> str | None:
+    """The module that a name was imported from."""
+    for each in ast.walk(tree):
+        if isinstance(each, ast.ImportFrom) and any(one.name == name for one in each.names):
+            return each.module
+    return None
