@@ -31,6 +31,9 @@ MOST_LIVES: Final = 256  # of other gateways, of which it is known how far they 
 LEARNING: Final = 0.1  # weight of the last stay in the mean
 
 
+_limits_of: Final = msgspec.structs.astuple  # a compiled module compares no records
+
+
 class Limits(Value, frozen=True):
     """What is allowed; None allows any amount."""
 
@@ -38,9 +41,6 @@ class Limits(Value, frozen=True):
     tokens_per_minute: Tokens | None = None
     tokens_per_day: Tokens | None = None
     max_concurrent: int | None = None
-
-
-NO_LIMITS: Final = Limits()
 
 
 class Part(Value, frozen=True):
@@ -180,7 +180,7 @@ class Allowance:
     @property
     def is_limited(self) -> bool:
         """Is there anything to keep count of with others?"""
-        return self.limits != NO_LIMITS
+        return any(most is not None for most in _limits_of(self.limits))
 
     def part(self, now: Seconds) -> Part:
         """What it has here, for them."""
@@ -272,7 +272,7 @@ class Allowance:
 
     def resize(self, limits: Limits, now: Seconds) -> None:
         """The limits are others from now on; what is in use stays in use."""
-        if limits == self.limits:
+        if _limits_of(limits) == _limits_of(self.limits):
             return
         self.limits = limits
         requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
