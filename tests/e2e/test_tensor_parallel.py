@@ -162,14 +162,24 @@ def _ask(gateway: str, text: str) -> httpx.Response:
 
 
 def test_both_answer_and_their_degrees_are_known_from_what_they_say(pool: Pool) -> None:
-    with ThreadPoolExecutor(8) as threads:
-        replies = list(
-            threads.map(
-                lambda n: _ask(pool.gateway, f"Number {n}: " + "so it goes. " * n), range(24)
+    """The three ranks of both share two cores here: who is too busy to say that it is well is left
+    out for a while, so there are several rounds."""
+    said: set[str] = set()
+    for number in range(5):
+        until("both are healthy", lambda: len(_healthy(pool.gateway)) == 2, 60.0)
+        with ThreadPoolExecutor(8) as threads:
+            replies = list(
+                threads.map(
+                    lambda n, first=24 * number: _ask(
+                        pool.gateway, f"Number {first + n}: " + "so it goes. " * n
+                    ),
+                    range(24),
+                )
             )
-        )
-    assert [reply.status_code for reply in replies] == [200] * 24
-    said = {reply.json()["system_fingerprint"] for reply in replies}
+        assert [reply.status_code for reply in replies] == [200] * 24
+        said |= {reply.json()["system_fingerprint"] for reply in replies}
+        if len(said) == 2:
+            break
     assert len(said) == 2
     assert {"-tp2-" in fingerprint for fingerprint in said} == {True, False}
     known = _healthy(pool.gateway)

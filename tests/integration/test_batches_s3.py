@@ -32,9 +32,13 @@ def s3() -> Iterator[Any]:
             "NO_PROXY": "127.0.0.1",
         }.items():
             environ.setenv(name, value)
+        kept = fsspec.get_filesystem_class("s3")
+        kept.clear_instance_cache()  # file systems are kept with the address they were made for
         system = fsspec.filesystem("s3")
         system.mkdir(BUCKET)
         yield system
+        system.rm(BUCKET, recursive=True)  # what moto keeps is the process's, not the server's
+        kept.clear_instance_cache()
     server.stop()
 
 
