@@ -267,7 +267,7 @@ def _exposed(url: str) -> dict[str, float]:
     """Series by name, labels summed up."""
     sums: dict[str, float] = {}
     for name, value in re.findall(
-        r"^([a-z_:]+)(?:\{[^}]*\})? (\S+)$", _get(url + "/metrics"), re.M
+        r"^([a-z0-9_:]+)(?:\{[^}]*\})? (\S+)$", _get(url + "/metrics"), re.M
     ):
         sums[name] = sums.get(name, 0.0) + float(value)
     return sums
