@@ -276,13 +276,17 @@ class TextIndex:
     def spread(self, hashes: array[int]) -> list[tuple[int, Tokens]]:
         """Who was given how much of these beginnings: (bits, tokens). O(stretches)."""
         spread: list[tuple[int, Tokens]] = []
-        bits, tokens = -1, 0  # of those that were given all so far
-        for stretch in self._along(hashes, 0):
+        bits, tokens, at = -1, 0, 0  # of those that were given all so far
+        while at < len(hashes) and (stretch := self._stretches.get(hashes[at])) is not None:
             gone = bits & ~stretch.believed
             if gone and tokens:
                 spread.append((gone, tokens))
             bits &= stretch.believed
-            tokens += stretch.tokens
+            shared = shared_marks(stretch, hashes, at)
+            tokens += stretch.tokens - tokens_behind(stretch, at, shared)
+            at += shared
+            if shared < len(stretch.hashes):
+                break
         return [*spread, (bits, tokens)] if tokens else []
 
     def _along(self, hashes: array[int], at: int) -> Iterator[Stretch]:
