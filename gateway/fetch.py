@@ -64,7 +64,7 @@ async def _ask(url: str, method: str, body: bytes, tls: ssl.SSLContext | None) -
             "User-Agent: headrace\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
             + body
         )
-        answer = _Answer()
+        answer = Answer()
         while not answer.is_complete:
             answer.feed(await reader.read(_READ_BYTES))
         return answer.status, bytes(answer.body)
@@ -72,13 +72,15 @@ async def _ask(url: str, method: str, body: bytes, tls: ssl.SSLContext | None) -
         writer.transport.abort()  # nothing is owed to the other side, and nobody waits for it
 
 
-class _Answer:
+class Answer:
     """One response, fed as it arrives; the methods named `on_` are called by httptools."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = MAX_BODY_BYTES) -> None:
+        """Of the body no more than `most_bytes` may be here at once."""
         self.status = 0
         self.body = bytearray()
         self.is_complete = False
+        self._most_bytes = most_bytes
         self._is_framed = False  # the end is told by a length or by chunks, not by closing
         self._parser = httptools.HttpResponseParser(self)
 
@@ -94,8 +96,8 @@ class _Answer:
             raise ConnectionError("the connection closed before the answer was complete")
         else:
             self.is_complete = True
-        if len(self.body) > MAX_BODY_BYTES:
-            raise ValueError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
+        if len(self.body) > self._most_bytes:
+            raise ValueError(f"the answer is larger than {self._most_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._is_framed |= name.lower() in (b"content-length", b"transfer-encoding")

@@ -273,9 +273,6 @@ class CacheAware:
         use = (beginning, hit, uncached + self._settings.request_overhead_tokens)
         owed = Owed(target, self._crowded, use, uncached, dispatch)
         owed.work = cold
-        if uncached < hits.prompt_tokens and prompt.hashes:
-            read = int(dispatch.read_bytes * hits.prompt_tokens / len(prompt))
-            owed.alone = hits.prompt_tokens - min(hit, read)
         if request.stream:
             target.sent += cold
             target.pace.begin(cold, now)

@@ -133,11 +133,11 @@ class Dispatch:
         return f"<Dispatch {self._predicted} tokens predicted, {self._settled} settled>"
 
     @property
-    def read_bytes(self) -> int:
-        """Of its prompt, how much the replica had read of others when it was sent: what is only on
-        its way there is not counted."""
+    def read_share(self) -> float:
+        """Of its prompt, the part that the replica had read of others when it was sent: what was
+        only on its way there is not counted. To be asked before it has ended."""
         read = min(self._unread_from, len(self.hashes))
-        return MARKS[read - 1] if read else 0
+        return MARKS[read - 1] / len(self._prompt) if read and self._prompt is not None else 0.0
 
     def watch(self) -> None:
         """Its hit will be settled: remember from now on how the replica's blocks change."""

@@ -20,7 +20,7 @@ class Owed:
     """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
 
     __slots__ = (
-        "_crowded", "_dispatch", "_place", "_target", "_use", "alone", "owed", "uncached", "work",
+        "_crowded", "_dispatch", "_place", "_target", "_use", "owed", "uncached", "work",
     )  # fmt: skip
 
     def __init__(
@@ -41,7 +41,6 @@ class Owed:
         self.work: Tokens = 0  # of its prefill
         self.owed: Tokens = 0  # of that, by a stream's first byte
         self.uncached: Tokens | None = uncached
-        self.alone: Tokens | None = uncached
 
     def __repr__(self) -> str:
         return f"<Owed {self.owed}, {self._use}>"
@@ -55,6 +54,15 @@ class Owed:
     def wants_report(self) -> bool:
         """The engine is to be asked to tell what it reuses."""
         return self._dispatch.wants_report
+
+    @property
+    def alone(self) -> Tokens | None:
+        """What of its hit is only on its way there counts as uncached. Asked of those that wait."""
+        uncached, hit = self.uncached, self._use[1]
+        if uncached is None or not hit or not self._dispatch.hashes:
+            return uncached
+        whole = uncached + hit
+        return whole - min(hit, int(whole * self._dispatch.read_share))
 
     def __enter__(self) -> Self:
         self._target.footprint.begin(*self._use)

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 import httptools
 
+from gateway.fetch import Answer
 from gateway.fleet.kubernetes_access import Access
 from gateway.fleet.kubernetes_objects import read_status
 from gateway.section import SettingsError
@@ -163,30 +164,18 @@ async def _errors() -> AsyncIterator[None]:
         raise Unreachable(str(error) or type(error).__name__) from error
 
 
-class _Answer:
-    """One response, as it arrives; the methods named `on_` are called by httptools."""
+class _Answer(Answer):
+    """One that is read as it is needed, and may say when to come again."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
-        self.status = 0
-        self.body = bytearray()
-        self.is_complete = False
+        super().__init__(MAX_BODY_BYTES)
         self._reader = reader
         self._retry_after = b""
-        self._is_framed = False  # the end is told by a length or by chunks, not by closing
-        self._parser = httptools.HttpResponseParser(self)
 
     async def more(self) -> None:
         """Read on. Raises ConnectionError for an end that comes too early, ValueError for a body
         that is too large, httptools' errors for what is not HTTP."""
-        received = await self._reader.read(_READ_BYTES)
-        if received:
-            self._parser.feed_data(received)
-        elif not self.status or self._is_framed:
-            raise ConnectionError("the connection closed before the answer was complete")
-        else:
-            self.is_complete = True
-        if len(self.body) > MAX_BODY_BYTES:
-            raise ValueError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
+        self.feed(await self._reader.read(_READ_BYTES))
 
     async def rest(self) -> None:
         """Read to its end."""
@@ -207,20 +196,6 @@ class _Answer:
         return Refused(self.status, (said.message or "")[:300], asked_s)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self._is_framed |= name in (b"content-length", b"transfer-encoding")
-        if name == b"retry-after":
+        super().on_header(name, value)
+        if name.lower() == b"retry-after":
             self._retry_after = value
-
-    def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-
-    def on_body(self, piece: bytes) -> None:
-        self.body += piece
-
-    def on_message_complete(self) -> None:
-        if self.status >= 200:
-            self.is_complete = True
-        else:  # 100 Continue and its kind: the answer itself is still to come
-            self.status = 0
-            self._is_framed = False

@@ -105,12 +105,7 @@ class Crowd(Generic[T]):
     @property
     def fill(self) -> float:
         """Of what may wait in all, the part that does, by the bound that is fullest."""
-        count, most = self.count, self._in_all
-        return max(
-            count.requests / most.requests,
-            count.tokens / most.tokens,
-            count.size_bytes / most.size_bytes,
-        )
+        return self.count.part_of(self._in_all)
 
     def obstacle(self, ticket: T) -> Rejected | None:
         """Why it cannot join now; None if it can."""
