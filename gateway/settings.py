@@ -458,7 +458,9 @@ class FleetSettings(Section):
     )
     failures_to_eject: int = Field(3, ge=1, description="signs of failure in a row")
     cool_down_s: float = Field(5.0, gt=0, description="out, before it is probed again")
-    cool_down_max_s: float = Field(60.0, gt=0, description="doubles up to this")
+    cool_down_max_s: float = Field(
+        60.0, gt=0, description="doubles up to this for one that comes back and fails again"
+    )
     kv_events: KvEventSettings = Field(default_factory=KvEventSettings)
 
 

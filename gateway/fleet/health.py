@@ -20,6 +20,8 @@ Invariants.
   ejected all the same. A request that succeeds forgives everything.
 - The nth ejection without a recovery lasts cool_down_s * 2^(n-1), at most `cool_down_max_s`. A
   recovery is a request that succeeded, or being healthy for as long as the last one lasted.
+- A probe that fails after a cool-down begins it again and lengthens nothing: what is lengthened is
+  the absence of one that comes back and fails its work, not of one that is long in coming back.
 - What requests sent before an ejection say of it (failures) neither prolongs nor repeats it.
 """
 
@@ -141,11 +143,12 @@ def after(standing: Standing, sign: Sign, now: Seconds, law: FleetSettings) -> S
 
 
 def _moved(standing: Standing, sign: Sign, now: Seconds) -> Standing:
-    """The table, applied; entering EJECTED counts one more ejection."""
+    """The table, applied; to be EJECTED counts, to be found still out when probed does not."""
     health = TRANSITIONS[standing.health].get(sign, standing.health)
     if health is standing.health:
         return standing
-    ejections = standing.ejections + (health is Health.EJECTED)
+    is_ejection = health is Health.EJECTED and standing.health is not Health.PROBING
+    ejections = standing.ejections + is_ejection
     return replace(standing, health=health, since=now, ejections=ejections)
 
 

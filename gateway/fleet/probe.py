@@ -108,15 +108,25 @@ class Prober:
             self._watches.pop(replica).cancel()
         elif was is Health.DRAINING:
             self._start(replica)
-        level = logging.WARNING if now is Health.EJECTED else logging.INFO
-        if now is Health.SUSPECT or (now is Health.HEALTHY and was is Health.SUSPECT):
-            level = logging.DEBUG  # may flicker at the pace of requests
-        log.log(level, "replica %s: %s, was %s", replica.id, now.value, was.value)
+        log.log(_level_of(was, now), "replica %s: %s, was %s", replica.id, now.value, was.value)
 
     def _start(self, replica: Replica) -> None:
         assert self._tasks is not None, "only while running is the roster listened to"
         watch = _Watch(replica, self._means)
         self._watches[replica] = self._tasks.create_task(watch.run(), name=f"probe {replica.id}")
+
+
+def _level_of(was: Health, now: Health) -> int:
+    """How loud a change is: what recurs at the pace of requests or of cool-downs is not."""
+    match was, now:
+        case (Health.EJECTED, Health.PROBING) | (Health.PROBING, Health.EJECTED):
+            return logging.DEBUG
+        case (_, Health.SUSPECT) | (Health.SUSPECT, Health.HEALTHY):
+            return logging.DEBUG
+        case (_, Health.EJECTED):
+            return logging.WARNING
+        case _:
+            return logging.INFO
 
 
 class _Watch:

@@ -114,10 +114,10 @@ def test_the_cool_down_doubles_up_to_its_maximum() -> None:
     assert cool_down_s(10_000, LAW) == 60
 
 
-def test_a_failed_probe_after_the_cool_down_ejects_for_twice_as_long() -> None:
-    once, twice = run("p---"), run("p---cf")
-    assert cooled_down_at(once, LAW) == 105
-    assert cooled_down_at(twice, LAW) == 110
+def test_a_failed_probe_after_the_cool_down_begins_it_again_and_lengthens_nothing() -> None:
+    assert cooled_down_at(run("p---"), LAW) == 105
+    assert cooled_down_at(run("p---cf"), LAW) == 105
+    assert cooled_down_at(run("p---" + "cf" * 9, step_s=5), LAW) == 100 + 21 * 5 + 5
 
 
 def test_a_replica_that_recovers_only_to_its_probes_is_ejected_for_longer_each_time() -> None:
