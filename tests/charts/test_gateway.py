@@ -171,6 +171,10 @@ def test_cores_follow_the_workers(charts: Charts) -> None:
             "settings.peers.workers: say `workers`",
         ),
         ({"service": {"type": "ExternalName"}}, "/service/type"),
+        (
+            {"settings": OPEN["settings"] | {"batch": {"store": "postgresql://me:word@db/name"}}},
+            "settings.batch.store: a password is no setting",
+        ),
     ],
 )
 def test_says_what_is_wrong(charts: Charts, values: dict[str, Any], said: str) -> None:
@@ -178,6 +182,30 @@ def test_says_what_is_wrong(charts: Charts, values: dict[str, Any], said: str) -
     with pytest.raises(Refused) as refused:
         charts.rendered("gateway", values, VERSION)
     assert refused.value.names(said)
+
+
+def test_who_installs_it_is_told_how_models_find_it(charts: Charts, tmp_path: Path) -> None:
+    """The line for a model names this release, whatever its name, port and scheme."""
+    values = OPEN | {"tlsSecret": "tls"}
+    values["settings"] = OPEN["settings"] | {
+        "accept": {"port": 8443},
+        "scale": {"keda": {"port": 9999}},
+    }
+    (tmp_path / "gateway.json").write_text(json.dumps(values), encoding="utf-8")
+    where = ["-n", "models", "--kube-version", VERSION]
+    told = charts.notes("front", "gateway", ["-n", "models", "-f", str(tmp_path / "gateway.json")])
+    line = next(line for line in told.splitlines() if " install " in line)
+    words = line.partition("model.yaml")[2].split()
+    (tmp_path / "model.json").write_text(
+        json.dumps({"model": {"id": "m"}, "scaling": {"enabled": True}}), encoding="utf-8"
+    )
+    said = [*where, "-f", str(tmp_path / "model.json"), *words]
+    model = charts.template("qwen", "model", said)
+    (container,) = find(model, "Pod")["spec"]["containers"]
+    assert container["env"][0]["value"] == "https://front.models.svc:8443"
+    trigger = find(model, "ScaledObject")["spec"]["triggers"][0]["metadata"]
+    assert trigger["scalerAddress"] == "front-scaler.models.svc:9999"
+    assert "curl -k https://127.0.0.1:8000/v1/models\n" in told
 
 
 def test_both_charts_meet(charts: Charts) -> None:

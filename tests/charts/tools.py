@@ -129,6 +129,11 @@ class Charts:
         text = self._helm("template", release, str(self._folder / "charts" / chart), *words)
         return [each for each in yaml.safe_load_all(text) if each]
 
+    def notes(self, release: str, chart: str, words: Sequence[str]) -> str:
+        """What helm tells who installs it. Raises Refused."""
+        command = ["install", release, str(self._folder / "charts" / chart), "--dry-run=client"]
+        return self._helm(*command, *words).partition("NOTES:\n")[2]
+
     async def install(
         self, kubeconfig: Path, release: str, chart: str, values: Mapping[str, Any], *words: str
     ) -> str:

@@ -9,21 +9,27 @@
 
 {{- define "batch.gateway" -}}
 {{- $namespace := .Values.gateway.namespace | default .Release.Namespace -}}
-{{ .Values.gateway.scheme }}://{{ .Values.gateway.release | trunc 53 | trimSuffix "-" }}.{{ $namespace }}.svc:{{ int .Values.gateway.port }}
+{{ .Values.gateway.scheme }}://{{ .Values.gateway.release }}.{{ $namespace }}.svc:{{ int .Values.gateway.port }}
 {{- end -}}
 
-{{/* The release's name and a digest of all that an object which cannot be changed is made of. */}}
+{{/*
+The release's name and a digest of all that an object which cannot be changed is made of. Of a
+JobSet less is left for it: its pods are called after it, a job of up to 30 letters, two indices and
+five letters of their own, and that is a label.
+*/}}
 {{- define "batch.onceName" -}}
 {{- $root := index . 0 -}}
-{{- printf "%s-%s" (include "headrace.name" $root | trunc 40 | trimSuffix "-") (toJson (list $root.Values $root.Chart.Version (rest .)) | sha256sum | trunc 8) -}}
+{{- $made := toJson (list $root.Release.Name $root.Values $root.Chart.Version (rest .)) -}}
+{{- $length := ternary 12 40 (eq $root.Values.kind "JobSet") -}}
+{{- printf "%s-%s" (include "headrace.name" $root | trunc $length | trimSuffix "-") ($made | sha256sum | trunc 8) -}}
 {{- end -}}
 
 {{- define "batch.kueueLabels" -}}
 {{- with .Values.kueue.queue }}
-kueue.x-k8s.io/queue-name: {{ . }}
+kueue.x-k8s.io/queue-name: {{ . | quote }}
 {{- end }}
 {{- with .Values.kueue.priorityClass }}
-kueue.x-k8s.io/priority-class: {{ . }}
+kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -33,8 +39,8 @@ kueue.x-k8s.io/priority-class: {{ . }}
 command: [headrace, batch, run]
 args:
   - {{ index . 1 | quote }}
-  - --output={{ index . 2 }}
-  - --name={{ index . 3 }}
+  - {{ printf "--output=%s" (index . 2) | quote }}
+  - {{ printf "--name=%s" (index . 3) | quote }}
   - --completion-window={{ $root.Values.completionWindow }}
   - --poll={{ $root.Values.pollSeconds }}
   {{- include "batch.access" $root | nindent 2 }}
@@ -53,7 +59,7 @@ image: {{ include "headrace.image" .Values.image }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- with .Values.storageSecret }}
 envFrom:
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ . | quote }}}
 {{- end }}
 {{- with .Values.env }}
 env:
@@ -75,17 +81,17 @@ volumeMounts:
 resources:
   requests:
     cpu: {{ .Values.resources.cpu | quote }}
-    memory: {{ .Values.resources.memory }}
+    memory: {{ .Values.resources.memory | quote }}
   limits:
-    memory: {{ .Values.resources.memory }}
+    memory: {{ .Values.resources.memory | quote }}
 {{- end -}}
 
 {{- define "batch.volumes" -}}
 - name: tmp
-  emptyDir: {sizeLimit: {{ .Values.scratch }}}
+  emptyDir: {sizeLimit: {{ .Values.scratch | quote }}}
 {{- with .Values.apiKeySecret.name }}
 - name: key
-  secret: {secretName: {{ . }}}
+  secret: {secretName: {{ . | quote }}}
 {{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
@@ -100,14 +106,14 @@ securityContext:
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:

@@ -6,6 +6,11 @@
 {{- else if not (dig "tenants" "path" (dig "tenants" "anonymous" false $settings) $settings) -}}
 {{- fail "who may ask? Name a Secret in tenantsSecret (`headrace keys create` makes keys), or let everybody in: settings.tenants.anonymous" -}}
 {{- end -}}
+{{- range $name := list "store" "files" -}}
+{{- if regexMatch "://[^/@]*:[^/@]*@" (dig "batch" $name "" $settings | default "") -}}
+{{- fail (printf "settings.batch.%s: a password is no setting, for all may read a ConfigMap: put it into a Secret, and name that in env" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if .Values.tlsSecret -}}
 {{- $tls := dict "certificate" "/etc/headrace/tls/tls.crt" "key" "/etc/headrace/tls/tls.key" -}}
 {{- $settings = mustMergeOverwrite $settings (dict "accept" (dict "tls" $tls)) -}}

@@ -1,7 +1,7 @@
 {{/* By these the pods of `helm test` are found: they are none of the release's own. */}}
 {{- define "headrace.testSelector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}-test
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* The spec of such a pod, up to its container's command. Takes the root, and an image. */}}
@@ -14,7 +14,7 @@ securityContext:
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 containers:

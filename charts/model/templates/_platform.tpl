@@ -1,9 +1,9 @@
 {{/* Kueue knows by these which queue the workload's pods wait in. */}}
 {{- define "model.queueLabels" -}}
 {{- with .Values.kueue.queue -}}
-kueue.x-k8s.io/queue-name: {{ . }}
+kueue.x-k8s.io/queue-name: {{ . | quote }}
 {{- with $.Values.kueue.priorityClass }}
-kueue.x-k8s.io/priority-class: {{ . }}
+kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{- end }}
 {{- end -}}
 {{- end -}}
@@ -18,13 +18,13 @@ kueue.x-k8s.io/priority-class: {{ . }}
 {{- $k := .Values.kueue -}}
 {{- if and $k.queue $k.topology (eq $shape.group "true") -}}
 kueue.x-k8s.io/podset-group-name: {{ include "headrace.name" . }}
-kueue.x-k8s.io/podset-required-topology: {{ $k.topology }}
+kueue.x-k8s.io/podset-required-topology: {{ $k.topology | quote }}
 {{ end -}}
 {{- if include "model.onVolcano" . -}}
 {{- if eq $shape.group "true" -}}
 scheduling.k8s.io/group-name: {{ include "headrace.name" . }}
 {{- else -}}
-scheduling.volcano.sh/queue-name: {{ .Values.volcano.queue }}
+scheduling.volcano.sh/queue-name: {{ .Values.volcano.queue | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}

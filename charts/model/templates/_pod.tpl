@@ -25,14 +25,14 @@ spec:
   {{- with $.Values.imagePullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   {{- with $.Values.runtimeClassName }}
-  runtimeClassName: {{ . }}
+  runtimeClassName: {{ . | quote }}
   {{- end }}
   {{- with $.Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with include "model.scheduling" $ | trim }}
   {{- . | nindent 2 }}
@@ -99,12 +99,12 @@ spec:
         {{- end }}
         requests:
           cpu: {{ $.Values.resources.cpu | quote }}
-          memory: {{ $shape.memoryMib }}Mi
+          memory: {{ $shape.memory }}
           {{- if $shape.resource }}
           {{ $shape.resource }}: {{ $shape.perPod }}
           {{- end }}
         limits:
-          memory: {{ $shape.memoryMib }}Mi
+          memory: {{ $shape.memory }}
           {{- if $shape.resource }}
           {{ $shape.resource }}: {{ $shape.perPod }}
           {{- end }}
@@ -131,7 +131,7 @@ spec:
     - name: tmp
       emptyDir: {}
     - name: shm
-      emptyDir: {medium: Memory, sizeLimit: {{ $shape.shmMib }}Mi}
+      emptyDir: {medium: Memory, sizeLimit: {{ $shape.shm }}}
     - name: models
       {{- include "model.cache" $ | nindent 6 }}
 {{- end -}}
@@ -159,29 +159,23 @@ spec:
 {{- define "model.token" -}}
 - name: HF_TOKEN
   valueFrom:
-    secretKeyRef: {name: {{ .Values.model.tokenSecret.name }}, key: {{ .Values.model.tokenSecret.key }}}
+    secretKeyRef: {name: {{ .Values.model.tokenSecret.name | quote }}, key: {{ .Values.model.tokenSecret.key | quote }}}
 {{- end -}}
 
 {{- define "model.cache" -}}
 {{- $cache := .Values.cache -}}
 {{- if eq $cache.kind "pvc" -}}
-persistentVolumeClaim: {claimName: {{ $cache.existingClaim | default (printf "%s-models" (include "headrace.name" .)) }}}
+persistentVolumeClaim: {claimName: {{ $cache.existingClaim | default (printf "%s-models" (include "headrace.name" .)) | quote }}}
 {{- else if eq $cache.kind "image" -}}
 {{- if semverCompare "<1.31-0" .Capabilities.KubeVersion.Version -}}
 {{- fail "cache.kind: image volumes need Kubernetes 1.31 or later" -}}
 {{- end -}}
-image: {reference: {{ $cache.image }}, pullPolicy: IfNotPresent}
+image: {reference: {{ $cache.image | quote }}, pullPolicy: IfNotPresent}
 {{- else if eq $cache.kind "hostPath" -}}
-hostPath: {path: {{ $cache.path }}, type: Directory}
+hostPath: {path: {{ $cache.path | quote }}, type: Directory}
 {{- else -}}
-emptyDir: {sizeLimit: {{ $cache.sizeGib }}Gi}
+emptyDir: {sizeLimit: {{ int $cache.sizeGib }}Gi}
 {{- end -}}
-{{- end -}}
-
-{{/* Of a pod that fetches the model: none of the replicas. */}}
-{{- define "model.downloadSelector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}-download
-app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{- define "model.egressHub" -}}

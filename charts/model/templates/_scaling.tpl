@@ -32,7 +32,7 @@ triggers:
   {{- else if eq $s.trigger "metrics-api" }}
   - type: metrics-api
     metadata:
-      url: {{ include "model.gatewayUrl" . }}/scale/{{ $shape.served }}
+      url: {{ include "model.gatewayUrl" . }}/scale/{{ $shape.served | urlquery | replace "+" "%20" | replace "%2F" "/" }}
       valueLocation: replicas_needed
       targetValue: {{ .Values.parallelism.data | quote }}
       aggregateFromKubeServiceEndpoints: "true"
@@ -40,7 +40,7 @@ triggers:
   {{- else }}
   - type: prometheus
     metadata:
-      serverAddress: {{ $s.prometheus }}
+      serverAddress: {{ $s.prometheus | quote }}
       query: {{ printf "model:gateway_demand_replicas:max{namespace=%q,model=%q}" (include "model.gatewayNamespace" .) $shape.served | quote }}
       threshold: {{ .Values.parallelism.data | quote }}
       ignoreNullValues: "false"

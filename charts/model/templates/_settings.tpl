@@ -20,7 +20,7 @@ gpus:
   {{- end }}
 {{- else }}
 cpu:
-  shm_mib: {{ $shape.shmMib }}
+  shm_mib: {{ trimSuffix "Mi" $shape.shm }}
   {{- with .Values.engine.threads }}
   threads: {{ . | quote }}
   {{- end }}
@@ -43,7 +43,7 @@ log: json
 {{- if or $arguments .Values.engine.extraArgs }}
 args:
   {{- range $name, $value := $arguments }}
-  - {{ printf "--%s=%v" $name $value | quote }}
+  - {{ include "model.argument" (list $name $value) | quote }}
   {{- end }}
   {{- range .Values.engine.extraArgs }}
   - {{ . | quote }}

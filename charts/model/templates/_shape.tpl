@@ -4,7 +4,7 @@ What follows from the shape, in one place, so that its parts cannot disagree: a 
   group     "true": the pods are a LeaderWorkerSet's              resource   what is asked of the node, unless it is claimed
   workload  the kind that holds them: deployment, leaderworkerset, inferenceservice, llminferenceservice
   engine    as the replica's settings say it                      served  the model's name for clients
-  shmMib, memoryMib, graceSeconds, drainSeconds, eventsPort, replayPort, lastEventsPort
+  shm, memory, graceSeconds, drainSeconds, eventsPort, replayPort, lastEventsPort
 Fails where the values contradict each other.
 */}}
 {{- define "model.shape" -}}
@@ -42,10 +42,13 @@ Fails where the values contradict each other.
 {{- else if eq $gpu.mode "devicePlugin" -}}
 {{- $resource = $gpu.resourceName | default "nvidia.com/gpu" -}}
 {{- end -}}
-{{- $derived := list "model" "tensor-parallel-size" "pipeline-parallel-size" "data-parallel-size" "enable-expert-parallel" "max-model-len" "host" "port" "kv-events-config" -}}
+{{- $derived := list "model" "served-model-name" "tensor-parallel-size" "pipeline-parallel-size" "data-parallel-size" "enable-expert-parallel" "max-model-len" "host" "port" "kv-events-config" "-tp" "-pp" "-dp" "-ep" -}}
+{{- if eq .Values.engine.kind "sglang" -}}
+{{- $derived = concat $derived (list "model-path" "tp" "tp-size" "pp" "pp-size" "dp" "dp-size" "ep" "ep-size" "context-length") -}}
+{{- end -}}
 {{- $said := concat (keys .Values.engine.args | sortAlpha) .Values.engine.extraArgs -}}
 {{- range $said -}}
-{{- $name := . | trimPrefix "--" | splitList "=" | first -}}
+{{- $name := . | trimPrefix "--" | splitList "=" | first | replace "_" "-" -}}
 {{- if has $name $derived -}}
 {{- fail (printf "engine: %s follows from model, parallelism and kvEvents, and is not for args or extraArgs" $name) -}}
 {{- end -}}
@@ -55,6 +58,9 @@ Fails where the values contradict each other.
 {{- end -}}
 {{- $shm := mul .Values.shm.mibPerDevice $perPod | int -}}
 {{- $engine := .Values.engine.kind -}}
+{{- if and (gt $pods 1) (gt (len .Release.Name) 48) -}}
+{{- fail (printf "the release's name: %d letters are too many for the pods of a LeaderWorkerSet, 48 are not" (len .Release.Name)) -}}
+{{- end -}}
 devices: {{ $devices }}
 perPod: {{ $perPod }}
 pods: {{ $pods }}
@@ -63,8 +69,8 @@ workload: {{ $kind }}
 resource: {{ $resource | quote }}
 engine: {{ ternary "vllm-cpu" $engine (and (eq $gpu.mode "none") (eq $engine "vllm")) }}
 served: {{ .Values.model.servedName | default .Values.model.id | quote }}
-shmMib: {{ $shm }}
-memoryMib: {{ add (mul .Values.resources.memoryGib 1024) $shm }}
+shm: {{ $shm }}Mi
+memory: {{ add (mul .Values.resources.memoryGib 1024) $shm }}Mi
 drainSeconds: {{ int .Values.drain.seconds }}
 graceSeconds: {{ add (mul 2 .Values.drain.seconds) 30 }}
 eventsPort: 5557
@@ -85,6 +91,19 @@ lastEventsPort: {{ add 5556 (mul 2 $p.data) }}
 {{- $arguments = merge $arguments (dict (include "model.memoryArgument" .) $part) -}}
 {{- end -}}
 {{- toJson $arguments -}}
+{{- end -}}
+
+{{/* One of them, by (name, value): a switch is said or denied, and a large number is written out. */}}
+{{- define "model.argument" -}}
+{{- $name := index . 0 -}}
+{{- $value := index . 1 -}}
+{{- if kindIs "bool" $value -}}
+{{- ternary "--" "--no-" $value }}{{ $name -}}
+{{- else if and (kindIs "float64" $value) (eq (floor $value) $value) -}}
+--{{ $name }}={{ int64 $value -}}
+{{- else -}}
+--{{ $name }}={{ $value -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Several replicas at all times: one may be taken away. */}}

@@ -31,7 +31,7 @@ nvidia.com/gpu
 
 {{- define "platform.kindLabels" -}}
 {{- include "headrace.labels" .root }}
-headrace.io/gpu: {{ .kind.name }}
+headrace.io/gpu: {{ .kind.name | quote }}
 {{- end -}}
 
 {{- define "platform.namespaces" -}}
