@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
 
 import httpx
 import pytest
@@ -25,6 +26,8 @@ from serving.machine import choose_engine, look
 
 START_LIMIT_S = 1200.0
 """The first start on a machine installs the engine."""
+
+LOG_END_CHARS: Final = 4000
 
 CHAT = CHAT_MODEL.name
 EMBEDDINGS = EMBEDDING_MODEL.name
@@ -39,6 +42,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(START_LIMIT_S + 300))
     items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
+@runtime_checkable
+class Logging(Protocol):
+    """A fixture's value whose processes write to files."""
+
+    def logs(self) -> list[Path]:
+        """Those files."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a failure, the ends of the logs of the processes that the test had asked for."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Logging):
+                report.sections += [(str(log), _end_of(log)) for log in value.logs()]
+    return report
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-LOG_END_CHARS:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +93,10 @@ class Stack:
 
     url: str
     output: Path
+
+    def logs(self) -> list[Path]:
+        """What a test that fails shows the end of."""
+        return [self.output]
 
     def processes(self) -> dict[str, Process]:
         """Everything that is up by now; a replica that came back shows as it is now."""
