@@ -134,7 +134,7 @@ class House(Panel):
         self.door = Door(settings.accept, live, monotonic, heads, self.tenants.tenant)
         self._discoveries = discoveries(settings.fleet, self.roster, chooser, monotonic, rng)
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, tls)
-        self._sleepers = Sleepers(self.roster, monotonic, tls)
+        self._sleepers = Sleepers(self.roster, self.cold.is_held, monotonic, tls)
         self.kv_events = self._listening()
         self._peer_news = PeerNews(self.life)
         self._tell()

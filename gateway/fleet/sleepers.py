@@ -1,11 +1,13 @@
 """Waking engines that sleep: vLLM keeps their weights in the CPU's memory, and is back in seconds.
 
-Who sleeps is found out by the probes (GET /is_sleeping). One that sleeps takes no work; when a
+Who sleeps is found out by the probes (GET /is_sleeping). One that sleeps takes no work; while a
 request is held for a model that it serves, it is asked to wake (POST /wake_up), one replica of the
-model at a time, until one is awake. One that was put to sleep over requests of ours, which it would
-keep until somebody woke it, is woken at once.
+model at a time, until one is awake: again and again where it fails, and where it is found out only
+then that one sleeps. One that was put to sleep over requests of ours, which it would keep until
+somebody woke it, is woken at once.
 
-Invariant. Nobody is asked to wake while it is being asked already.
+Invariants. Nobody is asked to wake while it is being asked already. Whatever an engine answers, it
+is only its own waking that fails.
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ from gateway.fleet.health import Sign
 from gateway.vocabulary import Health
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.clock import Clock
     from gateway.fleet.ledger import Replica
     from gateway.fleet.roster import Roster
     from gateway.vocabulary import ModelName
 
 WAKE_LIMIT_S: Final = 120.0  # weights come back at the speed of a bus
+AGAIN_S: Final = 1.0  # between two looks for one that wakes
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +46,16 @@ class _Woken(msgspec.Struct):
 class Sleepers:
     """Wakes them, for as long as `run` runs. A RosterListener."""
 
-    def __init__(self, roster: Roster, clock: Clock, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        is_held: Callable[[ModelName], object],
+        clock: Clock,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        """`is_held` says whether requests are held for a model."""
         self._roster = roster
+        self._is_held = is_held
         self._clock = clock
         self._tls = tls
         self._tasks: asyncio.TaskGroup | None = None
@@ -79,12 +92,14 @@ class Sleepers:
             self._tasks.create_task(self._wake(replica), name=f"wake {replica.id}")
 
     async def _wake_one(self, model: ModelName) -> None:
-        """The first that can be woken."""
+        """The first that can be woken, for as long as that is of use."""
         try:
-            for replica in self._roster.replicas:
-                sleeps = replica.health is Health.ASLEEP and model in replica.models
-                if sleeps and await self._wake(replica):
-                    return
+            while self._is_held(model):
+                for replica in self._roster.replicas:
+                    sleeps = replica.health is Health.ASLEEP and model in replica.models
+                    if sleeps and await self._wake(replica):
+                        return
+                await asyncio.sleep(AGAIN_S)
         finally:
             self._models.discard(model)
 
@@ -101,12 +116,20 @@ class Sleepers:
                 timeout_s=WAKE_LIMIT_S,
                 tls=self._tls,
             )
-            if status == 200 and msgspec.json.decode(body, type=_Woken).status == "awake":
-                self._roster.sign(replica, Sign.PROBE_SUCCESS, self._clock())
-                return True
-            log.warning("replica %s: POST /wake_up was answered %d", replica.id, status)
-        except (FetchFailed, msgspec.MsgspecError) as error:
+        except FetchFailed as error:
             log.warning("replica %s: it does not wake: %s", replica.id, error)
+            return False
         finally:
             self._waking.discard(replica)
+        if status == 200 and _is_awake(body):
+            self._roster.sign(replica, Sign.PROBE_SUCCESS, self._clock())
+            return True
+        log.warning("replica %s: POST /wake_up was answered %d, not awake", replica.id, status)
+        return False
+
+
+def _is_awake(body: bytes) -> bool:
+    try:
+        return msgspec.json.decode(body, type=_Woken).status == "awake"
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False

@@ -102,6 +102,10 @@ class ColdHold:
         awaited = self._awaited.get(model)
         return Count() if awaited is None else awaited.crowd.count
 
+    def is_held(self, model: ModelName) -> bool:
+        """Does anybody wait for it?"""
+        return self.count(model).requests > 0
+
     def starts(self, model: ModelName) -> ColdStarts:
         """What is known of its cold starts."""
         found = self._starts.get(model)

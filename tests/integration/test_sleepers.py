@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import httpx
+import pytest
 
-from gateway.vocabulary import Health, ModelName, Outcome
+from gateway.fleet.health import Sign
+from gateway.fleet.roster import Roster
+from gateway.fleet.sleepers import Sleepers
+from gateway.settings import FleetSettings
+from gateway.vocabulary import Health, ModelName, Outcome, ReplicaAddress
 from serving.sim.server import Sim
 from tests.builders import MODEL, a_chat, a_get, a_post
 from tests.house import RunningHouse, a_sim, run, running_house, until
+from tests.scripted import Scripted, a_reply
 
 NAME = ModelName(MODEL)
 SLEEPY = {"fleet": {"sleep_mode": True}}
@@ -95,6 +102,47 @@ def test_one_that_comes_back_asleep_takes_no_work_until_it_is_woken() -> None:
             await until(lambda: running.replicas[0].health is Health.ASLEEP)
             assert running.house.roster.known_at_zero(NAME) is not None
             assert (await running.ask(a_post())).status == 200
+
+    run(law())
+
+
+def test_one_that_is_found_asleep_while_its_model_is_waited_for_is_woken() -> None:
+    async def law() -> None:
+        settings = {"fleet": {"sleep_mode": True, "models": [MODEL]}}
+        async with running_house(settings, [a_sleeper()]) as running:
+            (sim,) = running.sims
+            sim.crash("exit")
+            await until(lambda: running.replicas[0].health is Health.EJECTED)
+            asked = asyncio.create_task(running.ask(a_post()))
+            await until(lambda: running.house.cold.held)
+            sim.runner.sleep(1)
+            await sim.revive()
+            assert (await asked).status == 200
+
+    run(law())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b'{"status": "\xff"}', b'{"x":' + b"[" * 100_000, b"[]", b"<html>"],
+    ids=["not text", "too deep", "of another kind", "not JSON"],
+)
+def test_whatever_it_answers_is_a_waking_that_failed_and_is_tried_again(answer: bytes) -> None:
+    async def law() -> None:
+        async with Scripted(a_reply(answer)).running() as engine:
+            roster = Roster(FleetSettings())
+            roster.apply([ReplicaAddress(engine.url, (NAME,))], "static")
+            (replica,) = roster.replicas
+            roster.sign(replica, Sign.ASLEEP, 0.0)
+            sleepers = Sleepers(roster, lambda _: not replica.takes_work, time.monotonic, None)
+            waking = asyncio.create_task(sleepers.run())
+            await asyncio.sleep(0)
+            sleepers.wanted(NAME)
+            await until(lambda: engine.received)
+            engine.answer = a_reply(b'{"status": "awake", "tags": null}')
+            await until(lambda: replica.takes_work)
+            assert not waking.done()
+            waking.cancel()
 
     run(law())
 
