@@ -2,7 +2,8 @@
 
     counter, histogram   the sum, the workers that are gone included: it never goes backwards
     gauge                the sum over those that are there, of what each has (requests open, bytes);
-                         the largest, of what each sees of the same thing (a replica's state)
+                         the largest, of what each sees of the same thing (a replica's state);
+                         the least, where that is the one to worry about (an expiry)
 
 A worker shows itself as a `Sheet`. When it is gone its last sheet is folded into the sheet of the
 retired, which remembers whose it holds, so that nobody is counted twice.
@@ -10,7 +11,8 @@ retired, which remembers whose it holds, so that nobody is counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from operator import add
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -45,6 +47,9 @@ SEEN_ALIKE: Final = frozenset(
 fullest says. So are those of the demand, which each works out for all."""
 
 DEMAND: Final = "gateway_demand_"
+
+LEAST: Final = frozenset({"gateway_svid_expiry_timestamp_seconds", "gateway_workload_api_up"})
+"""Gauges of which the worker counts that is worst off."""
 
 MOST_LIVES: Final = 64
 """So many of the last that were folded are remembered: a sheet is read before it is removed."""
@@ -100,20 +105,24 @@ def summed(present: Iterable[Sheet], retired: Sheet) -> Iterator[Metric]:
         yield metric
 
 
+def _how(name: str) -> Callable[[float, float], float]:
+    """Two workers' values of a metric make one of the gateway's."""
+    if name in SEEN_ALIKE or name.startswith(DEMAND):
+        return max
+    return min if name in LEAST else add
+
+
 def _added(sheets: Iterable[Sheet]) -> dict[str, Family]:
     families: dict[str, Family] = {}
     totals: dict[tuple[str, str], dict[Labels, float]] = {}
     for sheet in sheets:
         for name, family in sheet.families.items():
-            is_alike = name in SEEN_ALIKE or name.startswith(DEMAND)
+            together = _how(name)
             families.setdefault(name, Family(family.kind, family.text, {}))
             for sample, values in family.samples.items():
                 total = totals.setdefault((name, sample), {})
                 for labels, value in values:
-                    if is_alike:
-                        total[labels] = max(total.get(labels, value), value)
-                    else:
-                        total[labels] = total.get(labels, 0.0) + value
+                    total[labels] = together(total[labels], value) if labels in total else value
     for (name, sample), total in totals.items():
         families[name].samples[sample] = list(total.items())
     return families

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from gateway.account.summing import MOST_LIVES, Sheet, folded, sheet_of, summed
+from gateway.account.summing import (
+    DEMAND,
+    LEAST,
+    MOST_LIVES,
+    SEEN_ALIKE,
+    Sheet,
+    folded,
+    sheet_of,
+    summed,
+)
 
+ROOT = Path(__file__).resolve().parents[3]
 NOBODY = Sheet([], {})
+OF_EACH = {
+    "gateway_batch_lines_inflight",
+    "gateway_connections_open",
+    "gateway_held_requests",
+    "gateway_replica_connections_busy",
+    "gateway_replica_inflight_prompt_tokens",
+    "gateway_replica_inflight_requests",
+    "gateway_requests_open",
+    "gateway_requests_waiting",
+    "gateway_tenant_requests_open",
+}
+"""Gauges that are right to add up."""
 
 
 def a_worker(life: str, *, requests: int, inflight: int = 0) -> Sheet:
@@ -67,3 +92,25 @@ def test_the_retired_are_one_sheet_however_many_they_were() -> None:
         retired = folded(retired, a_worker(str(number), requests=1))
     assert values([], retired)["requests_totalm"] == 3 * MOST_LIVES
     assert len(retired.lives) == MOST_LIVES
+
+
+def test_of_what_is_the_worse_the_less_it_is_the_worker_that_is_worst_off_counts() -> None:
+    def expires(life: str, at: float) -> Sheet:
+        registry = CollectorRegistry()
+        Gauge("gateway_svid_expiry_timestamp_seconds", "When.", registry=registry).set(at)
+        return sheet_of(life, registry)
+
+    name = "gateway_svid_expiry_timestamp_seconds"
+    assert values([expires("a", 1.8e9), expires("b", 1.7e9)]) == {name: 1.7e9}
+
+
+def test_of_every_gauge_it_is_known_how_workers_add_up() -> None:
+    declared = re.compile(r'GaugeMetricFamily\(\s*"(\w+)"')
+    found = {
+        name
+        for path in (ROOT / "gateway").rglob("*.py")
+        for name in declared.findall(path.read_text(encoding="utf-8"))
+    }
+    known = {name for name in OF_EACH | SEEN_ALIKE | LEAST if name.startswith("gateway_")}
+    assert len(found) > 20
+    assert {name for name in found if not name.startswith(DEMAND)} == known
