@@ -60,11 +60,11 @@ class Book:
 
     @property
     def targets(self) -> list[Address]:
-        """Where to speak: everybody once, ourselves not."""
+        """Where to speak: everybody once, where it was found if it was; ourselves not."""
         if self._targets is None:
             named = {self._name}
             targets: list[Address] = []
-            for address in sorted(self._found | self._spoke.keys()):
+            for address in (*sorted(self._found), *sorted(self._spoke.keys() - self._found)):
                 name = self._spoke[address][0] if address in self._spoke else None
                 if name is None:
                     targets.append(address)

@@ -155,7 +155,8 @@ class Link(asyncio.DatagramProtocol):
             return
         self.datagrams["heard"] += 1
         now = self._clock()
-        self._book.spoke(address, said.name, now)
+        if self.peers.is_newest(said) or self._book.is_known(address[0]):
+            self._book.spoke(address, said.name, now)  # a replay from elsewhere turns nobody away
         if said.name == self.name:
             return
         if said.placements and self.peers.is_newest(said):

@@ -6,7 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gateway.clock import monotonic
 from gateway.kv_cache import Placement
@@ -114,6 +118,32 @@ def test_who_is_found_is_heard_and_counted_the_moment_it_speaks() -> None:
         assert rooms.names == [link.name]
         link.datagram_received(b"noise", ("127.0.0.1", 9))
         assert link.datagrams == {"strange": 1, "heard": 3, "unreadable": 1}
+
+
+def test_what_was_overheard_and_is_sent_again_from_elsewhere_turns_nobody_away(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"between gateways")
+    secret = blake2b(b"between gateways", digest_size=64).digest()
+    overheard = encode(Datagram("other", 1, 1, Kind.WHOLE, rows=[(*KEY, ROW)]), secret)
+
+    async def law() -> None:
+        link, rooms, at = a_link(secret=str(file), whole_every_s=0.05)
+        with listen(PeersSettings()) as one, listen(PeersSettings()) as another:
+            thief, other = sorted((one, another), key=lambda sock: sock.getsockname())
+            async with speaking(link):
+                other.sendto(overheard, at)
+                await until(lambda: rooms.theirs)
+                thief.sendto(overheard, at)
+                await until(lambda: link.datagrams["heard"] == 2)
+                sent = link.datagrams["sent"]
+                await until(lambda: link.datagrams["sent"] > sent + 2)
+            assert other.recv(2000)
+            with pytest.raises(BlockingIOError):
+                thief.recv(2000)
+
+    run(law())
 
 
 def test_our_own_voice_is_not_answered() -> None:

@@ -245,6 +245,7 @@ def test_everybody_is_spoken_to_once_and_we_are_not() -> None:
     book.spoke(("10.0.0.2", 1), "pod", 1.0)
     book.spoke(("127.0.0.1", 1), "pod", 1.0)
     book.spoke(("10.0.0.9", 7), "more workers than we have", 1.0)
+    book.spoke(("10.0.0.0", 1), "pod", 1.0)
     assert book.targets == [("10.0.0.2", 1), ("10.0.0.9", 7)]
     assert book.is_known("10.0.0.2")
     assert not book.is_known("10.0.0.9")
