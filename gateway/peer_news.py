@@ -34,7 +34,6 @@ LEDGER, GATE, POLICY = 2, 5, 5
 """How many figures of a replica's row are whose, in this order."""
 
 FIGURES: Final = {Topic.REPLICA: LEDGER + GATE + POLICY, Topic.TENANT: 8, Topic.MODEL: 13}
-"""Rows of another length are not understood."""
 
 DEMAND_EVERY_S: Final = 0.2
 """Rates fade all the time: they are not told every time."""
@@ -154,7 +153,7 @@ class PeerNews:
         if self.peers is None:
             return []
         rows = self.peers.rows_of((Topic.MODEL, model))
-        return [_share_of(row) for _, row in rows if len(row) == FIGURES[Topic.MODEL]]
+        return [_share_of(row) for _, row in rows if _is_understood(Topic.MODEL, row)]
 
     # What we are told of them. A link's `Rooms`
 
@@ -162,7 +161,7 @@ class PeerNews:
         """Into the rooms; what we do not know, or not understand, is left."""
         for change in changes:
             topic, name = change.key
-            if change.now is not None and len(change.now) != FIGURES.get(topic):
+            if change.now is not None and not _is_understood(topic, change.now):
                 continue
             if topic is Topic.REPLICA:
                 replica = self._replicas.get(ReplicaId(name))
@@ -222,7 +221,8 @@ class PeerNews:
         replica.on_change = self._stir if self._wake is not None else None
         if self.peers is not None:
             for peer, row in self.peers.rows_of((Topic.REPLICA, replica.id)):
-                self._at_replica(replica, peer, row)
+                if _is_understood(Topic.REPLICA, row):
+                    self._at_replica(replica, peer, row)
 
     def changed(self, replica: Replica, was: Health, now: Health) -> None:
         """Nothing to others: they see for themselves."""
@@ -232,6 +232,11 @@ class PeerNews:
         del self._replicas[replica.id]
         self._stirred.discard(replica.id)
         replica.on_change = None
+
+
+def _is_understood(topic: Topic, row: Row) -> bool:
+    """Another version's row may hold other figures: then it is of another length."""
+    return len(row) == FIGURES.get(topic)
 
 
 def _queued(row: Row | None) -> bool:

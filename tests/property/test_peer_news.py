@@ -353,6 +353,9 @@ def test_rows_that_are_not_understood_are_left() -> None:
     other.hear([Datagram("later", 1, 9, Kind.DELTA, rows=[unknown])])
     assert figures(other, "a") == (0,) * 6
     assert other.demands.demand(M).queued_requests == 0
+    other.roster.apply([], "static")
+    other.joins("a")
+    assert figures(other, "a") == (0,) * 6
 
 
 def test_prompts_are_told_of_while_there_are_others_and_heard_of_replicas_that_are_known() -> None:
