@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from ssl import CERT_NONE, CERT_REQUIRED
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -39,6 +41,7 @@ from gateway.hold.cold import ColdHold
 from gateway.hold.gate import Gate
 from gateway.lessons import Lessons
 from gateway.life import Life
+from gateway.loops import every, kept
 from gateway.news import CacheNews, FleetNews
 from gateway.overview import console
 from gateway.panel import Panel
@@ -60,6 +63,9 @@ from gateway.tokens.service import Tokens
 from gateway.trust.service import Trust
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator
+
     from prometheus_client.registry import Collector
     from starlette.types import ASGIApp
 
@@ -77,6 +83,8 @@ TIDY_EVERY_S: Final = 0.2
 LOOK_EVERY_S: Final = 1.0
 DRAIN_LOOK_EVERY_S: Final = 0.02
 CUT_SHORT_S: Final = 1.0
+
+Loop = Callable[[], Awaitable[object]]
 
 
 class House(Panel):
@@ -264,7 +272,7 @@ class House(Panel):
             ssl_certfile=tls.certificate,
             ssl_keyfile=tls.key,
             ssl_ca_certs=tls.client_ca,
-            ssl_cert_reqs=ssl.CERT_REQUIRED if tls.client_ca else ssl.CERT_NONE,
+            ssl_cert_reqs=CERT_REQUIRED if tls.client_ca else CERT_NONE,
         )
         config.load()
         return Server(config, self)
@@ -277,43 +285,57 @@ class House(Panel):
         await self.trust.start()
         if self.keda is not None:
             await self.keda.start()
-        loops: list[asyncio.Task[None]] = []
-        async with asyncio.TaskGroup() as tasks:
-            for name, loop in (
-                ("sweep", self.door.sweep()),
-                ("watch", self.relay.watch()),
-                ("hold", self.gate.watch()),
-                ("cold", self.cold.watch()),
-                ("probe", self._prober.run()),
-                ("sleepers", self._sleepers.run()),
-                ("flush", self._flush()),
-                ("tidy", self._tidy()),
-                ("demand", self._look()),
-                ("console", self.console.run()),
-                ("lessons", self.lessons.run()),
-                *((("kv events", self.kv_events.run()),) if self.kv_events else ()),
-                *self.trust.loops(),
-                *((repr(each), each.run()) for each in self._discoveries),
-                *((("batches", self.batches.run()),) if self.batches is not None else ()),
-                *((("peers", self.link.run()),) if self.link is not None else ()),
-                *((("siblings", self._siblings.run()),) if self._siblings is not None else ()),
-            ):
-                loops.append(tasks.create_task(loop, name=name))
-            if self._tenants_watch is not None:
-                loops.append(tasks.create_task(self._tenants_watch.run(), name="tenants"))
-            context = server.config.ssl
-            if context is not None:
-                certificates = watch_certificates(context, self._settings.accept.tls)
-                loops.append(tasks.create_task(certificates, name="certificates"))
-            try:
-                if self._worker is None:
-                    await server.serve()
-                else:
-                    accept = self._settings.accept
-                    await server.serve([await self._worker.socket(accept, self, server.stop)])
-            finally:
-                for task in loops:
-                    task.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                loops = [
+                    tasks.create_task(kept(name, loop), name=name)
+                    for name, loop in self._loops(server.config.ssl)
+                ]
+                try:
+                    await self._listen(server)
+                finally:
+                    for task in loops:
+                        task.cancel()
+        finally:
+            await self._close()
+
+    def _loops(self, context: ssl.SSLContext | None) -> Iterator[tuple[str, Loop]]:
+        """What runs beside the requests; `context` is what clients are spoken to by."""
+        yield "sweep", self.door.sweep
+        yield "watch", self.relay.watch
+        yield "hold", self.gate.watch
+        yield "cold", self.cold.watch
+        yield "probe", self._prober.run
+        yield "sleepers", self._sleepers.run
+        yield "flush", partial(every, FLUSH_EVERY_S, self.log.flush)
+        yield "tidy", partial(every, TIDY_EVERY_S, self._tidy)
+        yield "demand", partial(every, LOOK_EVERY_S, self.demands.look)
+        yield "console", self.console.run
+        yield "lessons", self.lessons.run
+        if self.kv_events is not None:
+            yield "kv events", self.kv_events.run
+        yield from self.trust.loops()
+        yield from ((repr(each), each.run) for each in self._discoveries)
+        if self.batches is not None:
+            yield "batches", self.batches.run
+        if self.link is not None:
+            yield "peers", self.link.run
+        if self._siblings is not None:
+            yield "siblings", self._siblings.run
+        if self._tenants_watch is not None:
+            yield "tenants", self._tenants_watch.run
+        if context is not None:
+            yield "certificates", partial(watch_certificates, context, self._settings.accept.tls)
+
+    async def _listen(self, server: Server) -> None:
+        if self._worker is None:
+            await server.serve()
+        else:
+            accept = self._settings.accept
+            await server.serve([await self._worker.socket(accept, self, server.stop)])
+
+    async def _close(self) -> None:
+        """The end, whatever has led to it."""
         await self._cut_short()
         if self.keda is not None:
             await self.keda.stop()
@@ -323,26 +345,13 @@ class House(Panel):
         self.relay.close()
         await asyncio.to_thread(self.log.close)  # which waits for its threads
 
-    async def _flush(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_EVERY_S)
-            self.log.flush()
-
-    async def _tidy(self) -> None:
+    def _tidy(self) -> None:
         """What the policy remembers is put in order, and what it doubts is asked for again."""
         chooser = self.life.chooser
-        while True:
-            await asyncio.sleep(TIDY_EVERY_S)
-            chooser.tidy(monotonic())
-            for replica in chooser.repairs():
-                if self.kv_events is not None:
-                    self.kv_events.replay(replica)
-
-    async def _look(self) -> None:
-        """What is demanded is brought up to date."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            self.demands.look()
+        chooser.tidy(monotonic())
+        for replica in chooser.repairs():
+            if self.kv_events is not None:
+                self.kv_events.replay(replica)
 
     async def drain(self) -> None:
         """Take nothing new; let what runs finish, for as long as the grace lasts; cut the rest."""

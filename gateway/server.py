@@ -60,8 +60,10 @@ class Server(uvicorn.Server):
             self._draining = asyncio.get_running_loop().create_task(self._drain(), name="drain")
 
     async def _drain(self) -> None:
-        await self._house.drain()
-        self.should_exit = True
+        try:
+            await self._house.drain()
+        finally:  # or a bug in there would keep us for ever
+            self.should_exit = True
 
 
 def shared_port(host: str, port: int) -> socket.socket:

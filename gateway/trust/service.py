@@ -12,7 +12,7 @@ from gateway.trust.mutual_tls import MutualTls
 from gateway.trust.opa import Opa
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from prometheus_client.registry import Collector
 
@@ -47,10 +47,10 @@ class Trust:
         if self._spiffe is not None:
             await self._spiffe.start()
 
-    def loops(self) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
+    def loops(self) -> Iterator[tuple[str, Callable[[], Awaitable[object]]]]:
         """What runs for ever."""
         if self._spiffe is not None:
-            yield "spiffe", self._spiffe.run()
+            yield "spiffe", self._spiffe.run
 
     def collectors(self) -> Iterator[Collector]:
         """What Prometheus reads of what is on."""

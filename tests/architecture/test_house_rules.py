@@ -51,6 +51,7 @@ def test_whatever_is_caught_is_named() -> None:
         "gateway/fleet/discover_kubernetes.py": "the body of a background loop",
         "gateway/fleet/pod_prices.py": "the body of a background loop",
         "gateway/fleet/kv_events.py": "the body of a background loop",
+        "gateway/loops.py": "the edge of every background loop",
         "gateway/workers.py": "the edge: one child",
         "gateway/peers/link.py": "the body of a background loop",
         "gateway/tenants/watch.py": "the body of a background loop",

@@ -14,7 +14,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvicorn
 
+from gateway.server import Server
 from gateway.vocabulary import Outcome
 from serving.sim.server import running_sim
 from tests.builders import a_chat, a_get, a_post
@@ -193,3 +195,21 @@ def test_a_process_that_has_drained_ends_with_success() -> None:
             await wire.close()
 
     run(law(), within_s=40.0)
+
+
+def test_a_bug_while_it_leaves_keeps_it_from_nothing() -> None:
+    class Stuck:
+        async def drain(self) -> None:
+            raise ZeroDivisionError
+
+    async def law() -> None:
+        async def app(scope: object, receive: object, send: object) -> None: ...
+
+        server = Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None), Stuck())
+        serving = asyncio.create_task(server.serve())
+        await until(lambda: server.started)
+        server.stop()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(serving, 5.0)
+
+    run(law())
