@@ -185,7 +185,7 @@ class KvSource:
                 self._bridged(event)
             elif not event.tokens:
                 self._renamed(event)
-        except (OverflowError, TypeError):
+        except (OverflowError, TypeError, ValueError):
             return  # these are no token ids
 
     def _is_native(self, event: BlocksStored, is_whole: bool) -> bool:

@@ -10,6 +10,10 @@ map (vLLM from 0.24 on) or a list of the same fields in their order (before it, 
 
 Block hashes come as integers or as whole digests: both are reduced to their low 64 bits, as engines
 do by default. Source: vLLM 0.32, distributed/kv_events.py.
+
+An engine that is busy tells of thousands of blocks a second, and evicts each by an event of its
+own. So batches as vLLM writes them by default are decoded in one go; token ids stay as they came
+until they are looked at (`TokenIds`); and removals in a row, of one medium, are told as one.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from gateway.fleet.token_ids import TokenIds
 from gateway.kv_cache import BlockEvent, BlockHash, BlocksCleared, BlocksRemoved, BlocksStored
 
 END_OF_REPLAY: Final = 2**64 - 1
@@ -30,6 +35,8 @@ _GPU: Final = "GPU"
 _Hash = int | bytes
 _Size = Annotated[int, msgspec.Meta(ge=1)]
 _Group = Annotated[int, msgspec.Meta(ge=0)]
+_Plain = Annotated[int, msgspec.Meta(ge=0)]
+"""A hash that is its own low 64 bits: integers are no longer on the wire."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -44,15 +51,10 @@ class Message(msgspec.Struct, frozen=True):
         return self.number == END_OF_REPLAY
 
 
-class _Batch(msgspec.Struct, array_like=True):
-    time: float
-    events: list[msgspec.Raw]
-
-
-class _Stored(msgspec.Struct, tag="BlockStored"):
+class _Stored(msgspec.Struct, tag="BlockStored", gc=False):
     block_hashes: list[_Hash]
     parent_block_hash: _Hash | None
-    token_ids: list[int]
+    token_ids: msgspec.Raw
     block_size: _Size
     lora_id: int | None = None
     medium: str | None = None
@@ -62,10 +64,18 @@ class _Stored(msgspec.Struct, tag="BlockStored"):
     session_id: str | None = None
 
 
-class _Removed(msgspec.Struct, tag="BlockRemoved"):
+class _Removed(msgspec.Struct, tag="BlockRemoved", gc=False):
     block_hashes: list[_Hash]
     medium: str | None = None
     group_idx: _Group | None = None
+
+
+class _PlainStored(_Stored, tag="BlockStored", gc=False):
+    block_hashes: list[_Plain]  # type: ignore[assignment]  # only ever decoded
+
+
+class _PlainRemoved(_Removed, tag="BlockRemoved", gc=False):
+    block_hashes: list[_Plain]  # type: ignore[assignment]
 
 
 class _Cleared(msgspec.Struct, tag="AllBlocksCleared"):
@@ -75,7 +85,7 @@ class _Cleared(msgspec.Struct, tag="AllBlocksCleared"):
 class _StoredList(msgspec.Struct, tag="BlockStored", array_like=True):
     block_hashes: list[_Hash]
     parent_block_hash: _Hash | None
-    token_ids: list[int]
+    token_ids: msgspec.Raw
     block_size: _Size
     lora_id: int | None = None
     medium: str | None = None
@@ -92,10 +102,21 @@ class _ClearedList(msgspec.Struct, tag="AllBlocksCleared", array_like=True):
     pass
 
 
+class _Batch(msgspec.Struct, array_like=True):
+    time: float
+    events: list[msgspec.Raw]
+
+
+class _PlainBatch(msgspec.Struct, array_like=True):
+    time: float
+    events: list[_PlainStored | _PlainRemoved | _Cleared]
+
+
 class _Unnamed(msgspec.Struct):
     type: str
 
 
+_PLAIN = msgspec.msgpack.Decoder(_PlainBatch)
 _BATCH = msgspec.msgpack.Decoder(_Batch)
 _MAP = msgspec.msgpack.Decoder(_Stored | _Removed | _Cleared)
 _LIST = msgspec.msgpack.Decoder(_StoredList | _RemovedList | _ClearedList)
@@ -122,18 +143,47 @@ def replay_request(first: int) -> tuple[bytes, bytes]:
 def read_batch(payload: bytes) -> list[BlockEvent]:
     """The events of a batch, in their order. Raises ValueError where it cannot be read."""
     try:
+        return _read_plain(payload)
+    except msgspec.ValidationError:
+        pass  # there is something in it that needs a closer look
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not a batch of events: {error}") from error
+    try:
         events = []
         for raw in _BATCH.decode(payload).events:
             event = _read_event(raw)
             if event is not None:
                 events.append(event)
-    except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"not a batch of events: {error}") from error
     return events
 
 
+def _read_plain(payload: bytes) -> list[BlockEvent]:
+    """Of maps of known kinds with integers for hashes. Raises msgspec's errors, and ValueError."""
+    events: list[BlockEvent] = []
+    removed: list[BlockHash] | None = None  # by the event told last, if that is a removal
+    medium, group = _GPU, 0
+    for event in _PLAIN.decode(payload).events:
+        if type(event) is _PlainRemoved:
+            of = event.medium or _GPU, event.group_idx or 0
+            if removed is None or of != (medium, group):
+                medium, group = of
+                removed = event.block_hashes
+                events.append(BlocksRemoved(removed, medium, group))
+            else:
+                removed += event.block_hashes
+            continue
+        removed = None
+        if isinstance(event, _Stored):
+            events.append(_stored(event))
+        else:
+            events.append(BlocksCleared())
+    return events
+
+
 def _read_event(raw: msgspec.Raw) -> BlockEvent | None:
-    """None for a kind of event that we do not know. Raises msgspec's errors."""
+    """None for a kind of event that we do not know. Raises msgspec's errors, and ValueError."""
     is_map = _is_map(raw)
     try:
         event = _MAP.decode(raw) if is_map else _LIST.decode(raw)
@@ -175,9 +225,11 @@ def _kind(raw: msgspec.Raw, is_map: bool) -> object:
 def _stored(event: _Stored) -> BlocksStored:
     parent = event.parent_block_hash
     return BlocksStored(
-        hashes=_reduced(event.block_hashes),
+        hashes=(
+            event.block_hashes if isinstance(event, _PlainStored) else _reduced(event.block_hashes)
+        ),
         parent=None if parent is None else _reduced_one(parent),
-        tokens=event.token_ids,
+        tokens=TokenIds(event.token_ids),
         block_size=event.block_size,
         medium=event.medium or _GPU,
         group=event.group_idx or 0,
@@ -194,7 +246,7 @@ def _stored_list(event: _StoredList) -> BlocksStored:
     return BlocksStored(
         hashes=_reduced(event.block_hashes),
         parent=None if parent is None else _reduced_one(parent),
-        tokens=event.token_ids,
+        tokens=TokenIds(event.token_ids),
         block_size=event.block_size,
         medium=event.medium or _GPU,
         adapter=_adapter(name, event.lora_id),

@@ -131,6 +131,40 @@ def test_what_cannot_be_read_is_a_value_error(payload: bytes) -> None:
         read_batch(payload)
 
 
+def removed(*hashes: int, **fields: Any) -> dict[str, Any]:
+    return {"type": "BlockRemoved", "block_hashes": list(hashes), "medium": "GPU", **fields}
+
+
+def test_removals_in_a_row_of_one_medium_and_group_are_told_as_one() -> None:
+    told = [removed(1), removed(2, 2), removed(3, medium="CPU"), removed(4, medium="CPU")]
+    told += [
+        stored(),
+        removed(5),
+        removed(6, group_idx=1),
+        removed(7),
+        {"type": "AllBlocksCleared"},
+    ]
+    meant = [
+        BlocksRemoved([1, 2, 2]),
+        BlocksRemoved([3, 4], "CPU"),
+        PLAIN,
+        BlocksRemoved([5]),
+        BlocksRemoved([6], group=1),
+        BlocksRemoved([7]),
+        BlocksCleared(),
+    ]
+    assert read_batch(batch(*told)) == meant
+
+
+def test_one_event_that_is_not_plain_changes_nothing_of_the_others() -> None:
+    told = [removed(1), removed(2), stored(token_ids=[1, 70_000, 3, 4])]
+    one = {"type": "BlockRemoved", "block_hashes": [DIGEST]}
+    meant = [*read_batch(batch(*told)), BlocksRemoved([LOW])]
+    counted = [each for each in read_batch(batch(*told, one)) if isinstance(each, BlocksRemoved)]
+    assert [name for each in counted for name in each.hashes] == [1, 2, LOW]
+    assert read_batch(batch(*told, one))[-2:] == meant[-2:]
+
+
 def test_messages_live_and_replayed_with_and_without_a_topic() -> None:
     number = (5).to_bytes(8, "big")
     for frames in ([b"kv@", number, b"p"], [b"", b"kv@", number, b"p"], [b"", number, b"p"]):
