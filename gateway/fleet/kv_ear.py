@@ -1,17 +1,10 @@
 """One engine's events, heard: the sockets around an `EventSequence`.
 
 A SUB socket hears what is published, and for each round of a replay a DEALER of its own asks. What
-comes is handed to the sequence, and what the sequence says is carried out, in slices of at most
-`SLICE_S`. `Means.turn` makes the slices of all ears follow each other, and while more waits than
-fits in one it rests in between: so no request waits for more than a slice at a time, and at least
-half of the core is left to them.
+comes waits in the sockets until somebody takes a turn at listening (`turn`): it is then handed to
+the sequence, and what the sequence says is carried out.
 
 Whether the wire was cut is looked for before anything that may have come over the next one.
-
-An engine that generates publishes something with every step. Each wake-up costs more than what it
-brings, so after one that was dry there is none for `GATHER_S`, and what comes meanwhile is heard
-together. Nothing is chosen wrongly for that: prompts on their way are known to be, for longer; and
-who must know what is held at an instant has what waits handed in (`hear`).
 """
 
 from __future__ import annotations
@@ -29,10 +22,6 @@ from gateway.vocabulary import EventSource, ReplicaId, Seconds
 
 if TYPE_CHECKING:
     from gateway.fleet.kv_events import Heard, Means
-
-SLICE_S: Final[Seconds] = 0.001
-REST_S: Final[Seconds] = 0.001
-GATHER_S: Final[Seconds] = 0.1
 
 _READABLE: Final = int(zmq.POLLIN)
 
@@ -52,10 +41,9 @@ class Ear:
         self._sub: _Socket | None = None
         self._cuts: _Socket | None = None
         self._dealer: _Socket | None = None
-        self._descriptors: dict[_Socket, int] = {}  # asking for one is slow
         self._round = 0
-        self._woken = asyncio.Event()
         self._wants_repair = False
+        self._trouble: asyncio.Future[None] | None = None  # while it runs; ends with what ends it
 
     def __repr__(self) -> str:
         return f"<Ear at {self._source.endpoint}: {self._sequence}>"
@@ -63,51 +51,31 @@ class Ear:
     def repair(self) -> None:
         """What was told of this source was found to be wrong: ask for everything anew, soon."""
         self._wants_repair = True
-        self._woken.set()
-
-    def hear(self) -> None:
-        """Hand in what waits, now; at most a slice."""
-        try:
-            self._slice()
-        except zmq.ZMQError:
-            self._woken.set()  # `run` meets it too
 
     async def run(self) -> None:
-        """Until cancelled. Raises zmq.ZMQError for an endpoint that is none."""
-        means, sequence = self._means, self._sequence
+        """Until cancelled. Raises zmq.ZMQError for an endpoint that is none, and what `fail` was
+        told."""
+        self._trouble = asyncio.get_running_loop().create_future()
         try:
             self._sub = self._open(zmq.SUB, self._source.endpoint)
-            self._carry_out(sequence.begin(means.clock()))
-            while True:
-                self._woken.clear()
-                async with means.turn:
-                    is_dry = self._slice()
-                    if not is_dry:
-                        await asyncio.sleep(REST_S)
-                if is_dry and not self._carry_out(sequence.idle(means.clock())):
-                    await self._wait()
+            self._carry_out(self._sequence.begin(self._means.clock()))
+            await self._trouble
         finally:
+            self._trouble = None
             self._close()
 
-    async def _wait(self) -> None:
-        """Until something comes, or silence means something, but for `GATHER_S` at least."""
-        self._listen(on=False)
-        await asyncio.sleep(GATHER_S)
-        self._listen(on=True)
-        due_at, timer = self._sequence.due_at, None
-        if due_at is not None:
-            delay_s = max(0.0, due_at - self._means.clock())
-            timer = asyncio.get_running_loop().call_later(delay_s, self._woken.set)
-        try:
-            await self._woken.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+    def fail(self, error: Exception) -> None:
+        """A turn went wrong: `run` ends with this."""
+        if self._trouble is not None and not self._trouble.done():
+            self._trouble.set_exception(error)
 
-    # A slice
+    def turn(self, deadline: Seconds) -> bool:
+        """Hand in what waits, until then. True when nothing waits any more, nor is due.
 
-    def _slice(self) -> bool:
-        """Hand in what waits. True when nothing waits any more."""
+        Raises zmq.ZMQError, and whatever the listener raises.
+        """
+        if self._sub is None or self._trouble is None or self._trouble.done():
+            return True
         clock, sequence = self._means.clock, self._sequence
         began_at = clock()
         if self._wants_repair:
@@ -115,14 +83,18 @@ class Ear:
             self._carry_out(sequence.repair(began_at))
         if self._was_cut():
             self._carry_out(sequence.cut(began_at))
-        is_dry = self._hear_live(began_at + SLICE_S / 2)
-        is_dry &= self._hear_replay(began_at + SLICE_S)
+        is_dry = self._hear_live((began_at + deadline) / 2)
+        is_dry &= self._hear_replay(deadline)
+        if is_dry and self._carry_out(sequence.idle(clock())):
+            is_dry = False
         self._heard.gaps = self._gaps_before + sequence.gaps
         return is_dry
 
     def _hear_live(self, deadline: Seconds) -> bool:
         clock, sequence = self._means.clock, self._sequence
         now = clock()
+        if not _waits(self._sub):
+            return True
         while (frames := _received(self._sub)) is not None:
             try:
                 message = read_message(frames)
@@ -138,6 +110,8 @@ class Ear:
     def _hear_replay(self, deadline: Seconds) -> bool:
         clock, sequence = self._means.clock, self._sequence
         now = clock()
+        if not _waits(self._dealer):
+            return True
         while (frames := _received(self._dealer)) is not None:
             try:
                 message = read_message(frames)
@@ -156,6 +130,8 @@ class Ear:
 
     def _was_cut(self) -> bool:
         was_cut = False
+        if not _waits(self._cuts):
+            return False
         while (frames := _received(self._cuts)) is not None:
             was_cut |= parse_monitor_message(frames)["event"] == zmq.Event.DISCONNECTED
         return was_cut
@@ -215,30 +191,14 @@ class Ear:
             if kind == zmq.SUB:
                 opened.subscribe(self._source.topic)
                 self._cuts = opened.get_monitor_socket(zmq.Event.DISCONNECTED)
-                self._wake_by(self._cuts)
             opened.connect(endpoint)
-            self._wake_by(opened)
         except zmq.ZMQError:
             opened.close()
             raise
         return opened
 
-    def _wake_by(self, opened: _Socket) -> None:
-        self._descriptors[opened] = descriptor = int(opened.fd)
-        asyncio.get_running_loop().add_reader(descriptor, self._woken.set)
-
-    def _listen(self, *, on: bool) -> None:
-        """What waits in a socket keeps its descriptor readable, and would wake us at once."""
-        loop = asyncio.get_running_loop()
-        for descriptor in self._descriptors.values():
-            if on:
-                loop.add_reader(descriptor, self._woken.set)
-            else:
-                loop.remove_reader(descriptor)
-
     def _shut(self, opened: _Socket | None) -> None:
         if opened is not None and not opened.closed:
-            asyncio.get_running_loop().remove_reader(self._descriptors.pop(opened))
             opened.close()
 
     def _close(self) -> None:
@@ -249,8 +209,22 @@ class Ear:
         self._shut(self._dealer)
 
 
+def _waits(opened: _Socket | None) -> bool:
+    """Is there a message? Asking costs less than an exception that says there is none."""
+    return opened is not None and bool(int(opened.getsockopt(zmq.EVENTS)) & _READABLE)
+
+
 def _received(opened: _Socket | None) -> list[bytes] | None:
-    """The next message, or None where none waits. Looked for first: raising costs more."""
-    if opened is None or not int(opened.getsockopt(zmq.EVENTS)) & _READABLE:
+    """The next message; None where none waits. Frames know whether more follow, and are asked:
+    asking the socket, as `recv_multipart` does, takes as long as all the rest."""
+    if opened is None:
         return None
-    return opened.recv_multipart(zmq.NOBLOCK)
+    try:
+        frame = opened.recv(zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+    frames = [frame.bytes]
+    while frame.more:
+        frame = opened.recv(zmq.NOBLOCK, copy=False)
+        frames.append(frame.bytes)
+    return frames

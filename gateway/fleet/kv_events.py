@@ -5,6 +5,13 @@ One task per replica that takes work, all in one TaskGroup: it asks what the eng
 and then listens (`kv_ear`). It ends when the replica is ejected or drains; when it is back, all is
 told again from the beginning, because it has most likely been restarted.
 
+An engine that generates publishes something with every step. A wake-up costs more than what it
+brings, so there are none: one task looks every `GATHER_S` at what has come from all of them. It
+takes turns of `SLICE_S` with rests between them, so no request waits for more than a slice at a
+time, and at least half of the core is left to them. Nothing is chosen wrongly for the delay:
+prompts on their way are known to be, for longer; and who must know what is held at an instant has
+what waits handed in (`catch_up`).
+
 A replica whose events cannot be had is SILENT. Where that may change (it did not answer, or what it
 answered makes no sense) it is asked again every `ASK_AGAIN_S`.
 """
@@ -37,6 +44,10 @@ if TYPE_CHECKING:
 
 ASK_AGAIN_S: Final[Seconds] = 5.0
 
+SLICE_S: Final[Seconds] = 0.001
+REST_S: Final[Seconds] = 0.001
+GATHER_S: Final[Seconds] = 0.1
+
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +69,6 @@ class Means:
     context: zmq.Context[zmq.Socket[bytes]]
     listener: BlockListener
     clock: Clock
-    turn: asyncio.Lock
     patience: Patience
 
 
@@ -115,10 +125,10 @@ class KvEvents:
             ear.repair()
 
     def catch_up(self, replica: ReplicaId) -> None:
-        """The listener is told what has come from it by now. Less than a millisecond."""
+        """The listener is told what has come from it by now; of very much, a part."""
         ear = self._ears.get(replica)
         if ear is not None:
-            ear.hear()
+            self._turn(ear, self._clock() + SLICE_S)
 
     def observe_facts(self, replica: Replica, facts: EngineFacts) -> None:
         """More is known of its engine; the listener hears of it where that is new."""
@@ -210,9 +220,9 @@ class KvEvents:
 
         if self._means is None:
             context = self._opened.enter_context(zmq.Context[zmq.Socket[bytes]]())
-            self._means = Means(
-                context, self._listener, self._clock, asyncio.Lock(), self._patience
-            )
+            self._means = Means(context, self._listener, self._clock, self._patience)
+            assert self._tasks is not None, "it runs in one of them"
+            self._tasks.create_task(self._hear(), name="kv events")
         ear = self._ears[replica.id] = Ear(replica.id, source, self.heard[replica.id], self._means)
         log.info("replica %s: listening to %s", replica.id, source.endpoint)
         try:
@@ -223,6 +233,27 @@ class KvEvents:
         finally:
             if self._ears.get(replica.id) is ear:
                 del self._ears[replica.id]
+
+    async def _hear(self) -> None:
+        """Take turns at listening to all, for ever."""
+        deadline = self._clock() + SLICE_S
+        while True:
+            is_dry = True
+            for ear in tuple(self._ears.values()):
+                is_dry &= self._turn(ear, deadline)
+                if self._clock() >= deadline:
+                    await asyncio.sleep(REST_S)
+                    deadline = self._clock() + SLICE_S
+            await asyncio.sleep(GATHER_S if is_dry else REST_S)
+            deadline = self._clock() + SLICE_S
+
+    def _turn(self, ear: Ear, deadline: Seconds) -> bool:
+        """One ear's. What goes wrong ends that one only."""
+        try:
+            return ear.turn(deadline)
+        except Exception as error:
+            ear.fail(error)
+            return True
 
     def _silence(self, replica: Replica) -> None:
         self.heard[replica.id].certainty = Certainty.SILENT

@@ -16,8 +16,7 @@ import zmq
 from gateway.app import House
 from gateway.clock import monotonic
 from gateway.fleet.health import Sign
-from gateway.fleet.kv_ear import GATHER_S
-from gateway.fleet.kv_events import KvEvents
+from gateway.fleet.kv_events import GATHER_S, KvEvents
 from gateway.fleet.kv_sequence import PATIENCE, Patience
 from gateway.fleet.roster import Roster
 from gateway.kv_cache import BlockHash, Certainty, EngineFacts
