@@ -166,6 +166,17 @@ def _without_named(
     return [b": ".join(field) for field in fields if field[0] not in dropped]
 
 
+def size_of(target: bytes, fields: Sequence[Field]) -> int:
+    """In bytes, without what separates them."""
+    return len(target) + sum(len(name) + len(value) for name, value in fields)
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, fields: Sequence[Field]) -> bytes:
+    """The head as bytes once more, less its offer to speak something else."""
+    lines = [b"%b: %b\r\n" % field for field in fields if field[0] != b"upgrade"]
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode(), b"".join(lines))
+
+
 def origin_form(target: bytes) -> bytes:
     """Path and query of an absolute target, as a client writes it that takes us for its proxy.
 

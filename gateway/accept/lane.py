@@ -18,8 +18,9 @@ from mypy_extensions import mypyc_attr
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.accept.exchange import CONTINUE, Exchange, whole_reply
-from gateway.accept.head import origin_form, read_head
+from gateway.accept.head import origin_form, read_head, size_of, without_upgrade
 from gateway.accept.patience import Outflow, Phase, is_overdue
+from gateway.accept.recall import recall
 from gateway.errors import (
     BodyTooLarge,
     ClientError,
@@ -28,7 +29,6 @@ from gateway.errors import (
     MalformedHttp,
     RequestTimedOut,
 )
-from gateway.vocabulary import BodyKind, Route
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from gateway.accept.door import Door
     from gateway.accept.head import Head
-    from gateway.vocabulary import Seconds
+    from gateway.accept.recall import Recall
+    from gateway.vocabulary import Route, Seconds
 
 MOST_WAITING: Final = 8
 """Pipelined requests that may wait on a connection; beyond, it is not read, and so we would not
@@ -47,7 +48,6 @@ _IDLE: Final = Phase.IDLE
 _HEAD: Final = Phase.HEAD
 _BODY: Final = Phase.BODY
 _SERVED: Final = Phase.SERVED
-_MULTIPART: Final = BodyKind.MULTIPART
 
 _FIELD_OVERHEAD: Final = 32  # what a header field costs beside its bytes, as HTTP/2 counts it
 
@@ -59,7 +59,7 @@ class Lane(HttpToolsProtocol):
     # Slots spare a request 1 us: uvicorn's own attributes are many, and more make all slower.
     __slots__ = (
         "_body_bytes", "_door", "_gathering", "_is_deaf", "_live", "_outflow", "_owes_continue",
-        "_phase", "_read_bytes", "_since", "_unread_bytes",
+        "_phase", "_read_bytes", "_recall", "_since", "_unread_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +77,7 @@ class Lane(HttpToolsProtocol):
         self._door = door
         self._live: Exchange | None = None  # the exchange being served
         self._gathering: Exchange | None = None  # the exchange whose body is being read
+        self._recall: Recall | None = None  # the last request, where the next may be like it
         self._phase = _IDLE
         self._since = door.now  # when the phase began
         self._read_bytes = 0  # of the reads in which the head came
@@ -115,6 +116,16 @@ class Lane(HttpToolsProtocol):
         if self._is_deaf:
             return
         phase, cycle, body_bytes = self._phase, self.cycle, self._body_bytes
+        if phase is _IDLE and self._recall is not None:
+            again = self._recall.again(data, self, self._door)
+            if again is not None:
+                self._body_bytes = len(data)
+                exchange, head = again
+                self._open(exchange, head, keeps_alive=True)
+                if self._gathering is exchange:  # it has not been refused
+                    self._whole(exchange)
+                return
+        self._recall = None
         self._read_bytes = len(data) + (self._read_bytes if phase is _HEAD else 0)
         try:
             self.parser.feed_data(data)
@@ -122,7 +133,9 @@ class Lane(HttpToolsProtocol):
             self._decline(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._malformed(MalformedHttp())
-        if self._phase is _HEAD or self._phase is _BODY:
+        if self._phase is _SERVED and phase is _IDLE and self._live is not None:
+            self._recall = recall(data, self._live)
+        elif self._phase is _HEAD or self._phase is _BODY:
             if self._phase is not phase:
                 # Of a read in which a request begins, all is its head, unless one before it ended.
                 is_head = phase is not _BODY and self.cycle is cycle
@@ -139,10 +152,7 @@ class Lane(HttpToolsProtocol):
         9110, section 7.8): some clients make the offer with every request they send. `rest` came
         after its head, which is where the parser has stopped."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
-        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
-        head = b"%b %b HTTP/%b\r\n%b\r\n" % (
-            method, self.url, version.encode(), b"".join(fields)
-        )  # fmt: skip
+        head = without_upgrade(method, self.url, version, self.headers)
         self.parser = httptools.HttpRequestParser(self)
         try:
             if method != b"CONNECT":
@@ -190,7 +200,8 @@ class Lane(HttpToolsProtocol):
             self._malformed(head.fault)
         elif self.parser.get_method() == b"POST" and (route := self._route()):
             self._enter(_BODY)
-            self._open(Exchange(self, route, self.url, head, version), head)
+            exchange = Exchange(self, route, self.url, head, version)
+            self._open(exchange, head, keeps_alive=self.parser.should_keep_alive())
         else:
             self._to_the_app()
             self._enter(_BODY)
@@ -200,7 +211,7 @@ class Lane(HttpToolsProtocol):
         most = self._door.settings.max_header_bytes - _FIELD_OVERHEAD * len(self.headers)
         if self._read_bytes <= most:
             return False
-        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > most
+        return size_of(self.url, self.headers) > most
 
     def _route(self) -> Route | None:
         """The inference route that is asked for, if it is one."""
@@ -221,12 +232,10 @@ class Lane(HttpToolsProtocol):
         if len(self.pipeline) <= MOST_WAITING:
             self.flow.resume_reading()
 
-    def _open(self, exchange: Exchange, head: Head) -> None:
+    def _open(self, exchange: Exchange, head: Head, *, keeps_alive: bool) -> None:
         """An exchange has begun: it gathers its body, and waits for its turn on this connection."""
         previous = self.cycle
-        exchange.keep_alive = (
-            exchange.takes_chunks and self.parser.should_keep_alive() and not self._door.is_closing
-        )
+        exchange.keep_alive = keeps_alive and exchange.takes_chunks and not self._door.is_closing
         self.cycle = exchange  # type: ignore[assignment]  # it plays a cycle's part: see Exchange
         self._gathering = exchange
         must_wait = previous is not None and not previous.response_complete
@@ -235,7 +244,7 @@ class Lane(HttpToolsProtocol):
             self._owes_continue = head.expects_continue
             if len(self.pipeline) > MOST_WAITING:
                 self.flow.pause_reading()
-        objection = self._door.objection(head, self._limit(exchange))
+        objection = self._door.objection(head, exchange.route)
         if objection is not None:
             self._refuse(exchange, objection)
         elif head.expects_continue and not must_wait:
@@ -246,7 +255,7 @@ class Lane(HttpToolsProtocol):
         exchange = self._gathering
         if exchange is not None:
             exchange.take_body(body)
-            if self._body_bytes > self._limit(exchange):
+            if self._body_bytes > self._door.limit(exchange.route):
                 self._refuse(exchange, BodyTooLarge())
         elif not self._is_deaf:
             if self._body_bytes > self._door.most_bytes(self.url):
@@ -270,12 +279,6 @@ class Lane(HttpToolsProtocol):
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
         self._since = self._door.now
-
-    def _limit(self, exchange: Exchange) -> int:
-        settings = self._door.settings
-        if exchange.route.body is _MULTIPART:
-            return settings.max_upload_bytes
-        return settings.max_body_bytes
 
     def _whole(self, exchange: Exchange) -> None:
         """The body is here, or will never be: serve it, if its turn has come."""
