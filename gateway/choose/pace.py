@@ -11,7 +11,9 @@ at a first byte: what was finished since the last cut then belongs to the time s
 
 The clock `free_at` says when the prefill that is owed will be done. It moves on with every prompt
 dispatched, drains with time, and is set right by every first byte seen (research: a queue that is
-only emptied at first bytes counts a prompt in full until its very end).
+only emptied at first bytes counts a prompt in full until its very end). With a new rate it is
+another at once: replicas are compared, and the one that has been set right alone looks the emptier
+by all that the others' clocks are behind.
 
 Unary responses show their first byte only when all is generated: their prompts are owed until the
 instant their prefill is predicted to be done, and a span that holds one teaches nothing; nor does
@@ -100,16 +102,22 @@ class Pace:
 
     def busy_s(self, now: Seconds) -> Seconds:
         """For how long there has been prefill to do, ever."""
+        self._pass(now)
+        return self._busy_s
+
+    def _pass(self, now: Seconds) -> None:
+        """It is so late by now."""
         since, self._counted_at = self._counted_at, now
         if self.owed:
             self._busy_s += now - since
         elif self.free_at > since:
             self._busy_s += min(self.free_at, now) - since
-        return self._busy_s
+        if self._cut_at is not None:
+            self._close(now)
 
     def begin(self, tokens: Tokens, now: Seconds) -> None:
         """A stream is dispatched; its prompt is so much work."""
-        self.busy_s(now)
+        self._pass(now)
         if not self.owed:
             self._since = now
             self._done = 0
@@ -121,15 +129,14 @@ class Pace:
 
     def begin_unseen(self, tokens: Tokens, now: Seconds) -> None:
         """The same, of a unary request."""
-        self.busy_s(now)
+        self._pass(now)
         self._extend(tokens, now)
         self._unseen.append((self.free_at, tokens))
         self._is_clear = False
 
     def prefilled(self, tokens: Tokens, now: Seconds) -> None:
         """The first byte of such a stream has come."""
-        self.busy_s(now)
-        self._close(now)
+        self._pass(now)
         self.owed = max(self.owed - tokens, 0)
         if self._cut_at is not None:  # just now: it had been read by then
             self._cut_done += tokens
@@ -206,10 +213,16 @@ class Pace:
         self._fit()
 
     def _fit(self) -> None:
+        """By all that is known now; what is owed is then done sooner, or later."""
+        was_per_s, self.rate_per_s = self.rate_per_s, self._fitted()
+        if self.free_at > self._counted_at:
+            left_s = self.free_at - self._counted_at
+            self.free_at = self._counted_at + left_s * was_per_s / self.rate_per_s
+
+    def _fitted(self) -> float:
         """The prior is a span of no work and one of twice PRIOR_TOKENS, so that it has a slope."""
         if not self.has_learnt:
-            self.rate_per_s = self._prior_per_s
-            return
+            return self._prior_per_s
         weight, prior_s = self._weight, PRIOR_TOKENS / self._prior_per_s
         n = self._n + weight
         sx = self._sx + weight * PRIOR_TOKENS
@@ -220,7 +233,7 @@ class Pace:
         slope = (n * sxy - sx * sy) / spread if spread > 0.0 else 0.0
         if slope <= 0.0:  # all spans alike: the mean is all there is to learn
             slope = sy / sx
-        self.rate_per_s = _within(1.0 / slope)
+        return _within(1.0 / slope)
 
 
 def _within(rate_per_s: float) -> float:

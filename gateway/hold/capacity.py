@@ -23,12 +23,17 @@ What other gateways have there takes its room too, told a moment late. If one of
 for the replica and we went on filling every gap we see at once, it would never see one: each
 gateway then keeps to its share, an equal part for all that have anything there.
 
+Until their news come, each of them may have sent there as much as we have: what we sent in the last
+UNHEARD_S is counted once for every gateway. So of a burst that comes to n of them at once no bound
+is passed n times, but by one request of each of the others at most.
+
 Invariants. With nothing in flight every count is zero. Nothing is taken or given back twice.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import Final
 
 from gateway.record import Value
@@ -38,6 +43,8 @@ PRIOR_RATE_PER_S: Final = 8_000.0  # prompt tokens; to predict a wait before any
 LEAST_COMMIT_TOKENS: Final = 2048  # the least chunk budget that vLLM has by itself
 BATCH_ALLOWANCE: Final = 0.125
 """The part of the commitment up to which batches are sent: others find the rest free."""
+UNHEARD_S: Final = 0.03
+"""After so long others' news are here, as a rule: a tick of `peers.tell_every_s`, and its way."""
 LEAST_SPAN_S: Final = 0.2
 LEAST_TOKENS: Final = 1024
 LEARNING: Final = 0.3  # weight of a new span
@@ -86,8 +93,9 @@ class Room:
     """What one replica has. O(1) per event, amortised."""
 
     __slots__ = (
-        "_done", "_elsewhere", "_others", "_since", "_unseen", "begun_tokens", "bounds", "free_at",
-        "kv_tokens", "parties", "rate_per_s", "sequences", "unbegun",
+        "_done", "_elsewhere", "_late", "_late_kv", "_late_unbegun", "_others", "_since", "_unseen",
+        "begun_tokens", "bounds", "free_at", "gateways", "kv_tokens", "parties", "rate_per_s",
+        "sequences", "unbegun",
     )  # fmt: skip
 
     def __init__(self, bounds: Bounds) -> None:
@@ -104,6 +112,11 @@ class Room:
         self._others: dict[str, Part] = {}  # by gateway
         self._elsewhere = NO_PART  # their sum
         self.parties = 1  # gateways that share the room; 1 while no other waits for it
+        self.gateways = 1  # all that there are
+        self._late: deque[tuple[Seconds, Tokens, Tokens]] = deque()
+        """What we sent of late: until when it is late, its un-begun prompt, and its KV tokens."""
+        self._late_unbegun: Tokens = 0  # sum over `_late`
+        self._late_kv: Tokens = 0
 
     def __repr__(self) -> str:
         return f"<Room {self.unbegun} tokens unbegun, {self.sequences} sequences>"
@@ -123,13 +136,24 @@ class Room:
             return True
         if self._unseen and self._unseen[0].due <= now:
             self._begin_due(now)
+        if self._late and self._late[0][0] <= now:
+            self._are_heard(now)
         if to_batch:
             commit = int(commit * BATCH_ALLOWANCE)
-        if self.unbegun and self.unbegun >= commit:
+        if self.unbegun and self.unbegun + self._unheard >= commit:
             return False
         if self.parties > 1 and self._has_its_share(commit):
             return False
-        return bounds.sequences is None or self.sequences < bounds.sequences
+        unheard = (self.gateways - 1) * len(self._late)
+        return bounds.sequences is None or self.sequences + unheard < bounds.sequences
+
+    @property
+    def _unheard(self) -> Tokens:
+        """Un-begun, of others, since they were last heard: as much as we may have of late, each."""
+        if not self._late:
+            return 0
+        own = self.unbegun - self._elsewhere.unbegun
+        return (self.gateways - 1) * min(self._late_unbegun, own)
 
     def _has_its_share(self, commit: Tokens) -> bool:
         elsewhere, bounds, parties = self._elsewhere, self.bounds, self.parties
@@ -147,7 +171,9 @@ class Room:
 
     def try_take(self, load: Load, now: Seconds) -> bool:
         """Send it there if it may be sent now; False where it may not."""
-        if self.unbegun and not (self.is_open(now) and self.fits(load.uncached, load.output)):
+        if (self.unbegun or self._late) and not (
+            self.is_open(now) and self.fits(load.uncached, load.output)
+        ):
             return False
         bounds = self.bounds
         if bounds.sequences is not None and self.sequences >= bounds.sequences:
@@ -158,13 +184,18 @@ class Room:
         return True
 
     def fits(self, uncached: Tokens, output: Tokens) -> bool:
-        """May one like this be sent, where any may? An idle replica takes anything."""
+        """May one like this be sent, where any may (`is_open` now)? An idle replica takes
+        anything."""
         commit, cache = self.commitment(), self.bounds.cache_tokens
         if commit is None:
             return True
-        if self.unbegun > commit // 2 and self.unbegun + uncached > commit:
+        unbegun = self.unbegun + self._unheard
+        if unbegun > commit // 2 and unbegun + uncached > commit:
             return False
-        return cache is None or not self.sequences or self.kv_tokens + uncached + output <= cache
+        if cache is None or not self.sequences:
+            return True
+        unheard = (self.gateways - 1) * self._late_kv
+        return self.kv_tokens + unheard + uncached + output <= cache
 
     def take(self, load: Load, now: Seconds) -> None:
         """It is sent there."""
@@ -180,6 +211,11 @@ class Room:
             load.unbegun = load.uncached
             self.unbegun += load.uncached
             self._unseen.append(load)
+        if self.gateways > 1:
+            late = (now + UNHEARD_S, load.unbegun, load.uncached + load.output)
+            self._late.append(late)
+            self._late_unbegun += late[1]
+            self._late_kv += late[2]
 
     def begun(self, load: Load, now: Seconds) -> None:
         """Its first byte is here: its prompt has been read. Only the first call counts."""
@@ -231,6 +267,20 @@ class Room:
         if any(each.waiting for each in parts):
             self.parties += sum([each.waiting > 0 or each.unbegun > 0 for each in parts])
 
+    def beside(self, gateways: int) -> None:
+        """So many of them send there, ourselves included."""
+        self.gateways = gateways
+        if gateways == 1:
+            self._are_heard(inf)
+
+    def _are_heard(self, now: Seconds) -> None:
+        """What others have sent meanwhile is known."""
+        late = self._late
+        while late and late[0][0] <= now:
+            _, unbegun, kv_tokens = late.popleft()
+            self._late_unbegun -= unbegun
+            self._late_kv -= kv_tokens
+
     def give_back(self, load: Load) -> None:
         """It has ended, however it did."""
         self.sequences -= 1
@@ -242,9 +292,14 @@ class Room:
             load.unbegun = 0
 
     def next_due(self, now: Seconds) -> Seconds | None:
-        """When a unary prompt will be believed to have been read; None if nothing is owed so."""
+        """When it may be open by the clock alone: a unary prompt will be believed to have been
+        read, or others' news be here. None if nothing is owed so."""
         self._begin_due(now)
-        return self._unseen[0].due if self._unseen else None
+        self._are_heard(now)
+        dues = [self._unseen[0].due] if self._unseen else []
+        if self._late:
+            dues.append(self._late[0][0])
+        return min(dues, default=None)
 
     def wait_s(self, tokens: float) -> Seconds:
         """How long `tokens` more than are owed will take."""

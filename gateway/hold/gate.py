@@ -73,6 +73,7 @@ class Gate:
         )
         self._floors = (0.0, settings.default_floor, settings.batch_floor)
         self._lanes: dict[ReplicaId, Lane] = {}
+        self._gateways = 1
         self._mean_output = PRIOR_OUTPUT_TOKENS
         self._expected = int(self._mean_output)
         self.on_change: Callable[[ReplicaId], None] = _nobody
@@ -221,6 +222,7 @@ class Gate:
             Room(self._bounds),
             FairQueue[Waiter](self.shares, self._floors, self._settings.alike_in_a_row),
         )
+        lane.room.beside(self._gateways)
         self._lanes[replica] = lane
         return lane
 
@@ -250,6 +252,12 @@ class Gate:
         lane.room.others(peer, part, now)
         if lane.queue.requests:
             self.serve(lane, now)
+
+    def beside(self, gateways: int) -> None:
+        """So many of them send to these replicas, ourselves included."""
+        self._gateways = gateways
+        for lane in self._lanes.values():
+            lane.room.beside(gateways)
 
     # What it is told
 

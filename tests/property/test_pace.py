@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.choose.pace import LEAST_RATE_PER_S, MOST_RATE_PER_S, Pace
+from gateway.choose.pace import CUT_S, HEARD_S, LEAST_RATE_PER_S, MOST_RATE_PER_S, Pace
 from gateway.choose.price import Footprint, Price, work
 
 EVENTS = st.lists(
@@ -48,6 +48,35 @@ def test_a_pace_is_never_negative_and_rests_when_nothing_is_owed(
     assert pace.owed == 0
     # What is left are unary prompts: their clock runs out by itself.
     assert pace.wait_s(now + 60 * 200_000 / LEAST_RATE_PER_S) == 0.0
+
+
+@given(st.integers(1, 200_000), st.floats(0.0, 60.0), st.floats(1_000.0, 100_000.0))
+def test_a_rate_that_is_told_anew_leaves_the_work_that_is_owed_as_it_is(
+    tokens: int, passed_s: float, rate_per_s: float
+) -> None:
+    pace = Pace(8_000.0)
+    pace.begin(tokens, 1.0)
+    now = 1.0 + passed_s
+    pace.busy_s(now)
+    owed = pace.wait_s(now) * pace.rate_per_s
+    free_at = pace.free_at
+    pace.prior(rate_per_s)
+    assert pace.wait_s(now) * rate_per_s == pytest.approx(owed)
+    assert pace.free_at == free_at or pace.free_at > now
+
+
+def test_what_was_cut_beside_others_is_learnt_from_though_no_first_byte_follows() -> None:
+    pace = Pace(8_000.0)
+    pace.others_began(20_000, 0.0)
+    pace.begin(20_000, 0.0)
+    pace.prefilled(20_000, CUT_S)
+    pace.others_read(10_000, CUT_S + HEARD_S / 2)
+    pace.busy_s(CUT_S + HEARD_S / 2)
+    assert not pace.has_learnt, "others may still tell of what they had read by then"
+    pace.busy_s(CUT_S + 2 * HEARD_S)
+    assert pace.has_learnt
+    assert pace.rate_per_s == pytest.approx(30_000 / CUT_S, rel=0.1)
+    assert pace.wait_s(CUT_S + 2 * HEARD_S) == pytest.approx(10_000 / pace.rate_per_s, rel=0.1)
 
 
 @given(st.floats(2_000.0, 50_000.0), st.floats(1_000.0, 100_000.0), st.integers(500, 2_500))

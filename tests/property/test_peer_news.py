@@ -77,7 +77,7 @@ class Side:
         self.roster = Roster(FleetSettings.model_validate({"models": [M]}))
         self.scorer = CacheAware(ChooseSettings())
         chooser = Chooser((), self.scorer, Cheapest(Random(0)), memory=self.scorer)
-        gate = Gate(HoldSettings(commit_tokens=4000, commit_s=None), clock)
+        gate = Gate(HoldSettings(commit_tokens=8000, commit_s=None), clock)
         cold = ColdHold(HoldSettings(), clock, self.roster.serving)
         supply = Supply(self.roster, chooser, gate, cold, 60.0, clock)
         demands = Demands(ScaleSettings(), supply, clock)
@@ -382,7 +382,7 @@ def test_prompts_are_told_of_while_there_are_others_and_heard_of_replicas_that_a
 def test_who_waits_here_is_told_of() -> None:
     async def law() -> None:
         one, other = two("a")
-        full = Sent(one, "a", 4000)
+        full = Sent(one, "a", 8000)
         one.told()
         one.woken = 0
         request = a_request(stream=True, prompt_tokens=100)

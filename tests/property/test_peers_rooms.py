@@ -16,7 +16,8 @@ from gateway.choose.target import Target
 from gateway.errors import GatewayError
 from gateway.fleet.ledger import Lease, Replica
 from gateway.hold.capacity import NO_PART as NO_ROOM_PART
-from gateway.hold.capacity import Bounds, Load, Room
+from gateway.hold.capacity import UNHEARD_S, Bounds, Load, Room
+from gateway.hold.capacity import Part as RoomPart
 from gateway.tenants.buckets import DAY_S
 from gateway.tenants.limits import MOST_LIVES, Allowance, Limits, Part, Reservation
 from gateway.tenants.ration import ALONE, PAUSE_S, TURN_S, Ranks, Ration
@@ -134,6 +135,60 @@ def test_while_another_gateway_waits_each_keeps_to_its_share() -> None:
     assert theirs.is_open(1.0)  # there is room, and it has none of it
     ours.others("theirs", theirs.part(waiting=0), 1.1)
     assert ours.is_open(1.1)
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(0, 6000),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3000)), min_size=1, max_size=80),
+)
+def test_a_burst_to_all_gateways_passes_no_bound_by_more_than_a_request_of_each(
+    gateways: int, before: int, burst: list[tuple[int, int]]
+) -> None:
+    """Nobody hears of anybody; what was there before is known to all."""
+    bounds = Bounds(commit_tokens=6000, sequences=9, cache_tokens=20_000)
+    rooms = [Room(bounds) for _ in range(gateways)]
+    for room in rooms:
+        room.beside(gateways)
+        if before:
+            room.others("gone", RoomPart(before, 1, before, 0, 0), 1.0)
+    sent = [load for who, tokens in burst
+            if rooms[who % gateways].try_take(load := Load(tokens, 100, is_stream=True), 1.0)
+            ]  # fmt: skip
+    most = max(tokens for _, tokens in burst)
+    unbegun = before + sum(load.uncached for load in sent)
+    assert unbegun <= max(6000 + (gateways - 1) * most, 3000 + gateways * most, before)
+    assert (before > 0) + len(sent) <= 9 + gateways - 1
+    kv_tokens = before + sum(load.uncached + load.output for load in sent)
+    assert kv_tokens <= 20_000 + (gateways - 1) * (most + 100)
+
+
+def test_who_alone_sends_there_has_all_of_the_room_once_others_would_have_been_heard() -> None:
+    room, now = Room(Bounds(commit_tokens=8000)), 1.0
+    room.beside(4)
+    went = []
+    while room.unbegun < 7500:
+        if room.try_take(Load(500, 0, is_stream=True), now):
+            went.append(now)
+        else:
+            due = room.next_due(now)
+            assert due is not None
+            assert now < due <= now + UNHEARD_S
+            now = due
+    assert went.count(1.0) == 4, "a fourth of it"
+    assert now < 1.0 + 8 * UNHEARD_S
+    room.beside(1)
+    assert room.next_due(now) is None
+
+
+def test_what_has_begun_is_not_taken_for_others_to_have_sent() -> None:
+    room = Room(Bounds(commit_tokens=8000))
+    room.beside(4)
+    room.take(load := Load(4000, 0, is_stream=True), 1.0)
+    assert not room.is_open(1.0)
+    room.begun(load, 1.0)
+    assert room.is_open(1.0)
+    assert room.fits(8000, 0)
 
 
 @given(STEPS)
