@@ -755,6 +755,12 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_recorder(self) -> Self:
+        if self.account.recording is not None and self.peers.workers > 1:
+            raise ValueError("`account.recording` is written by one process: set peers.workers: 1")
+        return self
+
+    @model_validator(mode="after")
     def _no_open_door(self) -> Self:
         if not (self.tenants.path or self.tenants.anonymous or _is_loopback(self.accept.host)):
             raise ValueError(

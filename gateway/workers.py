@@ -38,6 +38,9 @@ LONGEST_PAUSE_S: Final = 30.0
 SETTLED_S: Final = 10.0
 """Who has lived so long did not die of its start."""
 
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+"""Those that the supervisor acts on."""
+
 log = logging.getLogger(__name__)
 
 
@@ -88,7 +91,7 @@ class Supervisor:
         for end in self._signals:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._signals[1])
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for each in SIGNALS:
             signal.signal(each, _noted)
         log.info(
             "%d workers share %s, port %d",
@@ -110,7 +113,12 @@ class Supervisor:
             if post.pid is None and not self._is_stopping and post.start_at <= now:
                 post.since = now
                 post.starts += 1
-                post.pid = os.fork() or self._become(post)
+                # What is sent to a worker before it is one would be noted here, as sent to us.
+                signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+                try:
+                    post.pid = os.fork() or self._become(post)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _wait(self) -> None:
         """For a signal, or until somebody is to be started again."""
@@ -140,7 +148,8 @@ class Supervisor:
 
     def _ended(self, post: Post, code: int) -> None:
         if self._is_stopping:
-            self._code = self._code or abs(code)
+            if code != -signal.SIGTERM:  # by which one ends that does not listen yet
+                self._code = self._code or abs(code)
             return
         retire(self._folder, post.index)
         now = monotonic()
@@ -161,8 +170,9 @@ class Supervisor:
         try:
             os.setpgid(0, 0)  # Ctrl-C is the supervisor's to hear
             signal.set_wakeup_fd(-1)
-            for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            for each in SIGNALS:
                 signal.signal(each, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             for end in (*self._signals, self._lifeline[1]):
                 os.close(end)
             ports = [each.link.getsockname()[1] for each in self._posts]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.batch.pace import Pace, displaced
@@ -253,9 +254,14 @@ class Dispatcher:
         key = self._next = self._next + 1
         self._flights[key] = flight
         queue.inflight += 1
-        flight.task = asyncio.create_task(self._fly(flight, key), name="batch line")
+        flight.task = asyncio.create_task(self._fly(flight), name="batch line")
+        # Not in the task itself: one that is cancelled before its first step runs none of it.
+        flight.task.add_done_callback(partial(self._over, key))
 
-    async def _fly(self, flight: _Flight, key: int) -> None:
+    def _over(self, key: int, _: asyncio.Task[None]) -> None:
+        self._flights.pop(key).queue.inflight -= 1
+
+    async def _fly(self, flight: _Flight) -> None:
         queue, owner = flight.queue, flight.queue.owner
         try:
             body = await owner.body(flight.line)
@@ -269,9 +275,6 @@ class Dispatcher:
             raise
         except (OSError, ValueError) as error:  # what cannot be read cannot be sent
             owner.broke(error)
-        finally:
-            queue.inflight -= 1
-            del self._flights[key]
 
     def _landed(self, flight: _Flight, answer: Answer) -> None:
         """An answer came: it is the line's, or the line has to try again."""

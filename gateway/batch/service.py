@@ -19,6 +19,7 @@ from gateway.batch.metrics import BatchCollector
 from gateway.batch.routes import batch_routes, uploads
 from gateway.batch.store import Fenced, Store
 from gateway.batch.work import Work
+from gateway.loops import kept
 from gateway.section import SettingsError
 
 if TYPE_CHECKING:
@@ -83,15 +84,15 @@ class Batches:
 
     async def run(self) -> None:
         """The background loop: claims batches while there is somebody to answer them."""
-        look = asyncio.create_task(self.dispatcher.look(), name="batch lines")
+        look = asyncio.create_task(kept("batch lines", self.dispatcher.look), name="batch lines")
         try:
             while not self._is_stopping:
+                self._news.clear()  # what is told from here on is looked at next
                 try:
                     await self._claim_some()
                 except SQLAlchemyError:
                     self.store_failures += 1
                     _log.warning("the store of batches cannot be reached", exc_info=True)
-                self._news.clear()
                 try:
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await self._news.wait()

@@ -210,6 +210,22 @@ def test_a_signal_drains_all_workers() -> None:
     run(law())
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.5])
+def test_a_signal_that_comes_before_they_listen_is_no_failure(after_s: float) -> None:
+    async def law() -> None:
+        process = await asyncio.create_subprocess_exec(
+            *command(free_port(), 2, "http://127.0.0.1:9")
+        )
+        young = Workers(process, 0)
+        await until(lambda: len(young.pids) == 2, within_s=20.0)
+        await asyncio.sleep(after_s)
+        process.terminate()
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0
+
+    run(law())
+
+
 def test_workers_stop_when_their_supervisor_is_killed() -> None:
     async def law() -> None:
         async with running_sim(a_sim()) as sim, workers(2, sim.url) as both:

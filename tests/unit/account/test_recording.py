@@ -8,13 +8,15 @@ from typing import Any
 
 import msgspec
 import orjson
+import pytest
 
 from gateway.account.access_log import AccessLog, NoLog
 from gateway.account.accounts import Accounts
 from gateway.account.recording import HEAD, MARKS, Recorder, Several, logs_of
 from gateway.account.usage import Usage
 from gateway.errors import ClientGone
-from gateway.settings import AccountSettings
+from gateway.section import SettingsError
+from gateway.settings import AccountSettings, Settings
 from loadtest.traces import read_trace
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
@@ -118,3 +120,9 @@ def test_off_by_default_and_beside_the_access_log_where_it_is_on(tmp_path: Path)
     head, line = path.read_bytes().splitlines()
     assert orjson.loads(head)["format"] == "headrace-recording"
     assert orjson.loads(line)["route"] == "/v1/chat/completions"
+
+
+def test_several_processes_would_write_over_each_other() -> None:
+    with pytest.raises(SettingsError, match="written by one process"):
+        Settings.load("{account: {recording: f.jsonl}, peers: {workers: 2}}", {})
+    assert Settings.load("account: {recording: f.jsonl}", {}).account.recording == "f.jsonl"
