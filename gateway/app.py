@@ -30,6 +30,8 @@ from gateway.account.tracing import Tracer
 from gateway.admit.admission import Admission
 from gateway.choose.policies import policy
 from gateway.clock import monotonic, wall
+from gateway.console.recent import Recent
+from gateway.delivery import Rooms
 from gateway.errands import Errands
 from gateway.extras import scaler, traces
 from gateway.fleet.discover import discoveries
@@ -71,7 +73,6 @@ if TYPE_CHECKING:
 
     from gateway.accept.head import Reading
     from gateway.batch.service import Batches
-    from gateway.choose.chooser import Chooser
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import EngineFacts
     from gateway.settings import BatchSettings, Settings
@@ -108,30 +109,20 @@ class House(Panel):
         self.relay = Relay(settings.relay, settings.accept.client_stall_s, monotonic, tls)
         rng = random.Random()  # breaks ties; guards nothing
         self.tenants, self._tenants_watch = tenancy(settings.tenants, monotonic, wall)
-        chooser = policy(settings.choose, rng)
+        self.chooser = policy(settings.choose, rng)
         self.tokens = Tokens(settings.tokens, self._card, tls)
-        self.lessons = Lessons(chooser, self.tokens, self._observe, settings.choose)
-        self.demands = self._demanded(chooser)
+        self.lessons = Lessons(self.chooser, self.tokens, self._observe, settings.choose)
+        self.demands = self._demanded()
         merge = settings.merge
         self.pool = Pooled(merge, self.tokens, self.roster, monotonic) if merge.enabled else None
+        self.parser = Parser()
         self.life = Life(
             tenants=self.tenants,
-            parser=Parser(),
+            parser=self.parser,
             admission=self.admission,
-            fleet=self.roster,
-            chooser=chooser,
-            cold=self.cold,
-            gate=self.gate,
-            relay=self.relay,
-            retries=Retries(
-                settings.relay.max_attempts,
-                settings.relay.retry_budget_ratio,
-                settings.relay.retry_budget_min_per_s,
-            ),
-            accounts=self.accounts,
-            lessons=self.lessons,
             demands=self.demands,
-            clock=monotonic,
+            rooms=self._rooms(),
+            accounts=self.accounts,
             pool=self.pool,
             tracer=Tracer(settings.account.traces.ratio, rng.getrandbits) if self.traces else None,
             permits=self.trust.permits,
@@ -140,15 +131,34 @@ class House(Panel):
             self.pool.errands = Errands(self.life.carry, monotonic)
         heads, live = self._heads(), self.life.live
         self.door = Door(settings.accept, live, monotonic, heads, self.tenants.tenant)
-        self._discoveries = discoveries(settings.fleet, self.roster, chooser, monotonic, rng)
+        self._discoveries = discoveries(settings.fleet, self.roster, self.chooser, monotonic, rng)
         self._prober = Prober(self.roster, settings.fleet, monotonic, rng, tls)
         self._sleepers = Sleepers(self.roster, self.cold.is_held, monotonic, tls)
         self.kv_events = self._listening()
-        self._peer_news = PeerNews(self.life)
+        self._peer_news = PeerNews(self.life.rooms, self.tenants, self.demands)
         self._tell()
         self.batches = self._batches(settings.batch)
         self.keda = scaler(settings.scale.keda, self.demands)
         self.control = self._shown()
+
+    def _rooms(self) -> Rooms:
+        """What lies on a request's way from the choice to its last byte."""
+        relay = self._settings.relay
+        return Rooms(
+            fleet=self.roster,
+            chooser=self.chooser,
+            cold=self.cold,
+            gate=self.gate,
+            relay=self.relay,
+            retries=Retries(
+                relay.max_attempts, relay.retry_budget_ratio, relay.retry_budget_min_per_s
+            ),
+            accounts=self.accounts,
+            lessons=self.lessons,
+            parser=self.parser,
+            recent=Recent(),
+            clock=monotonic,
+        )
 
     def _heads(self) -> Reading:
         """How the heads of requests are read."""
@@ -175,10 +185,10 @@ class House(Panel):
         self.console, pages = console(self.life, self._settings.console, worker)
         return control_app(self, self._scrape, (*scale_routes(self.demands), *pages, *batch))
 
-    def _demanded(self, chooser: Chooser) -> Demands:
+    def _demanded(self) -> Demands:
         scale = self._settings.scale
         supply = Supply(
-            self.roster, chooser, self.gate, self.cold, scale.load_deadline_s, monotonic
+            self.roster, self.chooser, self.gate, self.cold, scale.load_deadline_s, monotonic
         )
         return Demands(scale, supply, monotonic)
 
@@ -194,7 +204,7 @@ class House(Panel):
     def _tell(self) -> None:
         """See to it that who must know is told."""
         self.roster.subscribe(
-            FleetNews(self.relay, self.accounts, self.life.chooser, self.gate, self.cold)
+            FleetNews(self.relay, self.accounts, self.chooser, self.gate, self.cold)
         )
         self.roster.subscribe(self._peer_news)
         self.demands.others = self._peer_news
@@ -204,7 +214,7 @@ class House(Panel):
 
     def _listening(self) -> KvEvents | None:
         """To KV events, if the policy wants to know."""
-        listener, holdings = self.life.chooser.listener, self.life.chooser.holdings
+        listener, holdings = self.chooser.listener, self.chooser.holdings
         fleet = self._settings.fleet
         if listener is None or fleet.kv_events.listen == "off":
             return None
@@ -347,9 +357,8 @@ class House(Panel):
 
     def _tidy(self) -> None:
         """What the policy remembers is put in order, and what it doubts is asked for again."""
-        chooser = self.life.chooser
-        chooser.tidy(monotonic())
-        for replica in chooser.repairs():
+        self.chooser.tidy(monotonic())
+        for replica in self.chooser.repairs():
             if self.kv_events is not None:
                 self.kv_events.replay(replica)
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from gateway.accept.amend import Value
     from gateway.clock import Clock
+    from gateway.delivery import Exchange
     from gateway.errors import GatewayError
-    from gateway.life import Exchange
     from gateway.relay.attempt import Source
     from gateway.vocabulary import ReplicaId, Route, Seconds
 
@@ -46,7 +46,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Errand:
-    """One request of our own, and the response to it. A `life.Exchange`.
+    """One request of our own, and the response to it. A `delivery.Exchange`.
 
     Invariant: it ends with one status and one whole body; a response that breaks off is replaced by
     the error that broke it.

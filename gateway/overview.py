@@ -39,23 +39,24 @@ def console(
 ) -> tuple[Broadcast, tuple[Route, ...]]:
     """What tells those who watch, and the routes by which they come, if there are to be any."""
     overview = Overview(life, settings, worker)
-    broadcast = Broadcast(settings, overview, life.recent)
+    broadcast = Broadcast(settings, overview, life.rooms.recent)
     return broadcast, console_routes(broadcast, overview.sees_names) if settings.enabled else ()
 
 
 class Overview:
     """An `Owners`, of the rooms that a request's life leads through."""
 
-    __slots__ = ("_admin_key", "_life", "worker")
+    __slots__ = ("_admin_key", "_life", "_rooms", "worker")
 
     def __init__(self, life: Life, settings: ConsoleSettings, worker: Worker | None) -> None:
         self._life = life
+        self._rooms = life.rooms
         self.worker = None if worker is None else (worker.index + 1, len(worker.ports))
         hashed = settings.admin_key_sha256
         self._admin_key = None if hashed is None else bytes.fromhex(hashed)
 
     def __repr__(self) -> str:
-        return f"<Overview of {self._life.fleet!r}>"
+        return f"<Overview of {self._rooms.fleet!r}>"
 
     def sees_names(self, fields: Mapping[bytes, bytes]) -> bool:
         """A `Viewer`. Raises InvalidKey."""
@@ -96,11 +97,11 @@ class Overview:
 
     def replicas(self) -> Sequence[Replica]:
         """All of them."""
-        return self._life.fleet.replicas
+        return self._rooms.fleet.replicas
 
     def load(self, replica: ReplicaId) -> Load:
         """O(1)."""
-        gate, chooser = self._life.gate, self._life.chooser
+        gate, chooser = self._rooms.gate, self._rooms.chooser
         part = gate.part(replica)
         rate = chooser.rate_per_s(replica)
         holdings = chooser.holdings
@@ -114,7 +115,7 @@ class Overview:
 
     def waiting(self) -> Iterable[Waiter]:
         """Who waits for a turn."""
-        return self._life.gate.crowd
+        return self._rooms.gate.crowd
 
     def models(self) -> Collection[ModelName]:
         """All that are scaled."""
@@ -130,4 +131,4 @@ class Overview:
 
     def spread(self, hashes: array[int]) -> Mapping[ReplicaId, Tokens]:
         """What caches hold."""
-        return self._life.chooser.spread(hashes)
+        return self._rooms.chooser.spread(hashes)

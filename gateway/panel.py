@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gateway.accept.amend import amended
 from gateway.account.container import memory_limit_bytes
+from gateway.choose.explain import document, ranked, reason
+from gateway.clock import monotonic
 from gateway.errors import UnknownPath
 from gateway.fleet.snapshot import fleet_document
+from gateway.parse.parser import Shown
+from gateway.tenants.tenancy import Caller
 from gateway.vocabulary import ROUTES
 
 if TYPE_CHECKING:
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.accept.door import Door
     from gateway.admit.admission import Admission
+    from gateway.choose.chooser import Chooser
     from gateway.choose.dispatch import CacheState
     from gateway.choose.shadow import Shadow
     from gateway.fleet.kv_events import Heard, KvEvents
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.hold.cold import ColdHold
     from gateway.hold.gate import Gate
     from gateway.lessons import Lessons
-    from gateway.life import Life
+    from gateway.parse.parser import Parser
     from gateway.peers.link import Link
     from gateway.pooled import Pooled
     from gateway.relay.relay import Relay
@@ -46,7 +52,8 @@ class Panel:
     relay: Relay
     door: Door
     tenants: Tenancy | Strangers
-    life: Life
+    parser: Parser
+    chooser: Chooser
     lessons: Lessons
     kv_events: KvEvents | None
     pool: Pooled | None
@@ -74,7 +81,7 @@ class Panel:
     @property
     def shadow(self) -> Shadow | None:
         """The policy beside the live one, if there is one."""
-        return self.life.chooser.shadow
+        return self.chooser.shadow
 
     @property
     def upstream_busy(self) -> int:
@@ -138,7 +145,7 @@ class Panel:
 
     def caches(self) -> Mapping[ReplicaId, CacheState]:
         """What is believed of replicas' caches, by a policy that thinks of them."""
-        holdings = self.life.chooser.holdings
+        holdings = self.chooser.holdings
         if holdings is None:
             return {}
         return {replica.id: holdings.cache(replica.id) for replica in self.roster.replicas}
@@ -171,11 +178,24 @@ class Panel:
         return {**fleet_document(self.roster), "peers": peers}
 
     def route_document(self, path: str, body: bytes, tenant: Tenant) -> dict[str, Any]:
-        """For /debug/route: where a body of this tenant's would go, and why.
+        """For /debug/route: where a body of this tenant's would go now, and why. Nothing is sent,
+        nothing remembered.
 
         Raises a GatewayError where the body would be refused.
         """
         route = next((each for each in ROUTES if each.path == path), None)
         if route is None:
             raise UnknownPath(f"`{path[:200]}` is no inference route.", param="path")
-        return self.life.foresee(route, body, tenant)
+        salt = self.tenants.salt_for(tenant, route)
+        if salt is not None:
+            body = amended(body, ("cache_salt",), salt)
+        request = Caller(tenant, None, None).asks(self.parser.parse(Shown(route, body)))
+        candidates = self.roster.candidates(request.model)
+        quote, replicas = self.chooser.quote(request, candidates, monotonic())
+        table = ranked(quote, len(replicas))
+        return {
+            "model": request.model,
+            "prompt_tokens": request.prompt_tokens,
+            "reason": reason(table[0], table[1] if len(table) > 1 else None),
+            "replicas": document(table),
+        }

@@ -25,10 +25,12 @@ from gateway.tenants.tenancy import Tenancy
 from gateway.vocabulary import Health, ModelName, ReplicaId
 
 if TYPE_CHECKING:
+    from gateway.delivery import Rooms
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import Placement
-    from gateway.life import Life
     from gateway.peers.share import Change, Peers
+    from gateway.scale.demands import Demands
+    from gateway.tenants.tenancy import Strangers
 
 LEDGER, GATE, POLICY = 2, 5, 5
 """How many figures of a replica's row are whose, in this order."""
@@ -42,12 +44,12 @@ DEMAND_EVERY_S: Final = 0.2
 class PeerNews:
     """The rooms, as other gateways know them. A `RosterListener`, too."""
 
-    def __init__(self, life: Life) -> None:
-        self._gate = life.gate
-        self._chooser = life.chooser
-        self._tenants = life.tenants if isinstance(life.tenants, Tenancy) else None
-        self._demands = life.demands
-        self._clock = life.clock
+    def __init__(self, rooms: Rooms, tenants: Tenancy | Strangers, demands: Demands) -> None:
+        self._gate = rooms.gate
+        self._chooser = rooms.chooser
+        self._clock = rooms.clock
+        self._tenants = tenants if isinstance(tenants, Tenancy) else None
+        self._demands = demands
         self._demand_rows: dict[Key, Row] = {}
         self._demand_at = -DEMAND_EVERY_S
         self._replicas: dict[ReplicaId, Replica] = {}
@@ -56,7 +58,7 @@ class PeerNews:
         self.peers: Peers | None = None
         """Once there is a link."""
         self._wake: Callable[[], object] | None = None
-        life.gate.on_change = self._stir
+        self._gate.on_change = self._stir
 
     def __repr__(self) -> str:
         return f"<PeerNews of {len(self._replicas)} replicas>"

@@ -18,9 +18,10 @@ from gateway.vocabulary import ServiceClass
 if TYPE_CHECKING:
     from gateway.account.entry import Entry
     from gateway.clock import Clock
+    from gateway.delivery import Exchange
     from gateway.errands import Answer, Errands
     from gateway.fleet.roster import Roster
-    from gateway.life import Deliver, Exchange
+    from gateway.life import Deliver
     from gateway.merge.merger import Counting, Own
     from gateway.settings import MergeSettings
     from gateway.vocabulary import GenerationRequest, ModelName, Route

@@ -57,7 +57,7 @@ def a_prompt(family: int) -> GenerationRequest:
 def show(replicas: int) -> None:
     """One line."""
     house, rng = a_house(replicas), Random(1)
-    chooser, recent = house.life.chooser, house.life.recent
+    chooser, recent = house.chooser, house.life.rooms.recent
     overview = Overview(house.life, ConsoleSettings(), None)
     for number in range(10 * DECISIONS):
         request = a_prompt(rng.randrange(2 * MOST_FAMILIES))
@@ -73,7 +73,9 @@ def show(replicas: int) -> None:
     taken = best_us(lambda: snapshot(overview, recent, 1), 20)
     encoded = best_us(lambda: encode(told), 20)
     noted = best_us(lambda: recent.chosen(request, explained(choice), 0.0), 200)
-    asked = best_us(lambda: house.life.recent.is_wanted, 10_000) - best_us(lambda: None, 10_000)
+    asked = best_us(lambda: house.life.rooms.recent.is_wanted, 10_000) - best_us(
+        lambda: None, 10_000
+    )
     sys.stdout.write(
         f"{replicas:4} replicas: snapshot {taken:6.0f} us, encoding {encoded:5.0f} us for "
         f"{len(encode(told))} bytes; a request: {noted:4.1f} us watched, {asked:.3f} us not\n"

@@ -137,7 +137,7 @@ def test_nothing_is_noted_while_nobody_looks(shared: Shared) -> None:
     running = shared.running
 
     async def law() -> None:
-        recent: Recent = running.house.life.recent
+        recent: Recent = running.house.life.rooms.recent
         async with watching(running) as wire:
             await snapshot(wire)
             assert (await running.ask(a_post(a_chat(LONG)))).status == 200

@@ -60,7 +60,7 @@ async def sent_by_another(url: str, messages: Messages) -> None:
 
 async def until_untold(running: RunningHouse) -> None:
     """All that replicas hold has been told, and we see that it is not from us."""
-    holdings = running.house.life.chooser.holdings
+    holdings = running.house.chooser.holdings
     assert holdings is not None
     heard = running.house.heard
     await until(

@@ -36,7 +36,7 @@ from tests.builders import a_request
 from tests.conftest import ManualClock
 
 if TYPE_CHECKING:
-    from gateway.life import Life
+    from gateway.delivery import Rooms
 
 M = ModelName("m")
 TENANTS = b"""
@@ -59,13 +59,11 @@ class Entry:
 
 
 @dataclass
-class Rooms:
-    """As many as news go through. As much of a `Life`."""
+class OnTheWay:
+    """As much of `Rooms` as news go through."""
 
     gate: Gate
     chooser: Chooser
-    tenants: Tenancy
-    demands: Demands
     clock: ManualClock
 
 
@@ -84,8 +82,8 @@ class Side:
         tenants = Tenancy(clock, lambda: 0.0, 10)
         tenants.adopt(read_documents({"it": TENANTS}))
         self.chooser, self.gate, self.demands, self.tenants = chooser, gate, demands, tenants
-        rooms = Rooms(gate, chooser, tenants, demands, clock)
-        self.news = PeerNews(cast("Life", rooms))
+        rooms = OnTheWay(gate, chooser, clock)
+        self.news = PeerNews(cast("Rooms", rooms), tenants, demands)
         demands.others = self.news
         self.roster.subscribe(self.news)
         self.voice = Voice(name, epoch)

@@ -1,0 +1,297 @@
+"""The second half of a request's life: choose, hold, relay, and again where one did not answer.
+
+Only here is known in which order these rooms are visited. Touches no socket, clock or metric
+itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.account.accounts import Accounts
+from gateway.account.tracing import CHOOSE, WAIT
+from gateway.account.usage import read_usage
+from gateway.choose.chooser import Chooser
+from gateway.choose.explain import decision, explained
+from gateway.clock import Clock
+from gateway.console.recent import Recent
+from gateway.errors import GatewayError, NoReplica, ReplicaError, ReplicaFailed
+from gateway.fleet.health import Sign
+from gateway.fleet.roster import Roster
+from gateway.hold.cold import ColdHold
+from gateway.hold.gate import Gate
+from gateway.hold.turn import ChooseAgain
+from gateway.lessons import Lessons
+from gateway.parse.parser import Message, Parser
+from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL, Client
+from gateway.relay.relay import Relay
+from gateway.relay.retries import Retries
+from gateway.vocabulary import ServiceClass
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    from gateway.accept.amend import Value
+    from gateway.account.entry import Entry
+    from gateway.account.usage import Usage
+    from gateway.choose.chooser import Choice, Claim
+    from gateway.fleet.ledger import Lease, Replica
+    from gateway.hold.turn import Turn
+    from gateway.relay.attempt import Reply
+    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds
+
+EXPLAIN: Final = b"x-headrace-explain"
+DECISION: Final = b"x-headrace-decision: "
+
+_BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
+
+
+class Exchange(Message, Client, Protocol):
+    """What lives: an exchange of the express lane, or an errand of our own."""
+
+    replica: ReplicaId | None
+    """Where this attempt went, once it has gone."""
+
+    @property
+    def among(self) -> Container[ReplicaId] | None:
+        """The only replicas to ask; None: any."""
+
+    notes: Sequence[bytes]
+    """Header lines of our own for the response."""
+
+    forwarded: bytes
+    """The header lines that replicas are sent."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def request_id(self) -> bytes: ...
+    @property
+    def on_behalf_of(self) -> str | None:
+        """The tenant, where it is known without a key."""
+
+    def amend(self, *path: str, value: Value) -> None:
+        """Set a member of the JSON object that the body is."""
+
+    @property
+    def received_at(self) -> Seconds: ...
+    @property
+    def has_started(self) -> bool:
+        """A response head has been decided: nobody else may be tried."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Nobody waits for the response."""
+
+    def keep_waiting(self) -> None:
+        """A stream waits for its turn."""
+
+    def refuse(self, error: GatewayError) -> None: ...
+
+    def cut(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Those that lie on the way."""
+
+    fleet: Roster
+    chooser: Chooser
+    cold: ColdHold
+    gate: Gate
+    relay: Relay
+    retries: Retries
+    accounts: Accounts
+    lessons: Lessons
+    parser: Parser
+    """Learns how long prompts are in tokens."""
+    recent: Recent
+    """What the console shows of choices, while somebody looks."""
+    clock: Clock
+
+
+class Delivery:
+    """One request that has been admitted, on its way to an answer. `run` it once."""
+
+    __slots__ = ("_entry", "_exchange", "_request", "_rooms", "_tried")
+
+    def __init__(
+        self, rooms: Rooms, request: GenerationRequest, exchange: Exchange, entry: Entry
+    ) -> None:
+        self._rooms = rooms
+        self._request = request
+        self._exchange = exchange
+        self._entry = entry
+        self._tried: list[Replica] = []
+
+    async def run(self) -> None:
+        """Try replicas until one has answered, or no other may be tried. Raises GatewayErrors."""
+        rooms, tried = self._rooms, self._tried
+        rooms.retries.earn()
+        attempt = 1
+        while True:
+            candidates = await self._candidates()
+            if (
+                attempt == 1
+                and rooms.lessons.first_s
+                and rooms.chooser.doubts(self._request, candidates)
+            ):
+                self._request = await rooms.lessons.read_first(self._request, candidates)
+                candidates = await self._candidates()
+            untried = candidates
+            if tried:  # whoever waited for the last one that was untried may find it gone
+                untried = [one for one in candidates if one not in tried] or candidates
+            choice = self._choose(untried)
+            tried.append(choice.replica)
+            leave_on = ANYTHING_GOES
+            if len(untried) > 1 and rooms.retries.may_follow(attempt, rooms.clock()):
+                leave_on = UNWELL if attempt == 1 else UNAVAILABLE
+            try:
+                return await self._attempt(choice, leave_on)
+            except ChooseAgain:
+                tried.pop()
+            except ReplicaError as error:
+                if self._exchange.has_started or not self._another():
+                    raise
+                if not rooms.retries.allows(error, attempt, rooms.clock()):
+                    raise
+                rooms.accounts.retries[error.reason] += 1
+                attempt += 1
+
+    async def _candidates(self) -> Sequence[Replica]:
+        """Who may be asked. A model that is known and has no replica is waited for; not by one that
+        may be asked of some only, for it can wait where it comes from."""
+        rooms, exchange, model = self._rooms, self._exchange, self._request.model
+        if exchange.among is not None:
+            return _only(rooms.fleet.candidates(model), exchange.among)
+        while not (candidates := rooms.fleet.serving(model)):
+            known = rooms.fleet.known_at_zero(model)
+            if known is None:
+                return rooms.fleet.candidates(model)  # which says why there are none
+            if self._entry.trace is not None:
+                self._entry.trace.begin(WAIT, rooms.clock())
+            await rooms.cold.wait(known, self._request, exchange)
+        return candidates
+
+    def _another(self) -> bool:
+        """Is there a replica that has not been tried?"""
+        try:
+            candidates = self._rooms.fleet.candidates(self._request.model)
+        except GatewayError:
+            return False
+        return any(one not in self._tried for one in candidates)
+
+    # Choose
+
+    def _choose(self, replicas: Sequence[Replica]) -> Choice[Replica]:
+        """One of these; whoever wants to know why is told."""
+        rooms, request, exchange = self._rooms, self._request, self._exchange
+        trace, now = self._entry.trace, rooms.clock()
+        if trace is not None:
+            trace.begin(CHOOSE, now)
+        choice = rooms.chooser.choose(request, replicas, now)
+        if trace is not None:
+            quote = choice.quote
+            prediction = None if quote is None else quote.prediction(choice.index)
+            trace.chose(choice.replica.id, len(replicas), prediction, rooms.clock())
+        if rooms.recent.is_wanted:
+            rooms.recent.chosen(request, explained(choice), now)
+        if EXPLAIN in exchange.fields:
+            others = [note for note in exchange.notes if not note.startswith(DECISION)]
+            exchange.notes = (*others, DECISION + decision(choice, request.prompt_tokens))
+        return choice
+
+    # Hold
+
+    async def _attempt(self, choice: Choice[Replica], leave_on: frozenset[int]) -> None:
+        """One try, when its turn has come.
+
+        It counts as the replica's while it waits, so that who chooses next sees it; a batch does
+        not, for whoever comes after a batch will go before it. What a try says of the replica is
+        taken down under the lease: when the last lease on a replica that has left ends, everything
+        about it is forgotten.
+        """
+        rooms, request, exchange = self._rooms, self._request, self._exchange
+        replica, tokens = choice.replica, request.prompt_tokens
+        exchange.replica = None
+        if request.tenant.service_class is _BATCH:
+            with (
+                await rooms.gate.turn(
+                    request, replica.id, choice.uncached(tokens), exchange
+                ) as turn,
+                replica.lease(tokens) as lease,
+                rooms.chooser.dispatched(request, choice, rooms.clock()) as claim,
+            ):
+                turn.claim = claim
+                self._sent(replica, turn, lease, claim)
+                await self._relay(replica, turn, leave_on)
+        else:
+            with (
+                replica.lease(tokens) as lease,
+                rooms.chooser.dispatched(request, choice, rooms.clock()) as claim,
+                await rooms.gate.turn(request, replica.id, claim.uncached, exchange, claim) as turn,
+            ):
+                self._sent(replica, turn, lease, claim)
+                await self._relay(replica, turn, leave_on)
+
+    def _sent(self, replica: Replica, turn: Turn, lease: Lease, claim: Claim) -> None:
+        """It is on its way there. What the policy learns from that is read beside it; some engines
+        can tell more."""
+        rooms, request, exchange = self._rooms, self._request, self._exchange
+        exchange.replica = replica.id
+        self._entry.dispatched(replica.id, lease, rooms.clock(), turn)
+        rooms.lessons.dispatched(request, claim, replica)
+        if rooms.recent.is_wanted and claim.dispatch is not None:
+            rooms.recent.sent(request, claim.dispatch.hashes, rooms.clock())
+        if claim.wants_report and replica.facts.version is not None:  # it is vLLM
+            exchange.amend("vllm_xargs", "kv_cache_report_mode", value=b'"full"')
+
+    # Relay
+
+    async def _relay(self, replica: Replica, turn: Turn, leave_on: frozenset[int]) -> None:
+        rooms, exchange, entry = self._rooms, self._exchange, self._entry
+        trace = entry.trace
+        if trace is not None:
+            exchange.forwarded = trace.sent(self._request, replica.address, rooms.clock())
+        try:
+            reply = await rooms.relay.run(
+                replica.address, exchange, entry, stream=turn.is_stream, leave_on=leave_on
+            )
+        except ReplicaError as error:
+            if trace is not None:
+                trace.end(rooms.clock(), error.reason)
+            self._failed(replica, error)
+            raise
+        usage = self._answered(replica, reply)
+        turn.answered(usage.prompt_tokens, usage.cached_tokens, usage.output_tokens, rooms.clock())
+
+    def _failed(self, replica: Replica, error: ReplicaError) -> None:
+        rooms = self._rooms
+        rooms.accounts.attempted(replica.id, error.reason)
+        rooms.fleet.sign(replica, Sign.FAILURE, rooms.clock())
+
+    def _answered(self, replica: Replica, reply: Reply) -> Usage:
+        """A response was relayed whole: what does it say of the replica, and of prompts?"""
+        rooms, tail = self._rooms, reply.tail()
+        usage = read_usage(tail)
+        error = ReplicaFailed() if reply.status >= 500 else None
+        self._entry.answered(reply.status, usage, error)
+        if error is not None:
+            self._failed(replica, error)
+            return usage
+        rooms.accounts.attempted(replica.id, "ok")
+        if reply.status < 400:  # a refusal, 429 among them, says nothing of the replica's health
+            rooms.fleet.sign(replica, Sign.SUCCESS, rooms.clock())
+        if usage.prompt_tokens is not None:
+            rooms.parser.learn(self._request, usage.prompt_tokens)
+        rooms.lessons.answered(replica, tail)
+        return usage
+
+
+def _only(candidates: Sequence[Replica], among: Container[ReplicaId]) -> Sequence[Replica]:
+    """Raises NoReplica where that leaves none."""
+    left = [replica for replica in candidates if replica.id in among]
+    if not left:
+        raise NoReplica
+    return left
