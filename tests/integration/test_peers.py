@@ -303,10 +303,10 @@ def test_a_prompt_that_one_has_sent_is_known_to_the_other_before_the_engine_has_
         ):
             text = "the same beginning, " * 400
             body = a_chat(text, max_tokens=400, stream=True)
-            route = a_route()
+            path = a_route().path
 
             def foreseen() -> int:
-                table = two.house.life.foresee(route, body, ANYBODY)["replicas"]
+                table = two.house.route_document(path, body, ANYBODY)["replicas"]
                 hit: int = table[0]["hit_tokens"]
                 return hit
 
