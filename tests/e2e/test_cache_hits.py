@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -80,10 +79,7 @@ def warm_up(replica: Process) -> None:
 
 def everybody(name: str) -> list[Conversation]:
     """Who has not been heard before, by engines that may have been asked by an earlier run."""
-    found = [Conversation(Random(f"{name} {each} {os.getpid()}")) for each in range(CONVERSATIONS)]
-    for each in found:
-        each.open()
-    return found
+    return [Conversation(Random(f"{name} {each} {os.getpid()}")) for each in range(CONVERSATIONS)]
 
 
 def _answers(gateway: Process) -> bool:
@@ -110,9 +106,7 @@ def share_foreseen(answers: Sequence[Answer]) -> float:
 def test_conversations_hit_as_often_as_on_one_replica_and_as_predicted(
     stack: Stack, tmp_path: Path, record_property: Note
 ) -> None:
-    conversations = [
-        Conversation(Random(f"hits {number} {os.getpid()}")) for number in range(CONVERSATIONS)
-    ]
+    conversations = everybody("hits")
     with gateway(stack, tmp_path) as here, client(here) as http:
         rate = HitRate(stack.chat_replicas)
         answers = talk(http, conversations, TURNS)
@@ -137,38 +131,11 @@ def test_conversations_hit_as_often_as_on_one_replica_and_as_predicted(
     assert foreseen >= LEAST_EXACT
 
 
-def test_predictions_hold_after_a_replica_was_killed_and_came_back(
-    stack: Stack, tmp_path: Path, record_property: Note
-) -> None:
-    conversations = [
-        Conversation(Random(f"restart {number} {os.getpid()}")) for number in range(CONVERSATIONS)
-    ]
-    with gateway(stack, tmp_path) as here, client(here) as http:
-        talk(http, conversations, 2)
-        victim = stack.chat_replicas[1]
-        os.killpg(victim.pid, signal.SIGKILL)
-        until(
-            "the replica is back",
-            lambda: stack.processes()["replica-2"].pid != victim.pid,
-            240.0,
-            every_s=0.5,
-        )
-        warm_up(stack.chat_replicas[1])
-        until("its cache is known exactly", lambda: exact(here) == 2, 60.0, every_s=0.1)
-        answers = talk(http, conversations, 3)
-    foreseen = share_foreseen(answers)
-    record_property("foreseen_when_choosing", foreseen)
-    print(f"after a restart: {foreseen:.1%} of {len(answers)} foreseen when choosing")
-    assert foreseen >= LEAST_EXACT
-
-
 def test_predictions_hold_after_events_were_lost(
     stack: Stack, tmp_path: Path, record_property: Note
 ) -> None:
     rng = Random(f"gap {os.getpid()}")
-    conversations = [
-        Conversation(Random(f"gap {number} {os.getpid()}")) for number in range(CONVERSATIONS)
-    ]
+    conversations = everybody("gap")
     victim = stack.chat_replicas[0]
     sources = httpx.get(f"{victim.url}/kv_event_sources", trust_env=False).json()
     (source,) = sources.values()

@@ -13,6 +13,17 @@ from pathlib import Path
 import httpx
 
 from tests.e2e.conftest import CHAT, Stack, free_port, until
+from tests.e2e.conversations import talk
+from tests.e2e.test_cache_hits import (
+    LEAST_EXACT,
+    Note,
+    client,
+    everybody,
+    exact,
+    gateway,
+    share_foreseen,
+    warm_up,
+)
 
 
 def _healthy(url: str, path: str) -> bool:
@@ -29,23 +40,34 @@ def _chat(http: httpx.Client, **more: object) -> httpx.Response:
 
 
 def test_requests_go_on_when_a_replica_is_killed_and_it_comes_back(
-    stack: Stack, http: httpx.Client
+    stack: Stack, http: httpx.Client, tmp_path: Path, record_property: Note
 ) -> None:
-    victim = stack.processes()["replica-2"]
-    os.killpg(victim.pid, signal.SIGKILL)
-    answers = [_chat(http).status_code for _ in range(10)]
+    """And a gateway that had told what its cache holds can do so again."""
+    conversations = everybody("restart")
+    with gateway(stack, tmp_path) as other, client(other) as chats:
+        talk(chats, conversations, 2)
+        victim = stack.processes()["replica-2"]
+        os.killpg(victim.pid, signal.SIGKILL)
+        answers = [_chat(http).status_code for _ in range(10)]
 
-    def back() -> bool:
-        return stack.processes()["replica-2"].pid != victim.pid
+        def back() -> bool:
+            return stack.processes()["replica-2"].pid != victim.pid
 
-    until("headrace up has started the replica again", back, 120.0, every_s=0.2)
-    assert stack.processes()["replica-2"].url == victim.url
+        until("headrace up has started the replica again", back, 120.0, every_s=0.2)
+        again = stack.processes()["replica-2"]
+        assert again.url == victim.url
 
-    def used() -> bool:
-        answers.append(_chat(http).status_code)
-        return stack.processes()["replica-2"].metric("vllm:request_success_total") > 0
+        def used() -> bool:
+            answers.append(_chat(http).status_code)
+            return again.metric("vllm:request_success_total") > 0
 
-    until("the gateway sends it requests again", used, 60.0)
+        until("the gateway sends it requests again", used, 60.0)
+        warm_up(again)
+        until("its cache is known exactly", lambda: exact(other) == 2, 60.0, every_s=0.1)
+        foreseen = share_foreseen(talk(chats, conversations, 3))
+    record_property("foreseen_when_choosing", foreseen)
+    print(f"after a restart: {foreseen:.1%} foreseen when choosing")
+    assert foreseen >= LEAST_EXACT
     # Asked last, so that a failure leaves the replica up for the other tests.
     assert set(answers) == {200}
 

@@ -38,7 +38,16 @@ class Replica:
 
     process: subprocess.Popen[bytes]
     url: str
+    health_url: str
     output: Path
+
+    def is_ready(self) -> bool:
+        """By what it says itself. Fails if it has ended."""
+        assert self.process.poll() is None, self.output.read_text()[-4000:]
+        try:
+            return httpx.get(f"{self.health_url}/ready", trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +109,7 @@ def _start(folder: Path, name: str, keys: dict[str, Any]) -> Replica:
             [sys.executable, "-m", "serving.replica.command", "--settings", str(settings)],
             stdout=sink, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    replica = Replica(process, f"http://127.0.0.1:{port}", output)
-
-    def is_ready() -> bool:
-        assert process.poll() is None, output.read_text()[-4000:]
-        with contextlib.suppress(httpx.HTTPError):
-            ready = httpx.get(f"http://127.0.0.1:{health_port}/ready", trust_env=False)
-            return ready.status_code == 200
-        return False
-
-    until(f"{name} is ready", is_ready, START_LIMIT_S, every_s=0.3)
-    return replica
+    return Replica(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{health_port}", output)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -139,6 +138,8 @@ def pool(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool
 
         one = start("one", "TP1", f"{cores[1]}")
         two = start("two", "TP2", f"{cores[0]}|{cores[1]}")
+        for each in (one, two):
+            until(f"{each.output.stem} is ready", each.is_ready, START_LIMIT_S, every_s=0.3)
         port = free_port()
         gateway = subprocess.Popen(
             [sys.executable, "-m", "gateway", "gateway", "--port", str(port), "--access-log", "off",
