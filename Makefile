@@ -39,8 +39,8 @@ serve: $(READY) ## start real replicas and the gateway; Ctrl-C stops everything
 	@$(BIN)/headrace up --engine $(ENGINE) --replicas $(REPLICAS) --port $(PORT) \
 	    $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
-test: $(READY) ## all tests, end-to-end ones against real vLLM replicas last
-	$(BIN)/python -m pytest tests
+test: $(READY) ## all tests, two files at a time; end-to-end ones against real vLLM replicas last and alone
+	$(BIN)/python -m pytest -n 2 -p tests.side_by_side tests
 
 check: $(READY) ## format, lint, types, imports
 	$(BIN)/ruff format --check .
