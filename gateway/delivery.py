@@ -34,12 +34,11 @@ if TYPE_CHECKING:
 
     from gateway.accept.amend import Value
     from gateway.account.entry import Entry
-    from gateway.account.usage import Usage
     from gateway.choose.chooser import Choice, Claim
     from gateway.fleet.ledger import Lease, Replica
     from gateway.hold.turn import Turn
     from gateway.relay.attempt import Reply
-    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds
+    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Usage
 
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision: "
@@ -263,8 +262,7 @@ class Delivery:
                 trace.end(rooms.clock(), error.reason)
             self._failed(replica, error)
             raise
-        usage = self._answered(replica, reply)
-        turn.answered(usage.prompt_tokens, usage.cached_tokens, usage.output_tokens, rooms.clock())
+        turn.answered(self._answered(replica, reply), rooms.clock())
 
     def _failed(self, replica: Replica, error: ReplicaError) -> None:
         rooms = self._rooms

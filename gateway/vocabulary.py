@@ -243,6 +243,14 @@ class ReplicaView(Protocol):
         """Prompt tokens of those whose first byte has not come back: the prefill still owed."""
 
 
+class Usage(msgspec.Struct, frozen=True):
+    """What a response says of a request in tokens; None where it says nothing."""
+
+    prompt_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+    cached_tokens: Tokens | None = None
+
+
 class Prediction(msgspec.Struct, frozen=True):
     """What a policy expects of one replica for one request; None where it does not think of it.
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from gateway.account.usage import NOTHING, Usage
+from gateway.account.usage import NOTHING
 from gateway.errors import Bug, GatewayError
-from gateway.vocabulary import GenerationRequest, Outcome, ReplicaId, Seconds, Tokens
+from gateway.vocabulary import GenerationRequest, Outcome, ReplicaId, Seconds, Tokens, Usage
 
 if TYPE_CHECKING:
     from gateway.account.meters import Histogram, ModelMeters

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from gateway.vocabulary import Tokens
+from gateway.vocabulary import Tokens, Usage
 
 _MARK: Final = b'"usage"'
 _JSON: Final = json.JSONDecoder()
@@ -21,15 +21,7 @@ _WINDOW_BYTES: Final = 4096  # a usage object is far smaller
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Counts as the replica reported them; None where it said nothing."""
-
-    prompt_tokens: Tokens | None
-    output_tokens: Tokens | None
-    cached_tokens: Tokens | None
-
-
-NOTHING: Final = Usage(None, None, None)
+NOTHING: Final = Usage()
 
 
 class _Details(msgspec.Struct):

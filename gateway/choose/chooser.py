@@ -26,6 +26,7 @@ from gateway.vocabulary import (
     ReplicaView,
     Seconds,
     Tokens,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -127,13 +128,7 @@ class Claim(Protocol):
     def first_byte(self, now: Seconds) -> None:
         """The replica has read the prompt."""
 
-    def answered(
-        self,
-        prompt_tokens: Tokens | None,
-        cached_tokens: Tokens | None,
-        output_tokens: Tokens | None,
-        now: Seconds,
-    ) -> None:
+    def answered(self, usage: Usage, now: Seconds) -> None:
         """The response was relayed whole, and this is what it says of the prompt."""
 
 
@@ -205,13 +200,7 @@ class _NoClaim:
 
     def first_byte(self, now: Seconds) -> None: ...
 
-    def answered(
-        self,
-        prompt_tokens: Tokens | None,
-        cached_tokens: Tokens | None,
-        output_tokens: Tokens | None,
-        now: Seconds,
-    ) -> None: ...
+    def answered(self, usage: Usage, now: Seconds) -> None: ...
 
 
 NO_CLAIM: Final[Claim] = _NoClaim()

@@ -20,7 +20,7 @@ from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import TextIndex
 from gateway.kv_cache import Certainty
 from gateway.record import Value
-from gateway.vocabulary import Seconds, Tokens
+from gateway.vocabulary import Seconds, Tokens, Usage
 
 SHORTER, LONGER, STEADY = 0.9, 1.1, 1.01
 """What a surprise makes of the size a cache is believed to have."""
@@ -167,17 +167,12 @@ class Dispatch:
             if self._is_pending:
                 self._texts.settle(self._sent, self.hashes)
 
-    def answered(
-        self,
-        prompt_tokens: Tokens | None,
-        cached_tokens: Tokens | None,
-        output_tokens: Tokens | None,
-        now: Seconds,
-    ) -> None:
+    def answered(self, usage: Usage, now: Seconds) -> None:
         """The response was relayed whole, and this is what it says."""
         self.first_byte(now)
-        if prompt_tokens and output_tokens:
-            self._remember(prompt_tokens, output_tokens)
+        cached_tokens = usage.cached_tokens
+        if usage.prompt_tokens and usage.output_tokens:
+            self._remember(usage.prompt_tokens, usage.output_tokens)
         if cached_tokens is None:
             return
         self._learn(cached_tokens)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gateway.choose.dispatch import Dispatch
     from gateway.choose.target import Target
     from gateway.order import Place
-    from gateway.vocabulary import Seconds, Tokens
+    from gateway.vocabulary import Seconds, Tokens, Usage
 
 
 class Owed:
@@ -91,15 +91,9 @@ class Owed:
             self.owed = 0
         self._dispatch.first_byte(now)
 
-    def answered(
-        self,
-        prompt_tokens: Tokens | None,
-        cached_tokens: Tokens | None,
-        output_tokens: Tokens | None,
-        now: Seconds,
-    ) -> None:
+    def answered(self, usage: Usage, now: Seconds) -> None:
         """The hit can be judged."""
-        self._dispatch.answered(prompt_tokens, cached_tokens, output_tokens, now)
+        self._dispatch.answered(usage, now)
 
     def __exit__(
         self,

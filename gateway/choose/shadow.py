@@ -33,6 +33,7 @@ from gateway.vocabulary import (
     Role,
     Seconds,
     Tokens,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -225,16 +226,10 @@ class Shadowed:
             claim.first_byte(now)
         self._read()
 
-    def answered(
-        self,
-        prompt_tokens: Tokens | None,
-        cached_tokens: Tokens | None,
-        output_tokens: Tokens | None,
-        now: Seconds,
-    ) -> None:
+    def answered(self, usage: Usage, now: Seconds) -> None:
         """What the response says of its cache is true of the live placement alone."""
-        self._claims[0].answered(prompt_tokens, cached_tokens, output_tokens, now)
-        self._claims[2].answered(prompt_tokens, cached_tokens, output_tokens, now)
+        self._claims[0].answered(usage, now)
+        self._claims[2].answered(usage, now)
 
     def __exit__(
         self,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.hold.capacity import Room
     from gateway.hold.gate import Gate
     from gateway.order import Place
-    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Tokens
+    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Tokens, Usage
 
 BATCH_SEQUENCES: Final = 0.125
 """The part of a replica's sequences that batches may have."""
@@ -63,13 +63,7 @@ class Claim(Protocol):
 
     def first_byte(self, now: Seconds) -> None: ...
 
-    def answered(
-        self,
-        prompt_tokens: Tokens | None,
-        cached_tokens: Tokens | None,
-        output_tokens: Tokens | None,
-        now: Seconds,
-    ) -> None: ...
+    def answered(self, usage: Usage, now: Seconds) -> None: ...
 
 
 class Waiter(Ticket):
@@ -189,22 +183,17 @@ class Turn(Load):
         if lane.queue.requests:
             self._gate.serve(lane, now)
 
-    def answered(
-        self,
-        prompt_tokens: Tokens | None,
-        cached_tokens: Tokens | None,
-        output: Tokens | None,
-        now: Seconds,
-    ) -> None:
-        """The response was relayed whole, and this is what it says; None where it does not."""
+    def answered(self, usage: Usage, now: Seconds) -> None:
+        """The response was relayed whole, and this is what it says."""
         if self.claim is not None:
-            self.claim.answered(prompt_tokens, cached_tokens, output, now)
+            self.claim.answered(usage, now)
+        output = usage.output_tokens
         if output is not None:
             self._gate.learn(output)
         if self.waiter is not None:
             uncached = self.uncached
-            if prompt_tokens is not None and cached_tokens is not None:
-                uncached = prompt_tokens - cached_tokens
+            if usage.prompt_tokens is not None and usage.cached_tokens is not None:
+                uncached = usage.prompt_tokens - usage.cached_tokens
             self._settle(charge_of(uncached, self.output if output is None else output))
 
     def _settle(self, had: Tokens) -> None:

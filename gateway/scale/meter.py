@@ -34,7 +34,7 @@ from gateway.vocabulary import ServiceClass
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.vocabulary import GenerationRequest, Seconds, Tokens
+    from gateway.vocabulary import GenerationRequest, Seconds, Tokens, Usage
 
 LEAST_DECODED: Final = 32  # tokens, for a mean of the time between them
 LEARNING: Final = 0.02  # weight of one answer in a mean
@@ -42,13 +42,6 @@ IDLE_S: Final = 300.0
 """Who has been idle for so long begins anew: nothing is known of what will come."""
 
 _BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
-
-
-class Usage(Protocol):
-    """What a response says of itself."""
-
-    @property
-    def output_tokens(self) -> Tokens | None: ...
 
 
 class Open(Protocol):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock
     from gateway.tenants.document import Document
-    from gateway.vocabulary import Seconds, Tokens
+    from gateway.vocabulary import Seconds, Tokens, Usage
 
 CLASS: Final = b"x-headrace-class"
 DEADLINE: Final = b"x-headrace-deadline-ms"
@@ -60,15 +60,6 @@ class Client(Protocol):
     def route(self) -> Route: ...
     def amend(self, *path: str, value: Callable[[bytes | None], bytes]) -> None:
         """Set a member of the JSON object that the body is, given what it was."""
-
-
-class Usage(Protocol):
-    """What a replica said of a request."""
-
-    @property
-    def prompt_tokens(self) -> Tokens | None: ...
-    @property
-    def output_tokens(self) -> Tokens | None: ...
 
 
 class Served(Protocol):

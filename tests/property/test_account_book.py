@@ -8,7 +8,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gateway.account.accounts import Accounts
 from gateway.account.entry import Entry
-from gateway.account.usage import Usage
 from gateway.errors import (
     Bug,
     ClientGone,
@@ -19,7 +18,7 @@ from gateway.errors import (
     StreamBroken,
     TooManyRequests,
 )
-from gateway.vocabulary import Outcome, ReplicaId
+from gateway.vocabulary import Outcome, ReplicaId, Usage
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 

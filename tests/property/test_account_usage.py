@@ -7,7 +7,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.account.usage import NOTHING, Usage, read_usage
+from gateway.account.usage import NOTHING, read_usage
+from gateway.vocabulary import Usage
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

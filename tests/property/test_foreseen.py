@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.choose.holdings import Holdings
 from gateway.choose.text_chain import Prompt
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId
+from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, Usage
 from tests.builders import a_route
 
 SIZE = 16
@@ -83,7 +83,7 @@ class World:
         )
         prompt = [*tokens_of(messages), "<assistant"]
         found, said = self.engines[who].ask(prompt, answer)
-        dispatch.answered(len(prompt), found, said, 0.0)
+        dispatch.answered(Usage(len(prompt), said, found), 0.0)
         dispatch.ended()
         return foreseen.tokens[who] == found
 

@@ -15,7 +15,7 @@ from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain, Turn
 from gateway.kv_cache import EngineFacts
 from gateway.settings import CrowdSettings, HoldSettings
-from gateway.vocabulary import GenerationRequest, ReplicaId, ServiceClass, Tenant
+from gateway.vocabulary import GenerationRequest, ReplicaId, ServiceClass, Tenant, Usage
 from tests.builders import a_request
 from tests.conftest import ManualClock
 
@@ -82,7 +82,7 @@ class Someone:
             try:
                 with await self.gate.turn(self.request, replica, None, self) as self.turn:
                     await self.done.wait()
-                    self.turn.answered(self.turn.uncached, 0, 7, self.clock())
+                    self.turn.answered(Usage(self.turn.uncached, 7, 0), self.clock())
             except ChooseAgain:
                 continue
             except Rejected as error:

@@ -17,7 +17,7 @@ from gateway.choose.text_chain import Prompt
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import BlocksCleared, BlocksRemoved, BlocksStored, Certainty, Tokenised
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId
+from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, Usage
 from tests.builders import a_replica, a_route
 
 Step = tuple[Any, ...]  # a method of World, and its arguments
@@ -83,7 +83,7 @@ class World:
 
     def answer(self, which: int, cached: int | None) -> None:
         if self.open:
-            self.open[which % len(self.open)].answered(None, cached, None, self.now)
+            self.open[which % len(self.open)].answered(Usage(cached_tokens=cached), self.now)
 
     def end(self, which: int) -> None:
         if self.open:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.account.usage import NOTHING, Usage
+from gateway.account.usage import NOTHING
 from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Choice, Chooser
 from gateway.choose.pickers import Cheapest
@@ -31,7 +31,7 @@ from gateway.supply import Supply
 from gateway.tenants.document import read_documents
 from gateway.tenants.ration import ALONE, Ranks
 from gateway.tenants.tenancy import Tenancy
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaAddress
+from gateway.vocabulary import GenerationRequest, ModelName, ReplicaAddress, Usage
 from tests.builders import a_request
 from tests.conftest import ManualClock
 

@@ -15,15 +15,10 @@ from gateway.demand import Share
 from gateway.scale.means import LEAST_PAST_S
 from gateway.scale.meter import Meter
 from gateway.scale.staffing import FAST_S, SLOW_S
-from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, ServiceClass, Tenant
+from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, ServiceClass, Tenant, Usage
 
 BATCH = Tenant("night", ServiceClass.BATCH)
 RATE = 1000.0
-
-
-@dataclass(frozen=True)
-class Usage:
-    output_tokens: int | None = None
 
 
 @dataclass(eq=False)
@@ -96,7 +91,7 @@ class Life(RuleBasedStateMachine):
     def ends(self, data: st.DataObject, output: int | None) -> None:
         entry = data.draw(st.sampled_from(self.entries))
         self.entries.remove(entry)
-        entry.usage = Usage(output)
+        entry.usage = Usage(output_tokens=output)
         if entry.first_byte_at is not None:
             entry.last_byte_at = self.now
         self.meter.left(entry)

@@ -12,9 +12,8 @@ from gateway.account.access_log import NoLog
 from gateway.account.accounts import Accounts
 from gateway.account.entry import Entry
 from gateway.account.tracing import CHOOSE, HOLD, WAIT, Span, Trace, Tracer, spans_of
-from gateway.account.usage import Usage
 from gateway.errors import ClientGone, ConnectFailed, GatewayError, WaitedTooLong
-from gateway.vocabulary import Prediction, ReplicaAddress
+from gateway.vocabulary import Prediction, ReplicaAddress, Usage
 from tests.builders import a_request
 from tests.conftest import ManualClock
 

@@ -30,6 +30,7 @@ from gateway.vocabulary import (
     ReplicaAddress,
     ServiceClass,
     Tenant,
+    Usage,
 )
 from serving.sim.engine import Engine, EngineRequest, FinishReason
 from serving.sim.timing import EngineShape, StepTiming
@@ -204,9 +205,8 @@ class World:
         lease.prefilled()
         turn.first_byte(self.clock())
         await fate._end.wait()
-        turn.answered(
-            arrival.prompt_tokens, fate.cached_tokens, arrival.output_tokens, self.clock()
-        )
+        usage = Usage(arrival.prompt_tokens, arrival.output_tokens, fate.cached_tokens)
+        turn.answered(usage, self.clock())
 
     async def run(self, arrivals: Sequence[Arrival], until_s: float) -> list[Fate]:
         """Let all of them come and live, up to an instant."""

@@ -29,6 +29,7 @@ from gateway.vocabulary import (
     ReplicaAddress,
     ReplicaId,
     Role,
+    Usage,
 )
 from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
 from tests.bench.routing.engine import ReplicaSpec
@@ -127,7 +128,7 @@ class GatewayRouter:
         """The claim ends and the lease is given back."""
         claim = self._claims.pop(arrival.number)
         if cached_tokens is not None:
-            claim.answered(arrival.prompt_tokens, cached_tokens, None, now)
+            claim.answered(Usage(arrival.prompt_tokens, cached_tokens=cached_tokens), now)
         claim.__exit__(None, None, None)
         self.views[replica].inflight_prompt_tokens -= self._owed.pop(arrival.number, 0)
         self.views[replica].inflight_requests -= 1

@@ -27,7 +27,7 @@ from gateway.demand import Demand
 from gateway.hold.capacity import Bounds, Load, Room
 from gateway.scale.demands import Demands, Standing
 from gateway.settings import ScaleSettings
-from gateway.vocabulary import ROUTES, GenerationRequest, ModelName
+from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, Usage
 from tests.bench.routing.cache import BLOCK_TOKENS, Arrival, hit_tokens, leading
 from tests.bench.routing.engine import Engine, Job, ReplicaSpec
 from tests.bench.scaling.autoscaler import Autoscaler, Behaviour, Rule, Signals
@@ -39,13 +39,6 @@ LOOK_S: Final = 1.0
 AFFINITY: Final = 4.0  # what uncached work costs others, in multiples of its own time
 ATTENTION: Final = 50_000.0
 COMMIT_TOKENS: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Of a response."""
-
-    output_tokens: int | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -358,7 +351,7 @@ class World:
     def _ended(self, entry: Entry, replica: Replica) -> None:
         now, arrival = self._now, entry.arrival
         entry.last_byte_at = now
-        entry.usage = Usage(arrival.output_tokens)
+        entry.usage = Usage(output_tokens=arrival.output_tokens)
         self._demands.left(entry)
         if entry.load is not None:
             replica.room.give_back(entry.load)

@@ -13,8 +13,8 @@ from gateway.account import access_log
 from gateway.account.access_log import BATCH, AccessLog, NoLog, line
 from gateway.account.accounts import Accounts
 from gateway.account.entry import Entry
-from gateway.account.usage import Usage
 from gateway.errors import InvalidRequest
+from gateway.vocabulary import Usage
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 

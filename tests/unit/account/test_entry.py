@@ -6,7 +6,7 @@ import pytest
 
 from gateway.account.accounts import Accounts, Ending
 from gateway.account.entry import Entry
-from gateway.account.usage import NOTHING, Usage
+from gateway.account.usage import NOTHING
 from gateway.errors import (
     Bug,
     ClientGone,
@@ -17,7 +17,7 @@ from gateway.errors import (
     StreamBroken,
     TooManyRequests,
 )
-from gateway.vocabulary import ModelName, Outcome, ReplicaId
+from gateway.vocabulary import ModelName, Outcome, ReplicaId, Usage
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 

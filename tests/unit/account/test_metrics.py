@@ -16,7 +16,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.account.access_log import NoLog
 from gateway.account.accounts import Accounts
 from gateway.account.metrics import registry
-from gateway.account.usage import Usage
 from gateway.choose.audit import Audit
 from gateway.choose.dispatch import CacheState, Grade
 from gateway.errors import StreamBroken
@@ -25,7 +24,7 @@ from gateway.fleet.ledger import Replica
 from gateway.kv_cache import Certainty
 from gateway.tenants.limits import Allowance, Limits
 from gateway.tenants.tenancy import Member
-from gateway.vocabulary import Health, ModelName, ReplicaId, Tenant
+from gateway.vocabulary import Health, ModelName, ReplicaId, Tenant, Usage
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 

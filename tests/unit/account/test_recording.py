@@ -13,10 +13,10 @@ import pytest
 from gateway.account.access_log import AccessLog, NoLog
 from gateway.account.accounts import Accounts
 from gateway.account.recording import HEAD, MARKS, Recorder, Several, logs_of
-from gateway.account.usage import Usage
 from gateway.errors import ClientGone
 from gateway.section import SettingsError
 from gateway.settings import AccountSettings, Settings
+from gateway.vocabulary import Usage
 from loadtest.traces import read_trace
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from gateway.account.usage import NOTHING, Usage, read_usage
+from gateway.account.usage import NOTHING, read_usage
+from gateway.vocabulary import Usage
 
 CHAT = {
     "id": "chatcmpl-1",

@@ -24,7 +24,7 @@ from gateway.kv_cache import (
     Reading,
     Tokenised,
 )
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId
+from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, Usage
 from serving.sim.block_hash import BlockHasher, HashAlgorithm, canonical_cbor, wire_hash
 from tests.builders import a_route
 
@@ -161,17 +161,17 @@ def test_a_cache_that_keeps_less_than_was_thought_is_believed_to_be_smaller() ->
     holdings = some_holdings(cache_tokens=1024)
     for _ in range(30):
         dispatch = holdings.dispatched(text(PROMPT), A, 0.0)
-        dispatch.answered(512, 0, None, 1.0)
+        dispatch.answered(Usage(512, cached_tokens=0), 1.0)
     assert hits(holdings, PROMPT, A)[0] < 128
     assert holdings.cache(A).audit.predicted.over > 5
     for _ in range(60):
-        holdings.dispatched(text(PROMPT), A, 0.0).answered(512, MOST, None, 1.0)
+        holdings.dispatched(text(PROMPT), A, 0.0).answered(Usage(512, cached_tokens=MOST), 1.0)
     assert hits(holdings, PROMPT, A) == [MOST]
 
 
 def test_a_response_that_says_nothing_teaches_nothing() -> None:
     holdings = some_holdings()
-    holdings.dispatched(text(PROMPT), A, 0.0).answered(512, None, None, 1.0)
+    holdings.dispatched(text(PROMPT), A, 0.0).answered(Usage(512), 1.0)
     tally = holdings.cache(A).audit.predicted
     assert (tally.exact, tally.over, tally.under) == (0, 0, 0)
 
@@ -198,7 +198,7 @@ def answered(
     holdings: Holdings, prompt: bytes, *, asked: int, found: int = 0, says: int = 21
 ) -> None:
     dispatch = holdings.dispatched(text(prompt), A, 0.0)
-    dispatch.answered(asked, found, says, 1.0)
+    dispatch.answered(Usage(asked, says, found), 1.0)
     dispatch.ended()
 
 
@@ -274,7 +274,7 @@ def test_what_was_found_where_less_was_sent_says_nothing_of_where_prompts_part()
     answered(holdings, system + b"a" * 1000, asked=ASKED)
     holdings.dispatched(text(system[:512] + b"b" * 1000), B, 0.0).first_byte(0.0)
     dispatch = holdings.dispatched(text(system + b"c" * 1000), B, 0.0)
-    dispatch.answered(ASKED, 128, 1, 0.0)
+    dispatch.answered(Usage(ASKED, 1, 128), 0.0)
     dispatch.ended()
     assert hits(holdings, system + b"!" * 1000, A) == [256]
 
@@ -491,7 +491,7 @@ def ask(holdings: Holdings, found: int, *, settle_first: bool = True) -> Dispatc
     dispatch = holdings.dispatched(text(PROMPT), A, 0.0)
     if settle_first:
         learn(holdings, dispatch, tokenised(PROMPT))
-    dispatch.answered(512, found, None, 0.0)
+    dispatch.answered(Usage(512, cached_tokens=found), 0.0)
     if not settle_first:
         learn(holdings, dispatch, tokenised(PROMPT))
     dispatch.ended()
@@ -508,7 +508,7 @@ def test_what_a_request_stored_itself_does_not_count_as_its_hit(settle_first: bo
     holdings.apply(A, [stored(PROMPT, start=4), BlocksRemoved(names(SHA256, PROMPT)[3:4])])
     for step in (0, 1) if settle_first else (1, 0):
         if step:
-            dispatch.answered(512, 64, None, 1.0)
+            dispatch.answered(Usage(512, cached_tokens=64), 1.0)
         else:
             learn(holdings, dispatch, tokenised(PROMPT))
     tally = holdings.cache(A).audit.settled
@@ -620,7 +620,7 @@ def test_a_prompt_that_was_read_first_is_not_hashed_again_to_be_learnt() -> None
     dispatch = holdings.dispatched(read_first(holdings, PROMPT), A, 0.0)
     assert list(holdings.learn(dispatch, tokenised(PROMPT))) == []
     assert hits(holdings, PROMPT, A, B) == [MOST, 0]
-    dispatch.answered(512, MOST, None, 1.0)
+    dispatch.answered(Usage(512, cached_tokens=MOST), 1.0)
     assert holdings.cache(A).audit.settled.exact == 1
 
 

@@ -16,7 +16,7 @@ from gateway.choose.shadow import Shadow
 from gateway.fleet.ledger import Replica
 from gateway.section import SettingsError
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest
+from gateway.vocabulary import GenerationRequest, Usage
 from tests.builders import a_replica, a_request
 
 
@@ -42,7 +42,7 @@ def serve(chooser: Any, fleet: list[Replica], prompt: bytes, now: float) -> str:
         chooser.dispatched(request, choice, now) as claim,
     ):
         claim.first_byte(now + 0.2)
-        claim.answered(request.prompt_tokens, 0, None, now + 0.5)
+        claim.answered(Usage(request.prompt_tokens, cached_tokens=0), now + 0.5)
     return str(choice.replica.id)
 
 

@@ -13,16 +13,11 @@ from hypothesis import strategies as st
 from gateway.demand import Demand, Share
 from gateway.scale.demands import Demands, Standing
 from gateway.settings import ScaleSettings
-from gateway.vocabulary import GenerationRequest, ModelName
+from gateway.vocabulary import GenerationRequest, ModelName, Usage
 from tests.builders import a_request
 
 BASE, ADAPTER, OTHER = ModelName("base"), ModelName("tuned"), ModelName("other")
 NOTHING = Standing(ready=0, loading=0, cold_start_s=90.0)
-
-
-@dataclass(frozen=True)
-class Usage:
-    output_tokens: int | None = None
 
 
 @dataclass(eq=False)

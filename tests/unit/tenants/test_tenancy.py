@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import yaml
 
-from gateway.account.usage import NOTHING, Usage
+from gateway.account.usage import NOTHING
 from gateway.errors import (
     ClientGone,
     ConnectFailed,
@@ -20,7 +20,7 @@ from gateway.errors import (
 from gateway.tenants.document import Document, read_documents
 from gateway.tenants.keys import digest
 from gateway.tenants.tenancy import Strangers, Tenancy, tokens_used
-from gateway.vocabulary import ANYBODY, GenerationRequest, Route, ServiceClass
+from gateway.vocabulary import ANYBODY, GenerationRequest, Route, ServiceClass, Usage
 from tests.builders import a_request, a_route
 from tests.conftest import ManualClock
 
