@@ -1,26 +1,21 @@
 """The composition root: Settings in, a house that serves out.
 
-Everything is constructed here, without effects; `House.serve` starts the background loops and the
-server as one group of tasks, and ends when the server has stopped. It knows everything and decides
-nothing.
+Everything is constructed here; how it lives then is its base's (`lifecycle`). It knows everything
+and decides nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from ssl import CERT_NONE, CERT_REQUIRED
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from gateway.accept.control import control_app
 from gateway.accept.door import Door
 from gateway.accept.head import reading
-from gateway.accept.tls import watch_certificates
 from gateway.account.accounts import Accounts
 from gateway.account.cold_metrics import ColdCollector
 from gateway.account.metrics import registry
@@ -43,10 +38,9 @@ from gateway.hold.cold import ColdHold
 from gateway.hold.gate import Gate
 from gateway.lessons import Lessons
 from gateway.life import Life
-from gateway.loops import every, kept
+from gateway.lifecycle import Lifecycle
 from gateway.news import CacheNews, FleetNews
 from gateway.overview import console
-from gateway.panel import Panel
 from gateway.parse.parser import Parser
 from gateway.peer_news import PeerNews
 from gateway.peers.link import Link, listen
@@ -65,9 +59,6 @@ from gateway.tokens.service import Tokens
 from gateway.trust.service import Trust
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Iterator
-
     from prometheus_client.registry import Collector
     from starlette.types import ASGIApp
 
@@ -79,21 +70,14 @@ if TYPE_CHECKING:
     from gateway.vocabulary import ModelCard, ModelName
     from gateway.worker import Worker
 
-FLUSH_EVERY_S: Final = 0.2
-TIDY_EVERY_S: Final = 0.2
-LOOK_EVERY_S: Final = 1.0
-DRAIN_LOOK_EVERY_S: Final = 0.02
-CUT_SHORT_S: Final = 1.0
 
-Loop = Callable[[], Awaitable[object]]
-
-
-class House(Panel):
-    """One gateway, or one worker of it: how it is put together, and how it lives and ends."""
+class House(Lifecycle):
+    """One gateway, or one worker of it."""
 
     def __init__(self, settings: Settings, worker: Worker | None = None) -> None:
         """Raises SettingsError for a policy that does not exist, a store of batches that cannot be
-        opened, or a Kubernetes API that there is no way to. Starts nothing."""
+        opened, or a Kubernetes API that there is no way to; OSError for a file. Starts nothing but
+        the threads that write logs."""
         self._settings = settings
         self._worker = worker
         self.roster = Roster(settings.fleet)
@@ -235,24 +219,6 @@ class House(Panel):
         self._peer_news.link(link.peers, link.wake)
         return link
 
-    async def _scrape(self) -> Collector:
-        return self._registry if self._siblings is None else await self._siblings.metrics()
-
-    def _is_served(self, model: ModelName) -> bool:
-        return model in self.roster.known_models()
-
-    def _card(self, model: ModelName) -> ModelCard | None:
-        return self.roster.known_models().get(model)
-
-    def _observe(self, replica: Replica, facts: EngineFacts) -> None:
-        """A response has said more of an engine."""
-        if self.kv_events is not None:
-            self.kv_events.observe_facts(replica, facts)
-        else:
-            self.roster.observe_facts(replica, facts)
-
-    # Serving
-
     def server(self) -> Server:
         """A server for this house, not yet listening to clients. Raises OSError, naming it, for a
         TLS file, tenants or a secret that cannot be read, and for the port of the link to other
@@ -287,100 +253,18 @@ class House(Panel):
         config.load()
         return Server(config, self)
 
-    async def serve(self, server: Server) -> None:
-        """Run until the server has stopped; then end every background loop.
+    async def _scrape(self) -> Collector:
+        return self._registry if self._siblings is None else await self._siblings.metrics()
 
-        Raises OSError where KEDA's scaler cannot listen, or we are not told who we are.
-        """
-        await self.trust.start()
-        if self.keda is not None:
-            await self.keda.start()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                loops = [
-                    tasks.create_task(kept(name, loop), name=name)
-                    for name, loop in self._loops(server.config.ssl)
-                ]
-                try:
-                    await self._listen(server)
-                finally:
-                    for task in loops:
-                        task.cancel()
-        finally:
-            await self._close()
+    def _is_served(self, model: ModelName) -> bool:
+        return model in self.roster.known_models()
 
-    def _loops(self, context: ssl.SSLContext | None) -> Iterator[tuple[str, Loop]]:
-        """What runs beside the requests; `context` is what clients are spoken to by."""
-        yield "sweep", self.door.sweep
-        yield "watch", self.relay.watch
-        yield "hold", self.gate.watch
-        yield "cold", self.cold.watch
-        yield "probe", self._prober.run
-        yield "sleepers", self._sleepers.run
-        yield "flush", partial(every, FLUSH_EVERY_S, self.log.flush)
-        yield "tidy", partial(every, TIDY_EVERY_S, self._tidy)
-        yield "demand", partial(every, LOOK_EVERY_S, self.demands.look)
-        yield "console", self.console.run
-        yield "lessons", self.lessons.run
+    def _card(self, model: ModelName) -> ModelCard | None:
+        return self.roster.known_models().get(model)
+
+    def _observe(self, replica: Replica, facts: EngineFacts) -> None:
+        """A response has said more of an engine."""
         if self.kv_events is not None:
-            yield "kv events", self.kv_events.run
-        yield from self.trust.loops()
-        yield from ((repr(each), each.run) for each in self._discoveries)
-        if self.batches is not None:
-            yield "batches", self.batches.run
-        if self.link is not None:
-            yield "peers", self.link.run
-        if self._siblings is not None:
-            yield "siblings", self._siblings.run
-        if self._tenants_watch is not None:
-            yield "tenants", self._tenants_watch.run
-        if context is not None:
-            yield "certificates", partial(watch_certificates, context, self._settings.accept.tls)
-
-    async def _listen(self, server: Server) -> None:
-        if self._worker is None:
-            await server.serve()
+            self.kv_events.observe_facts(replica, facts)
         else:
-            accept = self._settings.accept
-            await server.serve([await self._worker.socket(accept, self, server.stop)])
-
-    async def _close(self) -> None:
-        """The end, whatever has led to it."""
-        await self._cut_short()
-        if self.keda is not None:
-            await self.keda.stop()
-        if self.batches is not None:
-            self.batches.close()
-        self.tokens.close()
-        self.relay.close()
-        await asyncio.to_thread(self.log.close)  # which waits for its threads
-
-    def _tidy(self) -> None:
-        """What the policy remembers is put in order, and what it doubts is asked for again."""
-        self.chooser.tidy(monotonic())
-        for replica in self.chooser.repairs():
-            if self.kv_events is not None:
-                self.kv_events.replay(replica)
-
-    async def drain(self) -> None:
-        """Take nothing new; let what runs finish, for as long as the grace lasts; cut the rest."""
-        self.door.is_closing = True
-        self.console.close()
-        if self.batches is not None:
-            await self.batches.stop()
-        self.admission.drain()
-        if self.keda is not None:
-            await self.keda.stop()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.admit.drain_grace_s
-        while self.accounts.open_entries and loop.time() < deadline:
-            await asyncio.sleep(DRAIN_LOOK_EVERY_S)
-        await self._cut_short()
-
-    async def _cut_short(self) -> None:
-        """End whatever is still being served, and give it a moment to say so."""
-        self.door.cut_short()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + CUT_SHORT_S
-        while self.accounts.open_entries and loop.time() < deadline:
-            await asyncio.sleep(DRAIN_LOOK_EVERY_S)
+            self.roster.observe_facts(replica, facts)
