@@ -14,7 +14,7 @@ LONGEST_FILE = 400
 P90_FUNCTION = 30
 
 # An exception is a line here, with its reason.
-LONGER_FILES: dict[str, str] = {"gateway/settings.py": "every knob, on one page"}
+LONGER_FILES: dict[str, str] = {}
 LONGER_FUNCTIONS: dict[str, str] = {}
 
 
