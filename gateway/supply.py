@@ -12,7 +12,7 @@ from gateway.scale.loading import Loading
 from gateway.vocabulary import Health, ModelName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
 
     from gateway.choose.chooser import Chooser
     from gateway.clock import Clock
@@ -45,10 +45,12 @@ class Supply:
         roster.subscribe(self)
 
     def models(self) -> Collection[ModelName]:
-        """Those that replicas in any state are known to serve, and those that are declared."""
+        """Those that replicas in any state are known to serve, and those that are declared.
+        O(replicas + what each serves)."""
         cards = dict(self._roster.known_models())
         for replica in self._roster.replicas:
-            cards = {**replica.models, **cards}
+            for name, card in replica.models.items():
+                cards.setdefault(name, card)
         return {ModelName(card.parent or name): None for name, card in cards.items()}
 
     def base(self, model: ModelName) -> ModelName | None:
@@ -65,7 +67,7 @@ class Supply:
         caches = [size for each in ready if (size := each.facts.cache_tokens) is not None]
         return Standing(
             ready=len(ready),
-            loading=len(self._on_the_way(model, now)) + self._unplaced(model, now),
+            loading=self._on_the_way(model, now) + self._unplaced(model, now),
             cold_start_s=self._cold.starts(model).remaining_s(0.0),
             prefill_per_s=sum(rates) / len(rates) if rates else None,
             cache_tokens=sum(caches) // len(caches) if caches else None,
@@ -84,22 +86,26 @@ class Supply:
             placing.over(name)
         for name in unplaced:
             placing.joined(name, now)
-        is_only = len(self.models()) == 1
+        counts_silent = not all(unplaced.values()) and self._is_only_one()
         return sum(
             placing(name, now)
             for name, models in unplaced.items()
-            if model in models or (is_only and not models)
+            if model in models or (counts_silent and not models)
         )
 
-    def _on_the_way(self, model: ModelName, now: Seconds) -> Sequence[Replica]:
-        """One that has not said yet what it serves is the only model's, where there is but one."""
-        is_only = len(self.models()) == 1
-        return [
-            each
-            for each in self._roster.replicas
-            if (model in each.models or (is_only and not each.models))
-            and self._loading(each.id, now)
-        ]
+    def _on_the_way(self, model: ModelName, now: Seconds) -> int:
+        """Those that have an address, and do not serve yet."""
+        replicas = self._roster.replicas
+        counts_silent = not all(each.models for each in replicas) and self._is_only_one()
+        return sum(
+            self._loading(each.id, now)
+            for each in replicas
+            if model in each.models or (counts_silent and not each.models)
+        )
+
+    def _is_only_one(self) -> bool:
+        """Who has not said yet what it is for is the only model's, where there is but one."""
+        return len(self.models()) == 1
 
     def work(self, prompt_tokens: Tokens, uncached: Tokens) -> float:
         """As the policy counts it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from time import process_time
 
 from gateway.choose.policies import policy
 from gateway.fleet.health import Sign
@@ -105,3 +106,25 @@ def test_pods_without_an_address_are_on_the_way_for_a_while() -> None:
     assert house.supply.standing(M, DEADLINE_S + 1.0).loading == 1, "r came later"
     house.roster.unplaced = {}
     assert house.supply.standing(M, DEADLINE_S + 2.0).loading == 0
+
+
+def test_many_models_on_many_replicas_hold_nobody_up() -> None:
+    """Standings of n models on n replicas: n times as much for each, not n times n."""
+
+    def took_s(size: int) -> float:
+        house = House()
+        addresses = [
+            ReplicaAddress(f"http://r{each}:8000", (ModelName(f"m{each}"),)) for each in range(size)
+        ]
+        house.roster.apply(addresses, "static")
+        house.serves()
+        models = house.supply.models()
+        times = []
+        for _ in range(5):
+            began_at = process_time()
+            for model in models:
+                house.supply.standing(model, 1.0)
+            times.append(process_time() - began_at)
+        return min(times)
+
+    assert took_s(160) < 20 * took_s(40)
