@@ -77,7 +77,7 @@ class Link(asyncio.DatagramProtocol):
         siblings: Sequence[Address] = (),
     ) -> None:
         """`clocks`: the monotonic, and the wall's. `sock` is bound; the link closes it. `siblings`
-        are other workers of the same gateway. Raises OSError for a secret that cannot be read."""
+        are other workers of the same gateway. Raises OSError for a secret that is none."""
         self._settings = settings
         self._rooms = rooms
         self._clock, wall = clocks
@@ -272,7 +272,10 @@ class Link(asyncio.DatagramProtocol):
 def _secret(path: str | None) -> bytes:
     if path is None:
         return b""
-    return blake2b(Path(path).read_bytes().strip(), digest_size=MOST_SECRET_BYTES).digest()
+    said = Path(path).read_bytes().strip()
+    if not said:
+        raise OSError(f"peers.secret: {path} is empty, which is no secret")
+    return blake2b(said, digest_size=MOST_SECRET_BYTES).digest()
 
 
 def _split(address: str) -> Address:

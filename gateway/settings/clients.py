@@ -18,6 +18,12 @@ class TlsFiles(Section):
         None, description="PEM file: who may sign client certificates; set, a client needs one"
     )
 
+    @model_validator(mode="after")
+    def _no_plain_text(self) -> Self:
+        if self.certificate is None and (self.key is not None or self.client_ca is not None):
+            raise ValueError("`key` and `client_ca` need a `certificate`: without, there is no TLS")
+        return self
+
 
 class TlsSettings(TlsFiles):
     """TLS for clients; the files are watched, and new ones serve new handshakes."""

@@ -146,6 +146,14 @@ def test_what_was_overheard_and_is_sent_again_from_elsewhere_turns_nobody_away(
     run(law())
 
 
+def test_an_empty_file_is_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("\n")
+    settings = PeersSettings(host="127.0.0.1", secret=str(file))
+    with listen(settings) as sock, pytest.raises(OSError, match="is empty"):
+        Link(settings, Rooms(), (monotonic, time.time), sock)
+
+
 def test_our_own_voice_is_not_answered() -> None:
     with a_mute_link() as (link, rooms, at):
         said = Datagram(link.name, 1, 1, Kind.WHOLE, asks=True, placements=[PROMPT])
