@@ -85,14 +85,22 @@ class KvSource:
     def apply(self, events: Sequence[BlockEvent]) -> bool:
         """In the engine's order. True if its cache was cleared on the way."""
         was_cleared = False
+        run: list[BlockHash] = []  # stored, and yet to be put into the index
         for event in events:
             if isinstance(event, BlocksStored):
+                if self._goes_on(event):
+                    run += event.hashes
+                    continue
+                self._put(run)
                 self._stored(event)
             elif isinstance(event, BlocksRemoved):
+                self._put(run)
                 self._removed(event)
             else:
+                run.clear()
                 self._cleared()
                 was_cleared = True
+        self._put(run)
         if self._changes is not None and len(self._changes) > MOST_CHANGES:
             self._look_away()
         return was_cleared
@@ -187,6 +195,23 @@ class KvSource:
                 self._renamed(event)
         except (OverflowError, TypeError, ValueError):
             return  # these are no token ids
+
+    def _goes_on(self, event: BlocksStored) -> bool:
+        """Most events: there is nothing to them but native names in the GPU."""
+        return (
+            event.parent is not None
+            and self.algorithm is not None
+            and not self._bridge
+            and not self.is_refused
+            and event.group == self._group
+            and event.medium == GPU
+            and self.block_size is not None
+        )
+
+    def _put(self, run: list[BlockHash]) -> None:
+        if run:
+            self._index.add(self.bit, GPU, run, self._changes)
+            run.clear()
 
     def _is_native(self, event: BlocksStored, is_whole: bool) -> bool:
         if event.parent is not None or not is_whole:

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Final
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from gateway.fleet.kv_sequence import Apply, Ask, Effect, EventSequence, Retold, Say
+from gateway.fleet.kv_sequence import Apply, Ask, Effect, EventSequence, Say
 from gateway.fleet.kv_wire import read_batch, read_message, replay_request
-from gateway.kv_cache import BlocksCleared, BlocksStored
+from gateway.kv_cache import BlockEvent, BlocksCleared, BlocksStored
 from gateway.vocabulary import EventSource, ReplicaId, Seconds
 
 if TYPE_CHECKING:
     from gateway.fleet.kv_events import Heard, Means
+
+MOST_EVENTS: Final = 64
+"""So many are told at once, of however many batches: what is done for each telling is dear beside
+what is done for each block."""
 
 _READABLE: Final = int(zmq.POLLIN)
 
@@ -43,6 +47,7 @@ class Ear:
         self._dealer: _Socket | None = None
         self._round = 0
         self._wants_repair = False
+        self._events: list[BlockEvent] = []  # read, and not yet told
         self._trouble: asyncio.Future[None] | None = None  # while it runs; ends with what ends it
 
     def __repr__(self) -> str:
@@ -76,6 +81,17 @@ class Ear:
         """
         if self._sub is None or self._trouble is None or self._trouble.done():
             return True
+        try:
+            return self._slice(deadline)
+        finally:
+            self._tell()
+
+    @property
+    def is_calm(self) -> bool:
+        """What comes next is more of the same: there is no hurry to hear it."""
+        return self._sequence.is_under_way and not self._wants_repair
+
+    def _slice(self, deadline: Seconds) -> bool:
         clock, sequence = self._means.clock, self._sequence
         began_at = clock()
         if self._wants_repair:
@@ -142,19 +158,20 @@ class Ear:
         """Do it, and what follows from it. True if there was anything to do."""
         listener, heard = self._means.listener, self._heard
         for effect in effects:  # which grows while it is walked
-            match effect:
-                case Apply(number, batch):
-                    effects += self._tell(number, batch)
-                case Retold():
+            if isinstance(effect, Apply):
+                effects += self._read(effect.number, effect.batch)
+            elif isinstance(effect, Ask):
+                self._ask(effect.first, effect.round)
+            else:
+                self._tell()
+                if isinstance(effect, Say):
+                    heard.certainty = effect.certainty
+                    listener.certainty(self._replica, effect.certainty)
+                else:
                     listener.retold(self._replica)
-                case Say(certainty):
-                    heard.certainty = certainty
-                    listener.certainty(self._replica, certainty)
-                case Ask(first, round_):
-                    self._ask(first, round_)
         return bool(effects)
 
-    def _tell(self, number: int, batch: bytes) -> list[Effect]:
+    def _read(self, number: int, batch: bytes) -> list[Effect]:
         heard = self._heard
         heard.batches += 1
         try:
@@ -167,9 +184,16 @@ class Ear:
                 heard.blocks += len(event.hashes)
             elif isinstance(event, BlocksCleared):
                 is_cleared = True
-        if events:
-            self._means.listener.apply(self._replica, events)
+        self._events += events
+        if len(self._events) >= MOST_EVENTS:
+            self._tell()
         return self._sequence.cleared(number) if is_cleared else []
+
+    def _tell(self) -> None:
+        """The listener is told of what has been read."""
+        if self._events:
+            events, self._events = self._events, []
+            self._means.listener.apply(self._replica, events)
 
     def _ask(self, first: int, round_: int) -> None:
         assert self._source.replay_endpoint is not None, "the sequence knows that it can ask"

@@ -6,11 +6,12 @@ and then listens (`kv_ear`). It ends when the replica is ejected or drains; when
 told again from the beginning, because it has most likely been restarted.
 
 An engine that generates publishes something with every step. A wake-up costs more than what it
-brings, so there are none: one task looks every `GATHER_S` at what has come from all of them. It
-takes turns of `SLICE_S` with rests between them, so no request waits for more than a slice at a
-time, and at least half of the core is left to them. Nothing is chosen wrongly for the delay:
-prompts on their way are known to be, for longer; and who must know what is held at an instant has
-what waits handed in (`catch_up`).
+brings, so there are none: one task looks every `GATHER_S` at what has come from all of them, or
+every `LOOK_S` while something is awaited: a first batch, or what was missed. It takes turns of
+`SLICE_S` with rests between them, so no request waits for more than a slice at a time, and at least
+half of the core is left to them. Nothing is chosen wrongly for the delay: prompts on their way are
+known to be, for longer; and who must know what is held at an instant has what waits handed in
+(`catch_up`).
 
 A replica whose events cannot be had is SILENT. Where that may change (it did not answer, or what it
 answered makes no sense) it is asked again every `ASK_AGAIN_S`.
@@ -46,7 +47,8 @@ ASK_AGAIN_S: Final[Seconds] = 5.0
 
 SLICE_S: Final[Seconds] = 0.001
 REST_S: Final[Seconds] = 0.001
-GATHER_S: Final[Seconds] = 0.1
+LOOK_S: Final[Seconds] = 0.1
+GATHER_S: Final[Seconds] = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -236,16 +238,18 @@ class KvEvents:
 
     async def _hear(self) -> None:
         """Take turns at listening to all, for ever."""
-        deadline = self._clock() + SLICE_S
         while True:
-            is_dry = True
+            deadline = self._clock() + SLICE_S
+            rest_s = GATHER_S
             for ear in tuple(self._ears.values()):
-                is_dry &= self._turn(ear, deadline)
+                if not self._turn(ear, deadline):
+                    rest_s = REST_S
+                elif not ear.is_calm:
+                    rest_s = min(rest_s, LOOK_S)
                 if self._clock() >= deadline:
                     await asyncio.sleep(REST_S)
                     deadline = self._clock() + SLICE_S
-            await asyncio.sleep(GATHER_S if is_dry else REST_S)
-            deadline = self._clock() + SLICE_S
+            await asyncio.sleep(rest_s)
 
     def _turn(self, ear: Ear, deadline: Seconds) -> bool:
         """One ear's. What goes wrong ends that one only."""
