@@ -22,7 +22,9 @@ RUN: Final = 16  # right ones in a row: trusted again
 SURPRISED: Final = 0.05
 """Where predictions are off by more, as a share of the hit, every prompt is worth reading."""
 
-SOME: Final = 16  # one of so many is read all the same
+SOME, SELDOM = 16, 64
+"""One of so many is read all the same; fewer and fewer while responses say that predictions come
+true without."""
 
 _FADE: Final = 0.05  # per response: some twenty count
 _CALM: Final = 0.95  # per prompt: who hears of no surprise reads less after some sixty
@@ -60,32 +62,41 @@ class Curiosity:
     """Is the next prompt worth reading as tokens?
 
     Reading costs more than all else that is done for a request, so it is left out, but for one
-    prompt in `SOME`, until what is predicted without does not come true.
+    prompt in `SOME` to `SELDOM`, until what is predicted without does not come true.
     """
 
-    __slots__ = ("_is_all", "_prompts", "_surprise")
+    __slots__ = ("_every", "_has_heard", "_is_all", "_passed", "_surprise")
 
     def __init__(self, *, is_all: bool = False) -> None:
         """`is_all`: every prompt is, whatever comes true."""
         self._is_all = is_all
         self._surprise = 0.0
-        self._prompts = 0
+        self._every = SOME
+        self._passed = SOME  # since one was read; the first of all is
+        self._has_heard = False  # a response, since then
 
     def __repr__(self) -> str:
-        return f"<Curiosity {self._surprise:.2f}>"
+        return f"<Curiosity {self._surprise:.2f}, one in {self._every}>"
 
     def foresaw(self, predicted: Tokens, found: Tokens, tolerance: Tokens) -> None:
         """What was predicted when the replica was chosen, and what it found."""
         error = max(abs(predicted - found) - tolerance, 0)
         share = error / max(predicted, found, 1)
         self._surprise += (share - self._surprise) * _FADE
+        self._has_heard = True
 
     def takes(self) -> bool:
         """Decides on one more prompt."""
-        is_one_of_some = self._prompts % SOME == 0  # and the first of all
-        self._prompts += 1
         self._surprise *= _CALM
-        return self._is_all or self._surprise > SURPRISED or is_one_of_some
+        self._passed += 1
+        if self._surprise > SURPRISED:
+            self._every = SOME
+        elif self._passed < self._every:
+            return self._is_all
+        elif self._has_heard:
+            self._every = min(2 * self._every, SELDOM)
+        self._passed, self._has_heard = 0, False
+        return True
 
 
 class Answers:

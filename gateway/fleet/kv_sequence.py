@@ -113,11 +113,6 @@ class EventSequence:
         return f"<EventSequence {self._state.name} at {self._next}, {self.certainty}>"
 
     @property
-    def due_at(self) -> Seconds | None:
-        """When `idle` will have something to do; None: not before something else happens."""
-        return self._due_at if self._can_replay else None
-
-    @property
     def is_under_way(self) -> bool:
         """Batches have come, and nothing is asked for."""
         return self._state is _State.FOLLOWING and self._last is not None

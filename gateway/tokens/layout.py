@@ -19,6 +19,7 @@ with more than a role and a content, and roles other than the three of `_ORDERS`
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -231,7 +232,7 @@ class _Cuts:
 
     def __init__(self, told: TokenText) -> None:
         self._told = told
-        self._cuts: list[Edge] | None = None  # (bytes of the text, tokens)
+        self._gaps: list[int] | None = None  # bytes of the text, ascending
 
     def within(
         self, raw: bytes, string: tuple[int, int], content: str, place: tuple[int, int, int]
@@ -239,25 +240,22 @@ class _Cuts:
         """Edges inside a content: its string in the prompt, itself, and where in the text it would
         begin with the white space before it, does begin and ends."""
         zero, start, end = place
-        cuts = self._found() if _STRING.decode(raw[string[0] : string[1]]) == content else []
-        index, latest = 0, -1
+        gaps = self._found() if _STRING.decode(raw[string[0] : string[1]]) == content else []
+        first = bisect_right(gaps, start)
         done, offset = 0, zero
-        for at, known in characters(raw, string, EDGE_BYTES) if cuts else ():
+        for at, known in characters(raw, string, EDGE_BYTES) if gaps else ():
             offset += len(content[done:known].encode())
             done = known
-            while index < len(cuts) and cuts[index][0] + AHEAD_BYTES <= min(offset, end):
-                latest = index if cuts[index][0] > start else latest
-                index += 1
-            if latest >= 0:
-                yield at, cuts[latest][1]
+            behind = bisect_right(gaps, min(offset, end) - AHEAD_BYTES)
+            if behind > first:
+                yield at, bisect_right(self._told.ends, gaps[behind - 1])
 
-    def _found(self) -> list[Edge]:
-        if self._cuts is None:
-            count = {end: index for index, end in enumerate(self._told.ends, 1)}
+    def _found(self) -> list[int]:
+        if self._gaps is None:
             gaps = [match.end() for match in _GAP.finditer(self._told.text)]
-            are_split = len(gaps) >= LEAST_GAPS and all(gap in count for gap in gaps)
-            self._cuts = [(gap, count[gap]) for gap in gaps] if are_split else []
-        return self._cuts
+            are_split = len(gaps) >= LEAST_GAPS and set(self._told.ends).issuperset(gaps)
+            self._gaps = gaps if are_split else []
+        return self._gaps
 
 
 def _plain(message: Message) -> str | None:

@@ -23,6 +23,7 @@ from gateway.fleet.kv_sequence import (
 from gateway.kv_cache import Certainty
 
 PATIENCE = Patience(held_batches=4)
+LOOK_S = 0.5  # so often it is asked what is due
 Batch = tuple[int, int, bool]  # life, number, does it clear the cache?
 
 
@@ -148,10 +149,14 @@ class World:
         self.asked = None
 
     def wait(self) -> None:
-        due = self.sequence.due_at
-        if due is not None and not self.wire and not self.replies:
-            self.now = max(self.now, due)
-            self.do(self.sequence.idle(self.now))
+        """Until something is due: it is asked again and again."""
+        until = self.now + 2 * PATIENCE.verify_after_s
+        while self.now < until and not self.wire and not self.replies:
+            effects = self.sequence.idle(self.now)
+            if effects:
+                self.do(effects)
+                return
+            self.now += LOOK_S
 
     def repair(self) -> None:
         self.do(self.sequence.repair(self.now))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.choose.audit import SOME, Curiosity
+import pytest
+
+from gateway.choose.audit import SELDOM, SOME, Curiosity
 
 BLOCK = 16
 DISPATCHES = 4 * SOME
@@ -13,18 +15,33 @@ def read(curiosity: Curiosity) -> int:
     return sum(curiosity.takes() for _ in range(DISPATCHES))
 
 
-def test_one_of_some_is_read_while_predictions_come_true() -> None:
-    curiosity = Curiosity()
-    assert read(curiosity) == DISPATCHES / SOME
-    for _ in range(100):
-        curiosity.foresaw(320, 320, BLOCK)
-    assert read(curiosity) == DISPATCHES / SOME
+def places(curiosity: Curiosity, found: int, prompts: int) -> list[int]:
+    """Which of so many prompts are read, where each response says so much of 320 tokens."""
+    taken = []
+    for at in range(prompts):
+        if curiosity.takes():
+            taken.append(at)
+        curiosity.foresaw(320, found, BLOCK)
+    return taken
 
 
-def test_what_is_off_by_a_block_is_no_surprise() -> None:
+@pytest.mark.parametrize("found", [320, 320 - BLOCK])
+def test_fewer_and_fewer_are_read_while_predictions_come_true_to_the_block(found: int) -> None:
+    assert places(Curiosity(), found, 200) == [0, 16, 48, 112, 176]
+    assert SELDOM == 64
+
+
+def test_one_surprise_has_one_of_some_read_again() -> None:
     curiosity = Curiosity()
-    for _ in range(100):
-        curiosity.foresaw(320, 320 - BLOCK, BLOCK)
+    places(curiosity, 320, 200)
+    while len(places(curiosity, 0, 1)) == 0:
+        pass
+    assert len(places(curiosity, 320, SELDOM)) > SELDOM / SOME
+
+
+def test_one_of_some_is_read_where_responses_say_nothing() -> None:
+    curiosity = Curiosity()
+    assert read(curiosity) == DISPATCHES / SOME
     assert read(curiosity) == DISPATCHES / SOME
 
 

@@ -425,9 +425,13 @@ def test_salted_blocks_are_found_by_name_where_the_engines_hash_allows_and_else_
 def test_blocks_of_adapters_are_found_by_a_bridge() -> None:
     holdings = exact()
     chain = list(range(1000, 1032))  # the engine's, from a path we do not know
-    keys = [["lora"]] * 32
-    event = BlocksStored(chain, None, tokens_of(PROMPT), SIZE, adapter="lora", extra_keys=keys)
-    holdings.apply(A, [event])
+    keys, tokens = [["lora"]] * 16, tokens_of(PROMPT)
+    half = len(tokens) // 2
+    events = [
+        BlocksStored(chain[:16], None, tokens[:half], SIZE, adapter="lora", extra_keys=keys),
+        BlocksStored(chain[16:], 1015, tokens[half:], SIZE, adapter="lora", extra_keys=keys),
+    ]
+    holdings.apply(A, events)
     prompt = text(PROMPT, model="lora")
     learn(holdings, holdings.dispatched(prompt, B, 0.0), tokenised(PROMPT, adapter="lora"))
     assert holdings.hits(text(PROMPT, model="lora"), (A,)).tokens == [MOST]
