@@ -140,15 +140,15 @@ class Lifecycle(Panel):
 
     async def drain(self) -> None:
         """Take nothing new; let what runs finish, for as long as the grace lasts; cut the rest."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.admit.drain_grace_s
         self.door.is_closing = True
+        self.admission.drain()
         self.console.close()
         if self.batches is not None:
             await self.batches.stop()
-        self.admission.drain()
         if self.keda is not None:
             await self.keda.stop()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.admit.drain_grace_s
         while self.accounts.open_entries and loop.time() < deadline:
             await asyncio.sleep(DRAIN_LOOK_EVERY_S)
         await self._cut_short()

@@ -109,6 +109,22 @@ def test_every_line_is_answered_once_in_the_order_of_the_input(tmp_path: Path) -
     run(law())
 
 
+def test_one_that_leaves_takes_nothing_new_while_batches_are_put_away(tmp_path: Path) -> None:
+    async def law() -> None:
+        async with running(tmp_path) as (house, client):
+            for sim in house.sims:
+                sim.faults.merge({"slow": 50})
+            await a_batch(client, a_file([a_line("one", max_tokens=400)]))
+            await until(lambda: house.house.accounts.open_entries)
+            house.server.stop()
+            await asyncio.sleep(0)
+            assert not house.house.is_ready
+            refused = await house.ask(a_post())
+            assert (refused.status, refused.code) == (503, "draining")
+
+    run(law())
+
+
 def test_a_line_that_fails_fails_alone_and_is_in_the_error_file(tmp_path: Path) -> None:
     async def law() -> None:
         async with running(tmp_path) as (_, client):
