@@ -20,7 +20,7 @@ ALONE: Final = (
     *(
         f"tests/integration/test_{name}.py"
         for name in (
-            "alerts", "batch_run", "batches_crash", "batches_killed", "bench", "bench_peers",
+            "batches_killed", "bench", "bench_peers",
             "cold_hold", "dashboards", "drain", "job_rows", "keda", "loadtest_client",
             "peers", "peers_link", "read_first", "relay_abort", "replica", "sim_server", "sleepers",
             "traces", "triggers", "up", "workers",
