@@ -42,6 +42,7 @@ GIVE_UP_AFTER, REST_S = 4, 10.0
 """Where so many prompts in a row came late, none is waited for a while. Those that cannot be read
 say so at once."""
 
+_MARK: Final = b'"system_fingerprint"'  # found in a tenth of the time an expression takes
 _FINGERPRINT: Final = re.compile(rb'"system_fingerprint": ?"([^"\\]{1,200})"')
 
 
@@ -124,7 +125,7 @@ class Lessons:
 
     def answered(self, replica: Replica, tail: bytes) -> None:
         """A response was relayed whole, and this is its end."""
-        if replica.facts.version is not None:
+        if replica.facts.version is not None or _MARK not in tail:
             return
         found = _FINGERPRINT.search(tail)
         if found is not None:
