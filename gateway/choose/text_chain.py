@@ -89,10 +89,12 @@ class Prompt:
         begin, end = len(hashes), min(marks, self.marks)
         if begin >= end:
             return
-        above, append = hashes[-1] if begin else _scope(self.request), hashes.append
+        above = hashes[-1] if begin else _scope(self.request)
+        found: list[int] = []
         for part in _PARTS[begin:end]:
             above = digest(data[part], above)
-            append(above)
+            found.append(above)
+        hashes.fromlist(found)
 
     def whole(self) -> array[int]:
         """The hashes at all its marks."""
