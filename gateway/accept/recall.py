@@ -70,7 +70,8 @@ def recall(data: bytes, exchange: Exchange) -> Recall | None:
         return None
     head_end = data.find(b"\r\n\r\n") + 4
     begin = data.find(_MARK, 0, head_end) + len(_MARK)
-    if data[begin - len(_LENGTH) : begin].lower() != _LENGTH:
+    # A slice of bytes that ends before it begins is empty, but compiled it is an error.
+    if begin < len(_LENGTH) or data[begin - len(_LENGTH) : begin].lower() != _LENGTH:
         return None
     end = data.find(b"\r", begin)
     digits = data[begin:end]
