@@ -69,8 +69,9 @@ class LimitCollector(Collector):
             "gateway_memory_limit_bytes",
             "What the container may use, by its control group; no sample where nothing is set.",
         )
-        if source.memory_limit_bytes is not None:
-            memory.add_metric((), source.memory_limit_bytes)
+        limit, heard = source.memory_limit_bytes, source.peers_heard
+        if limit is not None:
+            memory.add_metric((), limit)
         yield memory
         yield GaugeMetricFamily(
             "gateway_workers", "Processes that this gateway is to have.", value=source.workers
@@ -79,6 +80,6 @@ class LimitCollector(Collector):
             "gateway_peers_heard",
             "Other gateways and workers that are heard now; no sample where there are to be none.",
         )
-        if source.peers_heard is not None:
-            peers.add_metric((), source.peers_heard)
+        if heard is not None:
+            peers.add_metric((), heard)
         yield peers

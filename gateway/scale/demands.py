@@ -126,8 +126,9 @@ class Demands:
 
     def activated(self, model: ModelName) -> None:
         """At another gateway somebody begins to wait for a model."""
-        for listener in self._listeners if not self._supply.standing(model, 0.0).ready else ():
-            listener(model)
+        if not self._supply.standing(model, self._clock()).ready:
+            for listener in self._listeners:
+                listener(model)
 
     def look(self) -> None:
         """Bring everything up to date; to be called about once a second. O(on the way)."""

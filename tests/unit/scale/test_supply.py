@@ -10,7 +10,8 @@ from gateway.fleet.health import Sign
 from gateway.fleet.roster import Roster
 from gateway.hold.cold import ColdHold
 from gateway.hold.gate import Gate
-from gateway.settings import ChooseSettings, FleetSettings, HoldSettings
+from gateway.scale.demands import Demands
+from gateway.settings import ChooseSettings, FleetSettings, HoldSettings, ScaleSettings
 from gateway.supply import Supply
 from gateway.vocabulary import ModelCard, ModelName, ReplicaAddress
 
@@ -106,6 +107,15 @@ def test_pods_without_an_address_are_on_the_way_for_a_while() -> None:
     assert house.supply.standing(M, DEADLINE_S + 1.0).loading == 1, "r came later"
     house.roster.unplaced = {}
     assert house.supply.standing(M, DEADLINE_S + 2.0).loading == 0
+
+
+def test_who_hears_elsewhere_of_somebody_who_waits_counts_pods_from_that_moment_on() -> None:
+    house = House()
+    house.now = 10 * DEADLINE_S
+    demands = Demands(ScaleSettings(), house.supply, lambda: house.now)
+    house.roster.unplaced = {"here/pod#0": (ASLEEP,)}
+    demands.activated(ASLEEP)
+    assert house.supply.standing(ASLEEP, house.now).loading == 1
 
 
 def test_many_models_on_many_replicas_hold_nobody_up() -> None:
