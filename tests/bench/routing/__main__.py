@@ -24,7 +24,7 @@ from tests.bench.routing.comparators import COMPARATORS
 from tests.bench.routing.figures import Figure, figures, ideal_hit_ratio
 from tests.bench.routing.held import Held
 from tests.bench.routing.report import Record, WorkloadRecord, table, write
-from tests.bench.routing.several import GATEWAYS
+from tests.bench.routing.several import GATEWAYS, HELD_GATEWAYS
 from tests.bench.routing.workloads import WORKLOADS, Source, Unavailable, Workload
 from tests.bench.routing.world import RouterFactory, World
 
@@ -144,7 +144,9 @@ def _measure(
         arrivals = workload.draw(source)
         ideal = ideal_hit_ratio(arrivals)
         for policy, factory in policies.items():
-            world = Held(workload.specs) if policy == HELD else World(workload.specs)
+            world = World(workload.specs)
+            if policy == HELD or policy in HELD_GATEWAYS:
+                world = Held(workload.specs, HELD_GATEWAYS.get(policy, 1))
             router = factory(workload.specs, world, Random(f"{source.seed}/{policy}"))
             run = world.run(arrivals, router)
             found[policy].append({**figures(run), Figure.IDEAL: ideal})

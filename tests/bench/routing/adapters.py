@@ -115,9 +115,16 @@ class GatewayRouter:
         self._owed[arrival.number] = arrival.prompt_tokens
         return view.index
 
+    def door(self, arrival: Arrival) -> int:
+        """There is one gateway."""
+        return 0
+
     def claim(self, arrival: Arrival) -> Claim:
         """On what was chosen for it."""
         return self._claims[arrival.number]
+
+    def sent(self, arrival: Arrival, replica: int, now: float) -> None:
+        """What waited has gone, and nobody else is to be told."""
 
     def first_token(self, arrival: Arrival, replica: int, now: float) -> None:
         """The first byte came back: its prefill is no longer owed."""

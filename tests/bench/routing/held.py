@@ -1,25 +1,26 @@
 """Our default policy as it runs: what it chose is held until its replica is open.
 
 The queue, its order and what a replica may be given are the gateway's own (`gateway.hold`); only
-the tasks that wait are left out. Those that wait when their replica dies choose anew.
+the tasks that wait are left out. Those that wait when their replica dies choose anew. Each of
+several gateways has queues and rooms of its own, and hears of the others' when it is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from functools import partial
+from typing import Final, Protocol, runtime_checkable
 
 from gateway.choose.chooser import Claim
-from gateway.hold.capacity import Bounds, Load, Room
+from gateway.hold.capacity import Bounds, Load, Part, Room
 from gateway.hold.fair_queue import FairQueue, Ticket
 from gateway.hold.shares import Shares
 from gateway.order import CLASSES
 from gateway.settings import HoldSettings
 from gateway.vocabulary import Tenant
-from tests.bench.routing.adapters import GatewayRouter
-from tests.bench.routing.cache import BLOCK_TOKENS
+from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
 from tests.bench.routing.engine import Job, ReplicaSpec
-from tests.bench.routing.world import Router, World
+from tests.bench.routing.world import Router, Run, World
 
 EVERYBODY: Final = Tenant("everybody")
 
@@ -41,16 +42,29 @@ class _Waiter(Ticket):
         self.claim = claim
 
 
-class Held(World):
-    """Replicas behind the gateway's queues."""
+@runtime_checkable
+class Keeper(Router, Protocol):
+    """A router that can make what it has chosen wait."""
 
-    def __init__(self, specs: Sequence[ReplicaSpec]) -> None:
-        super().__init__(specs)
+    def door(self, arrival: Arrival) -> int:
+        """The gateway it came to."""
+
+    def claim(self, arrival: Arrival) -> Claim:
+        """On what was chosen for it."""
+
+    def sent(self, arrival: Arrival, replica: int, now: float) -> None:
+        """It waits no longer."""
+
+
+class Door:
+    """What one gateway holds back, and what it counts at every replica."""
+
+    def __init__(self, specs: Sequence[ReplicaSpec], gateways: int) -> None:
         hold = HoldSettings()
         shares = [Shares() for _ in CLASSES]
         floors = (0.0, hold.default_floor, hold.batch_floor)
-        self._queues = [FairQueue[_Waiter](shares, floors, hold.alike_in_a_row) for _ in specs]
-        self._rooms = [
+        self.queues = [FairQueue[_Waiter](shares, floors, hold.alike_in_a_row) for _ in specs]
+        self.rooms = [
             Room(
                 Bounds(
                     hold.commit_tokens,
@@ -61,57 +75,102 @@ class Held(World):
             )
             for each in specs
         ]
-        self._loads: dict[int, Load] = {}  # of those sent, by arrival
+        for room in self.rooms:
+            room.beside(gateways)
+        self.timed: set[int] = set()  # replicas that will be looked at again by the clock
 
     def __repr__(self) -> str:
-        return f"<Held {self._rooms!r} {self._queues!r}>"
+        return f"<Door {self.rooms!r} {self.queues!r}>"
 
-    def _dispatch(self, job: Job, now: float, router: Router) -> None:
-        assert isinstance(router, GatewayRouter), "others have nothing that waits"
-        index = router.choose(job.arrival, now)
-        waiter = _Waiter(job, router.claim(job.arrival))
-        queue = self._queues[index]
-        if not queue.requests and self._may_go(waiter, index, now):
-            self._send(waiter, index, now)
-        else:
-            queue.push(waiter)
-            waiter.claim.waits(waiter.place)
-            self._serve(index, now)
+    def part(self, replica: int) -> Part:
+        """Its own, to be told."""
+        return self.rooms[replica].part(self.queues[replica].requests)
 
-    def _may_go(self, waiter: _Waiter, index: int, now: float) -> bool:
-        room = self._rooms[index]
+    def may_go(self, waiter: _Waiter, replica: int, now: float) -> bool:
+        """Is there room for it?"""
+        room = self.rooms[replica]
         return room.is_open(now) and room.fits(waiter.uncached, waiter.output)
 
-    def _send(self, waiter: _Waiter, index: int, now: float) -> None:
-        load = Load(waiter.uncached, waiter.output, is_stream=True)
-        self._rooms[index].take(load, now)
-        self._loads[waiter.job.arrival.number] = load
+
+class Held(World):
+    """Replicas behind the queues of gateways."""
+
+    def __init__(self, specs: Sequence[ReplicaSpec], gateways: int = 1) -> None:
+        super().__init__(specs)
+        self.doors = [Door(specs, gateways) for _ in range(gateways)]
+        self._keeper: Keeper | None = None
+        self._sent: dict[int, tuple[Room, Load]] = {}  # by arrival
+
+    def __repr__(self) -> str:
+        return f"<Held {self.doors!r}>"
+
+    def run(self, arrivals: Sequence[Arrival], router: Router) -> Run:
+        """Routers of others have nothing that waits."""
+        assert isinstance(router, Keeper)
+        self._keeper = router
+        return super().run(arrivals, router)
+
+    @property
+    def keeper(self) -> Keeper:
+        """Whose choices wait."""
+        assert self._keeper is not None
+        return self._keeper
+
+    def _dispatch(self, job: Job, now: float, router: Router) -> None:
+        index = router.choose(job.arrival, now)
+        door = self.doors[self.keeper.door(job.arrival)]
+        waiter = _Waiter(job, self.keeper.claim(job.arrival))
+        if not door.queues[index].requests and door.may_go(waiter, index, now):
+            self._send(door, waiter, index, now)
+        else:
+            door.queues[index].push(waiter)
+            waiter.claim.waits(waiter.place)
+            self.serve(door, index, now)
+
+    def _send(self, door: Door, waiter: _Waiter, index: int, now: float) -> None:
+        room, load = door.rooms[index], Load(waiter.uncached, waiter.output, is_stream=True)
+        room.take(load, now)
+        self._sent[waiter.job.arrival.number] = room, load
         self._submit(waiter.job, index, now)
 
-    def _serve(self, index: int, now: float) -> None:
-        queue = self._queues[index]
+    def serve(self, door: Door, index: int, now: float) -> None:
+        """Send those who wait while there is room; look again when the clock alone may make it."""
+        queue = door.queues[index]
         while queue.requests:
             waiter = queue.head(now)
-            if waiter is None or not self._may_go(waiter, index, now):
-                return
+            if waiter is None or not door.may_go(waiter, index, now):
+                break
             queue.take(waiter)
             waiter.claim.goes()
-            self._send(waiter, index, now)
+            self._send(door, waiter, index, now)
+            self.keeper.sent(waiter.job.arrival, index, now)
+        due = door.rooms[index].next_due(now) if queue.requests else None
+        if due is not None and index not in door.timed:
+            door.timed.add(index)
+            self.at(due, partial(self._due, door, index))
+
+    def _due(self, door: Door, index: int, now: float) -> None:
+        door.timed.discard(index)
+        self.serve(door, index, now)
 
     def _answered(self, job: Job, index: int, now: float) -> None:
-        self._rooms[index].begun(self._loads[job.arrival.number], now)
+        room, load = self._sent[job.arrival.number]
+        room.begun(load, now)
 
     def _left(self, job: Job, index: int) -> None:
-        self._rooms[index].give_back(self._loads.pop(job.arrival.number))
+        room, load = self._sent.pop(job.arrival.number)
+        room.give_back(load)
 
     def _stepped(self, index: int, now: float, router: Router) -> None:
         super()._stepped(index, now, router)
-        self._serve(index, now)
+        for door in self.doors:
+            self.serve(door, index, now)
 
     def _changed(self, index: int, now: float, router: Router) -> None:
         super()._changed(index, now, router)
-        queue = self._queues[index]
-        while self._dead[index] and (waiter := queue.head(now)) is not None:
-            queue.remove(waiter)
-            router.ended(waiter.job.arrival, index, now, None)
-            self._dispatch(waiter.job, now, router)
+        for door in self.doors:
+            queue = door.queues[index]
+            while self._dead[index] and (waiter := queue.head(now)) is not None:
+                queue.remove(waiter)
+                router.ended(waiter.job.arrival, index, now, None)
+                self._dispatch(waiter.job, now, router)

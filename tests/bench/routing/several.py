@@ -5,15 +5,13 @@ what gateways tell each other (`choose.target.Part`, `kv_cache.Placement`), at o
 `peers.tell_every_s` after it last told them anything, and they hear it after `late_s`; or it tells
 nothing. What caches hold all of them hear from the engines' own events, late too; every prompt
 is read as tokens before the choice, so that it can be looked up. One gateway alone is the same with
-nobody to hear from.
+nobody to hear from. Before replicas whose requests are held (`held.Door`) each tells of that, too.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -21,12 +19,15 @@ from msgspec.structs import replace
 
 from gateway.choose.policies import policy
 from gateway.choose.target import Part
+from gateway.hold.capacity import NO_PART
+from gateway.hold.capacity import Part as Room
 from gateway.kv_cache import (
     BlockEvent,
     BlocksRemoved,
     BlocksStored,
     Certainty,
     EngineFacts,
+    Placement,
     Reading,
     Tokenised,
 )
@@ -35,12 +36,13 @@ from gateway.vocabulary import GenerationRequest
 from tests.bench.routing.adapters import BYTES_PER_TOKEN, GatewayRouter, request_of
 from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
 from tests.bench.routing.engine import ReplicaSpec
+from tests.bench.routing.held import Held
 from tests.bench.routing.world import Caches, RouterFactory
 
 if TYPE_CHECKING:
     from random import Random
 
-    from gateway.choose.chooser import Chooser
+    from gateway.choose.chooser import Chooser, Claim
 
 SHORTLY_S: Final = (0.001, 0.005)
 """Between an event's being told and its being heard: a network, and two processes with more to do.
@@ -125,6 +127,7 @@ class Several:
     def __init__(
         self,
         gateways: Sequence[Gateway],
+        world: Caches,
         rng: Random,
         late_s: tuple[float, float],
         *,
@@ -132,15 +135,15 @@ class Several:
     ) -> None:
         """`is_told`: what the others do."""
         self._gateways = gateways
+        self._at = world.at
+        self._held = world if isinstance(world, Held) else None
         self._rng = rng
         self._late_s = late_s
         self._is_told = is_told
         self._where: dict[int, int] = {}  # the gateway of an arrival
-        self._news: list[tuple[float, int, Callable[[float], None]]] = []
         self._untold: list[set[int]] = [set() for _ in gateways]  # replicas
         self._told_at = [-TELL_EVERY_S for _ in gateways]
         self._last: dict[object, float] = {}
-        self._order = count()
         self._untimed: list[tuple[int, Sequence[BlockEvent]]] = []
 
     def __repr__(self) -> str:
@@ -175,6 +178,18 @@ class Several:
         self._tell(which, replica, now)
         return replica
 
+    def door(self, arrival: Arrival) -> int:
+        """The gateway it came to."""
+        return self._where[arrival.number]
+
+    def claim(self, arrival: Arrival) -> Claim:
+        """On what was chosen for it there."""
+        return self._gateways[self._where[arrival.number]].claim(arrival)
+
+    def sent(self, arrival: Arrival, replica: int, now: float) -> None:
+        """It waited until now, and others counted it so."""
+        self._tell(self._where[arrival.number], replica, now)
+
     def first_token(self, arrival: Arrival, replica: int, now: float) -> None:
         """Its own gateway sees it."""
         self._catch_up(now)
@@ -200,18 +215,33 @@ class Several:
         """One gateway tells what has changed since it last did."""
         teller, self._told_at[which] = self._gateways[which], now
         untold, self._untold[which] = self._untold[which], set()
-        told = [(replica, teller.part(replica)) for replica in sorted(untold)]
+        told = [(each, teller.part(each), self._room(which, each)) for each in sorted(untold)]
         placements = teller.chooser.placements()
+        self._later(which, partial(self._hear, which, told, placements), now)
 
-        def hear(then: float) -> None:
-            for other, gateway in enumerate(self._gateways):
-                if other != which:
-                    for placement in placements:
-                        gateway.chooser.placed(placement, then)
-                    for replica, part in told:
-                        gateway.others(str(which), replica, part, then)
+    def _room(self, which: int, replica: int) -> Room:
+        """What it holds back there, and has sent."""
+        return NO_PART if self._held is None else self._held.doors[which].part(replica)
 
-        self._later(which, hear, now)
+    def _hear(
+        self,
+        which: int,
+        told: Sequence[tuple[int, tuple[int, int, Part], Room]],
+        placements: Sequence[Placement],
+        now: float,
+    ) -> None:
+        """All others hear what one has told."""
+        for other, gateway in enumerate(self._gateways):
+            if other == which:
+                continue
+            for placement in placements:
+                gateway.chooser.placed(placement, now)
+            for replica, part, room in told:
+                gateway.others(str(which), replica, part, now)
+                if self._held is not None:
+                    door = self._held.doors[other]
+                    door.rooms[replica].others(str(which), room, now)
+                    self._held.serve(door, replica, now)
 
     def _later(self, source: object, hear: Callable[[float], None], now: float) -> None:
         """Of one source everything is heard in its order."""
@@ -219,17 +249,11 @@ class Several:
         self._last[source] = due
         self._at(due, hear)
 
-    def _at(self, due: float, what: Callable[[float], None]) -> None:
-        heapq.heappush(self._news, (due, next(self._order), what))
-
     def _catch_up(self, now: float) -> None:
-        """What has been told until now is heard."""
+        """What caches did until now is on its way."""
         untimed, self._untimed = self._untimed, []
         for replica, events in untimed:
             self._later(f"engine {replica}", partial(self._stored, replica, events), now)
-        while self._news and self._news[0][0] <= now:
-            due, _, what = heapq.heappop(self._news)
-            what(due)
 
     def _stored(self, replica: int, events: Sequence[BlockEvent], _: float) -> None:
         for gateway in self._gateways:
@@ -253,12 +277,15 @@ def _several(
     cache_tokens = min(each.cache_blocks for each in specs) * BLOCK_TOKENS
     settings = ChooseSettings(policy="cache-aware", cache_tokens=cache_tokens)
     gateways = [Gateway(policy(settings, rng), specs) for _ in range(number)]
-    several = Several(gateways, rng, late_s, is_told=is_told)
+    several = Several(gateways, caches, rng, late_s, is_told=is_told)
     caches.listen(several.blocks)
     for gateway in gateways:
         gateway.chooser.beside(number if is_told else 1)
     return several
 
+
+HELD_GATEWAYS: Final[Mapping[str, int]] = MappingProxyType({"one held": 1, "four held": 4})
+"""Those before whose replicas requests wait, and how many they are."""
 
 GATEWAYS: Final[Mapping[str, RouterFactory]] = MappingProxyType(
     {
@@ -268,5 +295,6 @@ GATEWAYS: Final[Mapping[str, RouterFactory]] = MappingProxyType(
         "four not told": partial(_several, 4, SHORTLY_S, False),
         "sixteen gateways": partial(_several, 16, SHORTLY_S, True),
     }
+    | {name: partial(_several, number, SHORTLY_S, True) for name, number in HELD_GATEWAYS.items()}
 )
 """How many gateways, and what they know of each other."""

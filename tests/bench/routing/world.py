@@ -86,6 +86,9 @@ class Caches(Protocol):
     def listen(self, listener: Listener) -> None:
         """Hear of every change as it is planned."""
 
+    def at(self, due_s: float, then: Callable[[float], None]) -> None:
+        """Be called at an instant that is to come."""
+
 
 RouterFactory = Callable[[Sequence[ReplicaSpec], Caches, "Random"], Router]
 
@@ -94,8 +97,9 @@ class _Kind(IntEnum):
     """What happens; at equal instants in this order, so that news comes before decisions."""
 
     STEPPED = 0
-    CHANGED = 1
-    ARRIVED = 2
+    TOLD = 1
+    CHANGED = 2
+    ARRIVED = 3
 
 
 class World:
@@ -105,6 +109,7 @@ class World:
         self._engines = [Engine(spec) for spec in specs]
         self._dead = [False] * len(specs)
         self._events: list[tuple[float, int, int, int, Arrival | None]] = []
+        self._calls: dict[int, Callable[[float], None]] = {}
         self._order = count()
         self._followers: dict[int, list[Arrival]] = {}
         self._served: list[Served] = []
@@ -116,6 +121,12 @@ class World:
         """See `Caches`."""
         for index, each in enumerate(self._engines):
             each.cache.listener = partial(listener, index)
+
+    def at(self, due_s: float, then: Callable[[float], None]) -> None:
+        """See `Caches`."""
+        number = next(self._order)
+        self._calls[number] = then
+        self._happens(due_s, _Kind.TOLD, number, None)
 
     def hit_tokens(self, arrival: Arrival) -> list[int]:
         """See `Caches`."""
@@ -139,6 +150,8 @@ class World:
             now, kind, _, index, arrival = heapq.heappop(self._events)
             if kind == _Kind.STEPPED:
                 self._stepped(index, now, router)
+            elif kind == _Kind.TOLD:
+                self._calls.pop(index)(now)
             elif kind == _Kind.CHANGED:
                 self._changed(index, now, router)
             elif arrival is not None:

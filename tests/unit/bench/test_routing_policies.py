@@ -1,6 +1,6 @@
 """The formulas of the comparators on cases that fit in the head, and the gateway's adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -23,6 +23,9 @@ class Hits:
 
     def listen(self, listener: Listener) -> None:
         """Nothing ever changes."""
+
+    def at(self, due_s: float, then: Callable[[float], None]) -> None:
+        """Nobody is told of anything."""
 
     def hit_tokens(self, arrival: Arrival) -> list[int]:
         return self.tokens
