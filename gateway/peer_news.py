@@ -188,7 +188,7 @@ class PeerNews:
     def beside(self, gateways: Sequence[str], ours: int) -> None:
         """Limits are kept by all of these together, caches filled, and replicas given work."""
         self._chooser.beside(len(gateways))
-        self._gate.beside(len(gateways))
+        self._gate.beside(len(gateways), gateways[ours])
         if self._tenants is not None:
             self._tenants.ranks = Ranks(len(gateways), ours) if len(gateways) > 1 else ALONE
 

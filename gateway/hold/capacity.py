@@ -36,6 +36,7 @@ from collections import deque
 from math import inf
 from typing import Final
 
+from gateway.hold.rotation import UNHEARD_S, Rotation
 from gateway.record import Value
 from gateway.vocabulary import Seconds, Tokens
 
@@ -43,8 +44,6 @@ PRIOR_RATE_PER_S: Final = 8_000.0  # prompt tokens; to predict a wait before any
 LEAST_COMMIT_TOKENS: Final = 2048  # the least chunk budget that vLLM has by itself
 BATCH_ALLOWANCE: Final = 0.125
 """The part of the commitment up to which batches are sent: others find the rest free."""
-UNHEARD_S: Final = 0.03
-"""After so long others' news are here, as a rule: a tick of `peers.tell_every_s`, and its way."""
 LEAST_SPAN_S: Final = 0.2
 LEAST_TOKENS: Final = 1024
 LEARNING: Final = 0.3  # weight of a new span
@@ -95,7 +94,7 @@ class Room:
     __slots__ = (
         "_done", "_elsewhere", "_late", "_late_kv", "_late_unbegun", "_others", "_since", "_unseen",
         "begun_tokens", "bounds", "free_at", "gateways", "kv_tokens", "parties", "rate_per_s",
-        "sequences", "unbegun",
+        "rotation", "sequences", "unbegun",
     )  # fmt: skip
 
     def __init__(self, bounds: Bounds) -> None:
@@ -113,6 +112,7 @@ class Room:
         self._elsewhere = NO_PART  # their sum
         self.parties = 1  # gateways that share the room; 1 while no other waits for it
         self.gateways = 1  # all that there are
+        self.rotation = Rotation()
         self._late: deque[tuple[Seconds, Tokens, Tokens]] = deque()
         """What we sent of late: until when it is late, its un-begun prompt, and its KV tokens."""
         self._late_unbegun: Tokens = 0  # sum over `_late`
@@ -171,19 +171,19 @@ class Room:
 
     def try_take(self, load: Load, now: Seconds) -> bool:
         """Send it there if it may be sent now; False where it may not."""
-        if (self.unbegun or self._late) and not (
-            self.is_open(now) and self.fits(load.uncached, load.output)
+        if (self.unbegun or self._late or self.parties > 1) and not (
+            self.is_open(now) and self.fits(load.uncached, load.output, now)
         ):
             return False
         bounds = self.bounds
         if bounds.sequences is not None and self.sequences >= bounds.sequences:
             return False
-        if bounds.cache_tokens is not None and not self.fits(load.uncached, load.output):
+        if bounds.cache_tokens is not None and not self.fits(load.uncached, load.output, now):
             return False
         self.take(load, now)
         return True
 
-    def fits(self, uncached: Tokens, output: Tokens) -> bool:
+    def fits(self, uncached: Tokens, output: Tokens, now: Seconds) -> bool:
         """May one like this be sent, where any may (`is_open` now)? An idle replica takes
         anything."""
         commit, cache = self.commitment(), self.bounds.cache_tokens
@@ -191,6 +191,8 @@ class Room:
             return True
         unbegun = self.unbegun + self._unheard
         if unbegun > commit // 2 and unbegun + uncached > commit:
+            return False
+        if self.parties > 1 and unbegun + self.parties * uncached > commit and now < self.turn_at():
             return False
         if cache is None or not self.sequences:
             return True
@@ -216,15 +218,28 @@ class Room:
             self._late.append(late)
             self._late_unbegun += late[1]
             self._late_kv += late[2]
+            self.rotation.sent(now)
 
     def begun(self, load: Load, now: Seconds) -> None:
         """Its first byte is here: its prompt has been read. Only the first call counts."""
         if load.unbegun:
-            self.unbegun -= load.unbegun
+            self._lower(load.unbegun, now)
             load.unbegun = 0
             if load.is_stream:
                 self.begun_tokens += load.uncached
                 self._have_begun(load.uncached, now)
+
+    def _lower(self, tokens: Tokens, now: Seconds) -> None:
+        """So many un-begun are begun: is there room for the next?"""
+        self.unbegun -= tokens
+        if self.gateways > 1:
+            half = (self.commitment() or 0) // 2
+            if self.unbegun <= half < self.unbegun + tokens:
+                self.rotation.gap(now)
+
+    def turn_at(self) -> Seconds:
+        """When we may send what would leave no room for all that wait."""
+        return self.rotation.ours_at([peer for peer, part in self._others.items() if part.waiting])
 
     def _have_begun(self, tokens: Tokens, now: Seconds) -> None:
         self._done += tokens
@@ -247,8 +262,12 @@ class Room:
     def others(self, peer: str, part: Part, now: Seconds) -> None:
         """Another gateway's; `NO_PART` once it is gone. O(gateways)."""
         was = self._others.pop(peer, None)
-        if part is not NO_PART:
+        if part is NO_PART:
+            self.rotation.gone(peer)
+        else:
             self._others[peer] = part
+            if was is None or part.unbegun + part.begun > was.unbegun + was.begun:
+                self.rotation.other_sent(peer, now)
         old, parts = self._elsewhere, self._others.values()
         new = Part(
             sum([each.unbegun for each in parts]),
@@ -258,7 +277,7 @@ class Room:
         self._elsewhere = new
         if new.unbegun > old.unbegun and not self.unbegun:
             self._since, self._done = now, 0
-        self.unbegun += new.unbegun - old.unbegun
+        self._lower(old.unbegun - new.unbegun, now)
         self.sequences += new.sequences - old.sequences
         self.kv_tokens += new.kv_tokens - old.kv_tokens
         if was is not None and part.begun > was.begun:
@@ -267,9 +286,10 @@ class Room:
         if any(each.waiting for each in parts):
             self.parties += sum([each.waiting > 0 or each.unbegun > 0 for each in parts])
 
-    def beside(self, gateways: int) -> None:
-        """So many of them send there, ourselves included."""
+    def beside(self, gateways: int, name: str) -> None:
+        """So many of them send there, ourselves included, by this name."""
         self.gateways = gateways
+        self.rotation.name = name
         if gateways == 1:
             self._are_heard(inf)
 
@@ -299,6 +319,8 @@ class Room:
         dues = [self._unseen[0].due] if self._unseen else []
         if self._late:
             dues.append(self._late[0][0])
+        if self.parties > 1 and (turn_at := self.turn_at()) > now:
+            dues.append(turn_at)
         return min(dues, default=None)
 
     def wait_s(self, tokens: float) -> Seconds:
@@ -309,7 +331,7 @@ class Room:
         unseen = self._unseen
         while unseen and (unseen[0].due <= now or not unseen[0].unbegun):
             load = unseen.popleft()
-            self.unbegun -= load.unbegun
+            self._lower(load.unbegun, now)
             self._done += load.unbegun
             load.unbegun = 0
 

@@ -73,7 +73,7 @@ class Gate:
         )
         self._floors = (0.0, settings.default_floor, settings.batch_floor)
         self._lanes: dict[ReplicaId, Lane] = {}
-        self._gateways = 1
+        self._beside = (1, "")
         self._mean_output = PRIOR_OUTPUT_TOKENS
         self._expected = int(self._mean_output)
         self.on_change: Callable[[ReplicaId], None] = _nobody
@@ -179,7 +179,7 @@ class Gate:
             if waiter.is_hopeless(reads_at):
                 self._send_away(waiter, DeadlineMissed())
                 continue
-            if not room.fits(waiter.uncached, waiter.output):
+            if not room.fits(waiter.uncached, waiter.output, now):
                 break
             queue.take(waiter)
             self.crowd.leave(waiter)
@@ -222,7 +222,7 @@ class Gate:
             Room(self._bounds),
             FairQueue[Waiter](self.shares, self._floors, self._settings.alike_in_a_row),
         )
-        lane.room.beside(self._gateways)
+        lane.room.beside(*self._beside)
         self._lanes[replica] = lane
         return lane
 
@@ -253,11 +253,11 @@ class Gate:
         if lane.queue.requests:
             self.serve(lane, now)
 
-    def beside(self, gateways: int) -> None:
-        """So many of them send to these replicas, ourselves included."""
-        self._gateways = gateways
+    def beside(self, gateways: int, name: str) -> None:
+        """So many of them send to these replicas, ourselves included, by this name."""
+        self._beside = (gateways, name)
         for lane in self._lanes.values():
-            lane.room.beside(gateways)
+            lane.room.beside(gateways, name)
 
     # What it is told
 

@@ -177,7 +177,7 @@ class World:
             if first is not None and not first.is_hopeless(self.clock()):
                 assert (
                     not lane.room.is_open(self.clock())
-                    or not lane.room.fits(first.uncached, first.output)
+                    or not lane.room.fits(first.uncached, first.output, self.clock())
                     or (first.rank == 2 and not lane.is_spare(self.clock()))
                     or lane.timer is not None
                 ), "nobody waits for an open replica"

@@ -52,7 +52,7 @@ def test_a_room_holds_what_is_in_it_and_is_empty_at_rest(
             len(loads) < 5 and (not room.unbegun or room.unbegun < 6000 * BATCH_ALLOWANCE)
         )
         commits = room.unbegun <= 3000 or room.unbegun + uncached <= 6000
-        assert room.fits(uncached, output) == (
+        assert room.fits(uncached, output, now) == (
             commits and (not loads or room.kv_tokens + uncached + output <= 20_000)
         )
         due = room.next_due(now)
@@ -71,8 +71,8 @@ def test_a_slow_replica_is_given_what_it_reads_in_some_time_but_never_less_than_
         assert room.commitment() == commitment
         room.take(first := Load(commitment - 1, 0, is_stream=True), 0.0)
         assert room.is_open(0.0)
-        assert not room.fits(2, 0)
-        assert room.fits(1, 0)
+        assert not room.fits(2, 0, 0.0)
+        assert room.fits(1, 0, 0.0)
         room.take(last := Load(1, 0, is_stream=True), 0.0)
         assert not room.is_open(0.0)
         room.give_back(first)
@@ -84,7 +84,7 @@ def test_an_unbounded_room_is_always_open() -> None:
     for _ in range(10_000):
         room.take(Load(100_000, 0, is_stream=True), 0.0)
     assert room.is_open(0.0)
-    assert room.fits(100_000, 0)
+    assert room.fits(100_000, 0, 0.0)
 
 
 def test_the_rate_is_that_of_spans_in_which_there_was_always_something_to_read() -> None:

@@ -16,8 +16,9 @@ from gateway.choose.target import Target
 from gateway.errors import GatewayError
 from gateway.fleet.ledger import Lease, Replica
 from gateway.hold.capacity import NO_PART as NO_ROOM_PART
-from gateway.hold.capacity import UNHEARD_S, Bounds, Load, Room
+from gateway.hold.capacity import Bounds, Load, Room
 from gateway.hold.capacity import Part as RoomPart
+from gateway.hold.rotation import UNHEARD_S
 from gateway.tenants.buckets import DAY_S
 from gateway.tenants.limits import MOST_LIVES, Allowance, Limits, Part, Reservation
 from gateway.tenants.ration import ALONE, PAUSE_S, TURN_S, Ranks, Ration
@@ -155,8 +156,8 @@ def test_a_burst_to_all_gateways_passes_no_bound_by_more_than_a_request_of_each(
 ) -> None:
     """Nobody hears of anybody; what was there before is known to all."""
     rooms = [Room(bounds) for _ in range(gateways)]
-    for room in rooms:
-        room.beside(gateways)
+    for who, room in enumerate(rooms):
+        room.beside(gateways, str(who))
         if before:
             room.others("gone", RoomPart(before, 1, before, 0, 0), 1.0)
     loads = [(who, Load(tokens, 100, is_stream=True)) for who, tokens in burst]
@@ -173,7 +174,7 @@ def test_a_burst_to_all_gateways_passes_no_bound_by_more_than_a_request_of_each(
 
 def test_who_alone_sends_there_has_all_of_the_room_once_others_would_have_been_heard() -> None:
     room, now = Room(Bounds(commit_tokens=8000)), 1.0
-    room.beside(4)
+    room.beside(4, "we")
     went = []
     while room.unbegun < 7500:
         if room.try_take(Load(500, 0, is_stream=True), now):
@@ -185,18 +186,18 @@ def test_who_alone_sends_there_has_all_of_the_room_once_others_would_have_been_h
             now = due
     assert went.count(1.0) == 4, "a fourth of it"
     assert now < 1.0 + 8 * UNHEARD_S
-    room.beside(1)
+    room.beside(1, "we")
     assert room.next_due(now) is None
 
 
 def test_what_has_begun_is_not_taken_for_others_to_have_sent() -> None:
     room = Room(Bounds(commit_tokens=8000))
-    room.beside(4)
+    room.beside(4, "we")
     room.take(load := Load(4000, 0, is_stream=True), 1.0)
     assert not room.is_open(1.0)
     room.begun(load, 1.0)
     assert room.is_open(1.0)
-    assert room.fits(8000, 0)
+    assert room.fits(8000, 0, 1.0)
 
 
 @given(STEPS)

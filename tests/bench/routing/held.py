@@ -59,7 +59,7 @@ class Keeper(Router, Protocol):
 class Door:
     """What one gateway holds back, and what it counts at every replica."""
 
-    def __init__(self, specs: Sequence[ReplicaSpec], gateways: int) -> None:
+    def __init__(self, specs: Sequence[ReplicaSpec], gateways: int, name: str) -> None:
         hold = HoldSettings()
         shares = [Shares() for _ in CLASSES]
         floors = (0.0, hold.default_floor, hold.batch_floor)
@@ -76,7 +76,7 @@ class Door:
             for each in specs
         ]
         for room in self.rooms:
-            room.beside(gateways)
+            room.beside(gateways, name)
         self.timed: set[int] = set()  # replicas that will be looked at again by the clock
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class Door:
     def may_go(self, waiter: _Waiter, replica: int, now: float) -> bool:
         """Is there room for it?"""
         room = self.rooms[replica]
-        return room.is_open(now) and room.fits(waiter.uncached, waiter.output)
+        return room.is_open(now) and room.fits(waiter.uncached, waiter.output, now)
 
 
 class Held(World):
@@ -97,7 +97,7 @@ class Held(World):
 
     def __init__(self, specs: Sequence[ReplicaSpec], gateways: int = 1) -> None:
         super().__init__(specs)
-        self.doors = [Door(specs, gateways) for _ in range(gateways)]
+        self.doors = [Door(specs, gateways, str(which)) for which in range(gateways)]
         self._keeper: Keeper | None = None
         self._sent: dict[int, tuple[Room, Load]] = {}  # by arrival
 

@@ -301,7 +301,7 @@ class World:
                 held = leading(entry.arrival.blocks, engine.cache.held, engine.promised)
                 hit = hit_tokens(held, entry.arrival.prompt_tokens)
                 uncached = entry.arrival.prompt_tokens - hit
-                if not each.room.fits(uncached, entry.arrival.output_tokens):
+                if not each.room.fits(uncached, entry.arrival.output_tokens, self._now):
                     continue
                 own_s = self.work(entry.arrival.prompt_tokens, uncached) / each.pace.rate_per_s
                 cost = each.pace.wait_s(self._now) + (1.0 + AFFINITY) * own_s
