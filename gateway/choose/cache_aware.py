@@ -152,7 +152,12 @@ class CacheAware:
 
     def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
         """Another gateway's part; `NO_PART` once it is gone."""
-        self.target(replica).others(peer, part, now)
+        target = self.target(replica)
+        target.others(peer, part, now)
+        if target.is_crowded:
+            self._crowded.add(target)
+        else:
+            self._crowded.discard(target)
 
     def placed(self, placement: Placement, now: Seconds) -> None:
         """A prompt was sent by another gateway."""
@@ -223,12 +228,12 @@ class CacheAware:
         """Those who wait and would go after it do not keep it waiting: it keeps them."""
         hits, now = priced.hits, priced.now
         for at, target in enumerate(priced.pool.targets):
-            if target.waiting:
+            if target in self._crowded:
                 uncached, pace = hits.uncached(at), target.pace
                 own = place(request.tenant, request.deadline, now, uncached)
-                others, theirs = target.waiting.behind(own)
-                spared_s = min(theirs / pace.rate_per_s, pace.wait_s(now))
                 cold = work(hits.prompt_tokens, uncached, priced.attention_tokens)
+                others, theirs = target.behind(own, cold)
+                spared_s = min(theirs / pace.rate_per_s, pace.wait_s(now))
                 costs[at] += others * cold / pace.rate_per_s - spared_s
                 priced.spared_s[at] = spared_s
 

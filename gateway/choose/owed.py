@@ -77,10 +77,9 @@ class Owed:
     def goes(self) -> None:
         """It is sent now."""
         if self._place is not None:
-            waiting = self._target.waiting
-            waiting.remove(self._place, self.work)
+            self._target.waiting.remove(self._place, self.work)
             self._place = None
-            if not waiting:
+            if not self._target.is_crowded:
                 self._crowded.discard(self._target)
 
     def first_byte(self, now: Seconds) -> None:

@@ -11,7 +11,7 @@ Invariants. What others are owed is never negative, and nothing once they are go
 from __future__ import annotations
 
 from math import expm1
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.choose.pace import Pace
 from gateway.choose.price import BUSY_S, Footprint, Price
@@ -19,12 +19,16 @@ from gateway.choose.waiting import Waiting
 from gateway.record import Value
 from gateway.vocabulary import Seconds, Tokens
 
+if TYPE_CHECKING:
+    from gateway.order import Place
+
 
 class Part(Value, frozen=True):
     """One gateway's part in what a replica has been sent.
 
     Work of streams ever sent, that of those which have had a first byte, and of those which ended
-    without; work of unary requests ever sent; tokens in use now.
+    without; work of unary requests ever sent; tokens in use now. Of all that was sent, how many
+    still wait at the gateway, and their work.
     """
 
     sent: Tokens = 0
@@ -32,6 +36,8 @@ class Part(Value, frozen=True):
     dropped: Tokens = 0
     unseen: Tokens = 0
     in_use: Tokens = 0
+    waiting: int = 0
+    waiting_work: Tokens = 0
 
     @property
     def owed(self) -> Tokens:
@@ -83,7 +89,29 @@ class Target:
     def part(self) -> Part:
         """Our own."""
         in_use = self.footprint.tokens - sum([each.in_use for each in self._others.values()])
-        return Part(self.sent, self.read, self.dropped, self.unseen, in_use)
+        waiting = self.waiting
+        return Part(
+            self.sent, self.read, self.dropped, self.unseen, in_use, len(waiting), waiting.work
+        )
+
+    @property
+    def is_crowded(self) -> bool:
+        """Does anybody wait for it, here or at another gateway?"""
+        return bool(self.waiting) or any(each.waiting for each in self._others.values())
+
+    def behind(self, place: Place, work: Tokens) -> tuple[float, float]:
+        """Who of those that wait would be sent after a newcomer with this place and so much work:
+        how many, and their work. Gateways that wait have the replica in equal parts: of each other
+        one as much goes before the newcomer as of ours, itself included."""
+        waiting = self.waiting
+        others, theirs = waiting.behind(place)
+        number, spared = float(others), float(theirs)
+        before = waiting.work - theirs + work
+        for each in self._others.values():
+            if each.waiting_work > before:
+                spared += each.waiting_work - before
+                number += each.waiting * (1.0 - before / each.waiting_work)
+        return number, spared
 
     def others(self, peer: str, part: Part, now: Seconds) -> None:
         """That of another gateway is this now; nothing, once it is gone."""

@@ -4,7 +4,7 @@ A replica owes the prefill of everybody who was promised to it. Of those who sti
 gateway, though, only the ones who go first stand before a newcomer: a short prompt overtakes long
 ones, and must not be kept from a replica by what it will not wait for.
 
-Invariants. What was added and not removed is here. `work` is its sum.
+Invariant. What was added and not removed is here.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class Waiting:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def work(self) -> Tokens:
+        """Of all that wait. O(n)."""
+        return sum(self._works)
 
     def add(self, place: Place, work: Tokens) -> None:
         """It waits. Among equals, who came first goes first."""

@@ -266,7 +266,8 @@ class Room:
             self.rotation.gone(peer)
         else:
             self._others[peer] = part
-            if was is None or part.unbegun + part.begun > was.unbegun + was.begun:
+            had = was or NO_PART
+            if part.unbegun + part.begun > had.unbegun + had.begun:
                 self.rotation.other_sent(peer, now)
         old, parts = self._elsewhere, self._others.values()
         new = Part(

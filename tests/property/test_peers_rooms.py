@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.choose.pace import Pace
 from gateway.choose.price import Price
 from gateway.choose.target import NO_PART as NO_TARGET_PART
+from gateway.choose.target import Part as TargetPart
 from gateway.choose.target import Target
 from gateway.errors import GatewayError
 from gateway.fleet.ledger import Lease, Replica
@@ -19,10 +20,12 @@ from gateway.hold.capacity import NO_PART as NO_ROOM_PART
 from gateway.hold.capacity import Bounds, Load, Room
 from gateway.hold.capacity import Part as RoomPart
 from gateway.hold.rotation import UNHEARD_S
+from gateway.order import place
 from gateway.tenants.buckets import DAY_S
 from gateway.tenants.limits import MOST_LIVES, Allowance, Limits, Part, Reservation
 from gateway.tenants.ration import ALONE, PAUSE_S, TURN_S, Ranks, Ration
 from gateway.vocabulary import ReplicaAddress
+from tests.builders import a_request
 
 GATEWAYS = 3
 STEPS = st.lists(
@@ -413,3 +416,47 @@ def test_the_last_one_may_be_had_by_anybody_who_waits_for_its_turn(ours: int) ->
             return
         wall += 0.012
     raise AssertionError("it waited in vain")
+
+
+def test_of_those_that_wait_elsewhere_as_much_goes_before_a_newcomer_as_of_ours() -> None:
+    target = Target(Pace(), Price())
+    newcomer = place(a_request().tenant, None, 10.0, 100)
+    assert target.behind(newcomer, 100) == (0.0, 0.0)
+    target.others("few", TargetPart(sent=90, waiting=1, waiting_work=90), 10.0)
+    target.others("many", TargetPart(sent=4000, waiting=4, waiting_work=4000), 10.0)
+    assert target.is_crowded
+    assert target.behind(newcomer, 1000) == (3.0, 3000.0)
+    target.waiting.add(place(a_request().tenant, None, 9.0, 50), 500)
+    assert target.behind(newcomer, 1500) == (2.0, 2000.0), "ours goes before it"
+    target.waiting.add(place(a_request().tenant, None, 10.0, 10**7), 700)
+    assert target.behind(newcomer, 1500) == (3.0, 2700.0)
+    assert target.part() == TargetPart(waiting=2, waiting_work=1200)
+    for peer in ("few", "many"):
+        target.others(peer, NO_TARGET_PART, 11.0)
+    assert target.behind(newcomer, 1500) == (1.0, 700.0)
+
+
+def test_what_would_leave_no_room_for_others_that_wait_is_sent_in_turn() -> None:
+    rooms = {name: Room(Bounds(commit_tokens=6000)) for name in ("a", "b", "c")}
+    for name, room in rooms.items():
+        room.beside(3, name)
+
+    def tell(waiting: int, now: float) -> None:
+        for name, room in rooms.items():
+            for peer, other in rooms.items():
+                if peer != name:
+                    room.others(peer, other.part(waiting), now)
+
+    rooms["a"].take(first := Load(5000, 0, is_stream=True), 1.0)
+    tell(1, 1.01)
+    rooms["a"].begun(first, 2.0)
+    tell(1, 2.0)
+    went = []
+    for now in (2.0, 2.01, 2.02):
+        for name, room in rooms.items():
+            if room.try_take(Load(5000, 0, is_stream=True), now):
+                went.append(name)
+        tell(1, now + 0.005)
+    assert went == ["b"], "it has not sent for longest, of equals by its name"
+    due = rooms["c"].next_due(2.0)
+    assert due is None or due > 2.0

@@ -25,7 +25,7 @@ from tests.bench.routing.world import Router, Run, World
 EVERYBODY: Final = Tenant("everybody")
 
 
-class _Waiter(Ticket):
+class Waiter(Ticket):
     """A job that has been promised to a replica."""
 
     __slots__ = ("claim", "job")
@@ -63,7 +63,7 @@ class Door:
         hold = HoldSettings()
         shares = [Shares() for _ in CLASSES]
         floors = (0.0, hold.default_floor, hold.batch_floor)
-        self.queues = [FairQueue[_Waiter](shares, floors, hold.alike_in_a_row) for _ in specs]
+        self.queues = [FairQueue[Waiter](shares, floors, hold.alike_in_a_row) for _ in specs]
         self.rooms = [
             Room(
                 Bounds(
@@ -86,7 +86,7 @@ class Door:
         """Its own, to be told."""
         return self.rooms[replica].part(self.queues[replica].requests)
 
-    def may_go(self, waiter: _Waiter, replica: int, now: float) -> bool:
+    def may_go(self, waiter: Waiter, replica: int, now: float) -> bool:
         """Is there room for it?"""
         room = self.rooms[replica]
         return room.is_open(now) and room.fits(waiter.uncached, waiter.output, now)
@@ -119,7 +119,7 @@ class Held(World):
     def _dispatch(self, job: Job, now: float, router: Router) -> None:
         index = router.choose(job.arrival, now)
         door = self.doors[self.keeper.door(job.arrival)]
-        waiter = _Waiter(job, self.keeper.claim(job.arrival))
+        waiter = Waiter(job, self.keeper.claim(job.arrival))
         if not door.queues[index].requests and door.may_go(waiter, index, now):
             self._send(door, waiter, index, now)
         else:
@@ -127,7 +127,7 @@ class Held(World):
             waiter.claim.waits(waiter.place)
             self.serve(door, index, now)
 
-    def _send(self, door: Door, waiter: _Waiter, index: int, now: float) -> None:
+    def _send(self, door: Door, waiter: Waiter, index: int, now: float) -> None:
         room, load = door.rooms[index], Load(waiter.uncached, waiter.output, is_stream=True)
         room.take(load, now)
         self._sent[waiter.job.arrival.number] = room, load
