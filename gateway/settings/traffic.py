@@ -93,7 +93,7 @@ class ChooseSettings(Section):
     read_every_prompt: bool = Field(
         False,
         description="cache-aware: read every prompt as tokens after dispatch, and so audit every "
-        "response; else one in sixteen, and all while hits are not foreseen without",
+        "response; else one in 16 to 64, and all while hits are not foreseen without",
     )
     request_overhead_tokens: int = Field(
         256,

@@ -19,7 +19,7 @@ from gateway.fleet.health import Sign
 from gateway.fleet.kv_events import GATHER_S, KvEvents
 from gateway.fleet.kv_sequence import PATIENCE, Patience
 from gateway.fleet.roster import Roster
-from gateway.kv_cache import BlockHash, Certainty, EngineFacts
+from gateway.kv_cache import BlockEvent, BlockHash, Certainty, EngineFacts
 from gateway.settings import FleetSettings, Settings
 from gateway.vocabulary import EventSource, Health, ReplicaAddress, ReplicaId
 from serving.sim.block_hash import wire_hash
@@ -83,11 +83,26 @@ class Listening:
                 await asyncio.sleep(0.005)
 
 
+class Stumbling(Hearing):
+    """Has a bug that shows once."""
+
+    has_stumbled = False
+
+    def apply(self, replica: ReplicaId, events: Sequence[BlockEvent]) -> None:
+        if not self.has_stumbled:
+            self.has_stumbled = True
+            raise LookupError("a bug")
+        super().apply(replica, events)
+
+
 @asynccontextmanager
 async def listening(
-    address: ReplicaAddress, patience: Patience = QUICK, fleet: FleetSettings = FLEET
+    address: ReplicaAddress,
+    patience: Patience = QUICK,
+    fleet: FleetSettings = FLEET,
+    hearing: Hearing | None = None,
 ) -> AsyncIterator[Listening]:
-    roster, hearing = Roster(fleet), Hearing()
+    roster, hearing = Roster(fleet), hearing or Hearing()
     kv_events = KvEvents(roster, fleet, hearing, monotonic, patience=patience)
     task = asyncio.create_task(kv_events.run())
     await asyncio.sleep(0)
@@ -248,6 +263,26 @@ def test_an_engine_that_has_started_anew_is_told_anew(is_noticed: bool) -> None:
             assert listens.hearing.facts[listens.id].block_size == 4
 
     run(test())
+
+
+def test_a_bug_ends_what_is_heard_of_one_replica_and_it_is_told_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.fleet.kv_events.ASK_AGAIN_S", 0.05)
+
+    async def test() -> None:
+        async with running_sim(a_sim()) as sim:
+            await work(sim, 3)
+            address, hearing = ReplicaAddress(sim.url), Stumbling()
+            async with listening(address, hearing=hearing) as listens:
+                await listens.until(Certainty.EXACT, sim)
+                assert hearing.has_stumbled
+                assert hearing.retold_times[listens.id] > 1
+                await work(sim, 3, first=20)
+                await listens.until(Certainty.EXACT, sim)
+
+    run(test())
+    assert "a bug" in caplog.text
 
 
 def test_a_repair_tells_everything_anew_but_not_all_the_time() -> None:
