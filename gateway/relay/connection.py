@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+Request = tuple[bytes, ...]
+"""A whole one, in one piece or some."""
+
+
 class User(Protocol):
     """Who is using the connection now."""
 
@@ -49,11 +53,14 @@ class Connection(asyncio.Protocol):
         use = "closed" if self.is_closed else "in use" if self.user else "idle"
         return f"<Connection {use} {self.reader!r}>"
 
-    def begin(self, user: User, request: bytes) -> None:
+    def begin(self, user: User, request: Request) -> None:
         """Send a whole request; what comes back goes to `user` until `release`."""
         self.user = user
         self.reader.expect()
-        self.transport.write(request)
+        if len(request) == 1:
+            self.transport.write(request[0])
+        else:
+            self.transport.writelines(request)
 
     def release(self) -> None:
         """The user has what it needed; the connection is idle."""

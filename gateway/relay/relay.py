@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from gateway.errors import ClosedBeforeReply, ConnectFailed, ConnectTimedOut
 from gateway.relay.attempt import Attempt, Job, Patience, Reply
-from gateway.relay.connection import Connection
+from gateway.relay.connection import Connection, Request
 from gateway.relay.pool import Pool
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from gateway.vocabulary import ReplicaAddress, ReplicaId, Seconds
 
 WATCH_EVERY_S: Final = 0.25
+LONG_BYTES: Final = 16 * 1024
+"""Longer bodies are not copied to be sent in one piece with their head: memory for a copy of 128 KB
+is taken from the system anew each time."""
 
 
 class Relay:
@@ -73,13 +76,11 @@ class Relay:
         Cancelled, it closes the connection, by which the engine learns to stop.
         """
         job = Job(client, watcher, self._streaming if stream else self._unary, leave_on)
-        request = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
-            client.target,
-            address.fields,
-            client.forwarded,
-            len(client.body),
-            client.body,
-        )
+        body = client.body
+        head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
+            client.target, address.fields, client.forwarded, len(body)
+        )  # fmt: skip
+        request = (head, body) if len(body) > LONG_BYTES else (head + body,)
         pooled = self._pool.take(address.id, self.clock())
         if pooled is not None:
             try:
@@ -91,7 +92,7 @@ class Relay:
         return await self._attempt(await self._connect(address), address, job, request)
 
     async def _attempt(
-        self, connection: Connection, address: ReplicaAddress, job: Job, request: bytes
+        self, connection: Connection, address: ReplicaAddress, job: Job, request: Request
     ) -> Reply:
         attempt = Attempt(connection, self.clock, job)
         self._busy.add(attempt)

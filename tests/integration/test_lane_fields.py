@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.relay.relay import LONG_BYTES
 from tests.builders import a_chat, a_get, a_post
 from tests.house import Shared, shared_house
 from tests.scripted import STREAM_HEAD, Scripted, a_reply, chunked
@@ -55,6 +56,20 @@ def test_the_body_goes_on_byte_for_byte_with_a_length_and_the_replicas_own_host(
         assert received.all("content-length") == [str(len(body))]
         assert received.all("host") == [f"127.0.0.1:{place.replica.port}"]
         assert received.lines[0] == "POST /v1/chat/completions HTTP/1.1"
+
+    place.shared.run(law())
+
+
+@pytest.mark.parametrize("size", [LONG_BYTES - 1, LONG_BYTES, LONG_BYTES + 1, 3_000_000])
+def test_a_body_of_any_length_goes_on_whole(place: Place, size: int) -> None:
+    async def law() -> None:
+        body = a_chat(("abcdefg" * size)[: size - len(a_chat(""))])
+        assert len(body) == size
+        place.replica.received.clear()
+        place.replica.answer = a_reply()
+        for _ in range(2):
+            assert (await place.running.ask(a_post(body))).status == 200
+        assert [each.body for each in place.replica.received] == [body, body]
 
     place.shared.run(law())
 
