@@ -40,11 +40,8 @@ def bench(
     scenario: Scenario, endpoint: Endpoint, args: argparse.Namespace, earlier: Sequence[Run]
 ) -> int:
     """Run, say how it was, and write the report. Raises Refused, EndpointError, ScenarioError."""
-    models = [args.model] if args.model else models_of(endpoint)
-    if not models:
-        raise EndpointError(f"{endpoint.url} serves no model")
     name = Path(args.scenario).stem
-    target = Target(endpoint, models[0], args.label or name, name)
+    target = Target(endpoint, args.model or models_of(endpoint)[0], args.label or name, name)
     console = Console(stderr=True, highlight=False)
     console.print(f"[bold]{name}[/]: {scenario.question}", soft_wrap=True)
     try_it = _runner(target, console)
@@ -67,11 +64,21 @@ def _runner(target: Target, console: Console) -> Callable[[Scenario], Run]:
             done = run(plan, target, progress.tick)
         if not done.everything.requests:
             raise ScenarioError("not one request was made: the run is too short for its rate")
+        if done.everything.failed == done.everything.requests:
+            raise EndpointError(_nothing(done))
         if done.generator.bottleneck is not None:
             raise Refused(done.generator.bottleneck)
         return done
 
     return try_it
+
+
+def _nothing(done: Run) -> str:
+    errors = ", ".join(f"{count} x {kind}" for kind, count in done.everything.errors.items())
+    hint = ""
+    if "status_400" in done.everything.errors and done.scenario.force_length:
+        hint = "; an endpoint that does not take `ignore_eos` needs --no-force-length"
+    return f"not one of {done.everything.requests} requests was answered: {errors}{hint}"
 
 
 def _search(scenario: Scenario, try_it: Callable[[Scenario], Run], console: Console) -> Record:

@@ -53,19 +53,21 @@ class BenchCommand:
                             help="environment variable with the key (%(default)s)")  # fmt: skip
         parser.add_argument("--insecure", action="store_true", help="take any certificate")
         load = parser.add_argument_group("the load, where it is not the scenario's")
-        load.add_argument("--rate", type=float, help="requests per second, in the mean: open loop")
+        load.add_argument(
+            "--rate", type=_positive, help="requests per second, in the mean: open loop"
+        )
         load.add_argument("--users", type=int, help="so many who wait for answers: closed loop")
-        load.add_argument("--duration-s", type=float)
+        load.add_argument("--duration-s", type=_positive)
         load.add_argument("--warm-up-s", type=float)
         load.add_argument("--seed", type=int)
         load.add_argument("--no-force-length", action="store_true",
                           help="do not send `ignore_eos`: not all endpoints take it")  # fmt: skip
         goals = parser.add_argument_group("objectives, where they are not the scenario's")
         for name in ("ttft", "tpot", "e2e", "longest-gap"):
-            goals.add_argument(f"--{name}-ms", type=float)
-        goals.add_argument("--share", type=float, help="of requests that must meet them, 0..1")
+            goals.add_argument(f"--{name}-ms", type=_positive)
+        goals.add_argument("--share", type=_share, help="of requests that must meet them, 0..1")
         how = parser.add_argument_group("how often, and what is written")
-        how.add_argument("--repeat", type=int, default=1, help="runs, each with the next seed")
+        how.add_argument("--repeat", type=_some, default=1, help="runs, each with the next seed")
         how.add_argument("--search", action="store_true",
                          help="find the highest rate that meets the objectives")  # fmt: skip
         how.add_argument("--label", help="what the report calls these runs (the scenario's name)")
@@ -182,6 +184,23 @@ def _objectives(own: Objectives, args: argparse.Namespace) -> Objectives:
     if args.share is not None:
         changes["share"] = args.share
     return msgspec.structs.replace(own, **changes)
+
+
+def _positive(word: str) -> float:
+    if (value := float(word)) > 0:
+        return value
+    raise argparse.ArgumentTypeError(f"{word} is not above 0")
+
+
+def _some(word: str) -> int:
+    _positive(word)
+    return int(word)
+
+
+def _share(word: str) -> float:
+    if 0 < (value := float(word)) <= 1:
+        return value
+    raise argparse.ArgumentTypeError(f"{word} is not within 0 and 1")
 
 
 def _complain(text: str, code: int) -> int:

@@ -19,13 +19,13 @@ from typing import Any
 import gevent
 import msgspec
 from locust.env import Environment
-from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, LocalRunner, MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from loadtest.drive import Driver
 from loadtest.overhead import Overhead, Watch
 from loadtest.record import Record
-from loadtest.run import Outcome, Target, models_of, run_of
+from loadtest.run import KEY_VARIABLE, EndpointError, Outcome, Target, models_of, run_of
 from loadtest.samples import Sample
 from loadtest.scenario import Plan
 from loadtest.servers import Servers
@@ -35,6 +35,7 @@ from loadtest.written import file_stem, write_reports
 
 _SHARE = "headrace_share"
 _KEY = "headrace"
+_LOOK_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -90,8 +91,11 @@ class ScenarioRun:
     """The run of one Locust process: local, worker or master."""
 
     def __init__(self, environment: Environment, plan: Plan, name: str, folder: Path) -> None:
-        """Raises EndpointError where the endpoint does not say what it serves."""
-        endpoint = Endpoint.of(environment.host or "", api_key=os.environ.get("OPENAI_API_KEY"))
+        """Raises EndpointError where there is none, or it does not say what it serves."""
+        try:
+            endpoint = Endpoint.of(environment.host or "", api_key=os.environ.get(KEY_VARIABLE))
+        except ValueError as error:
+            raise EndpointError(f"{error}: say --host") from error
         options = environment.parsed_options
         model = getattr(options, "model", None) or models_of(endpoint)[0]
         self._environment = environment
@@ -99,11 +103,13 @@ class ScenarioRun:
         self._target = Target(endpoint, model, name, name)
         self._folder = folder
         self._generator: Generator | None = None
-        self._share = (0, 1)
+        self._share: tuple[int, int] | None = None
+        """A worker's, of the run that begins next: who joins a run later has none of it."""
         self._numbers = count()
         self._gathered: list[Sample] = []
         self._overheads: dict[str, Overhead] = {}
         self._shares = 1
+        self._watcher: gevent.Greenlet[[], None] | None = None
         self._servers: Servers | None = None
         self._started_at = datetime.now(UTC)
         self._is_written = False
@@ -136,16 +142,35 @@ class ScenarioRun:
             self._shares = len(workers)
             for number, worker in enumerate(workers):
                 runner.send_message(_SHARE, {"share": number, "of": len(workers)}, worker)
-        else:
-            self._generator = Generator(self._environment, self._plan, self._target)
-            self._numbers = count(*self._share)
-            gevent.spawn(self._generate, self._generator)
+            self._watcher = gevent.spawn(self._watch_over, runner, workers)
+            return
+        share, self._share = self._share, None
+        if isinstance(runner, LocalRunner):
+            share = (0, 1)
+        if share is None:
+            _log.warning("this run began without this worker: it waits for the next")
+            return
+        self._generator = Generator(self._environment, self._plan, self._target)
+        self._numbers = count(*share)
+        gevent.spawn(self._generate, self._generator, share)
+
+    def _watch_over(self, runner: MasterRunner, workers: list[str]) -> None:
+        """Ends the run when a worker goes before it has told all: its share would be missing."""
+        while True:
+            gevent.sleep(_LOOK_S)
+            for worker in workers:
+                node = runner.clients.get(worker)
+                if worker not in self._overheads and (node is None or node.state == STATE_MISSING):
+                    _log.error("no report: %s has gone with its share of the load", worker)
+                    self._environment.process_exit_code = 1
+                    gevent.spawn(self._end)
+                    return
 
     def _take_share(self, msg: Any, **_: Any) -> None:
         self._share = (msg.data["share"], msg.data["of"])
 
-    def _generate(self, generator: Generator) -> None:
-        generator.run(*self._share)
+    def _generate(self, generator: Generator, share: tuple[int, int]) -> None:
+        generator.run(*share)
         if isinstance(self._environment.runner, LocalRunner):
             self._add("local", generator.handed_over())
 
@@ -178,6 +203,8 @@ class ScenarioRun:
 
     def _write(self, **_: Any) -> None:
         """The report, where all shares came to their end; the test may have been stopped before."""
+        if self._watcher is not None:
+            self._watcher.kill(block=False)
         if self._servers is None or self._is_written or len(self._overheads) < self._shares:
             return
         self._is_written = True

@@ -18,7 +18,8 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
 from loadtest.locust_run import ScenarioRun
-from loadtest.scenario import Plan, load_scenario, shipped
+from loadtest.run import EndpointError
+from loadtest.scenario import Plan, ScenarioError, load_scenario, shipped
 
 
 class ScenarioUser(User):
@@ -52,9 +53,12 @@ def _init(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     if options is None:
         raise RuntimeError("this locustfile is run by the locust command")
-    plan = Plan(load_scenario(options.scenario))
     name, folder = Path(options.scenario).stem, Path(options.report_folder)
-    ScenarioUser.scenario_run = ScenarioRun(environment, plan, name, folder)
+    try:
+        plan = Plan(load_scenario(options.scenario))
+        ScenarioUser.scenario_run = ScenarioRun(environment, plan, name, folder)
+    except (EndpointError, ScenarioError) as error:
+        raise SystemExit(f"headrace: {error}") from error  # Locust goes on after anything else
 
 
 events.init_command_line_parser.add_listener(_options)

@@ -15,7 +15,7 @@ from loadtest.samples import Marks
 class Reply:
     """What came of one request."""
 
-    __slots__ = ("body", "error", "marks", "status", "text")
+    __slots__ = ("body", "cause", "error", "marks", "status", "text")
 
     def __init__(self, marks: Marks) -> None:
         self.marks = marks
@@ -26,6 +26,8 @@ class Reply:
         self.error: str | None = None
         """None for a whole reply; else `status_503`, `connect`, `reset`, `timeout`, `truncated`,
         `garbage` or `error_event`."""
+        self.cause = ""
+        """What the system said of it, for a person."""
 
     def __repr__(self) -> str:
         return f"<Reply {self.status} {self.error or 'whole'}>"

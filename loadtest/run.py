@@ -15,6 +15,7 @@ from loadtest.figures import Distribution, by_label, figures_of, over_time, perc
 from loadtest.machine import machine
 from loadtest.overhead import LATE_SHARE, Overhead, Watch, bottleneck
 from loadtest.record import Curves, GeneratorFigures, Run
+from loadtest.replies import Reply
 from loadtest.samples import Sample
 from loadtest.scenario import Plan, Scenario
 from loadtest.servers import Servers
@@ -23,6 +24,8 @@ from loadtest.stream import Client, Endpoint
 _STRETCHES: Final = 60
 """About so many points are drawn over time."""
 TICK_S: Final = 0.5
+KEY_VARIABLE: Final = "OPENAI_API_KEY"
+"""Where the key is looked for, unless said otherwise."""
 
 
 class EndpointError(Exception):
@@ -56,17 +59,30 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def models_of(endpoint: Endpoint) -> list[str]:
-    """Names at `/v1/models`. Raises EndpointError."""
+    """Names at `/v1/models`, one at the least. Raises EndpointError."""
     client = Client(endpoint, timeout_s=10.0)
     reply = client.get("/v1/models")
     client.close()
     if reply.error is not None:
-        raise EndpointError(f"{endpoint.url}/v1/models: {reply.error}")
+        raise EndpointError(_refusal(endpoint, reply))
     try:
         listing: Any = msgspec.json.decode(reply.body)
-        return [model["id"] for model in listing["data"]]
+        models = [model["id"] for model in listing["data"]]
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise EndpointError(f"{endpoint.url}/v1/models is no list of models") from error
+    if not models:
+        raise EndpointError(f"{endpoint.url} serves no model")
+    return models
+
+
+def _refusal(endpoint: Endpoint, reply: Reply) -> str:
+    if reply.error == "connect":
+        return f"cannot connect to {endpoint.url}: {reply.cause}"
+    if reply.status in (401, 403):
+        if endpoint.headers:
+            return f"{endpoint.url}: the key is refused ({reply.status})"
+        return f"{endpoint.url} wants a key: put one into {KEY_VARIABLE}, in the environment"
+    return f"{endpoint.url}/v1/models: {reply.error}: is it an OpenAI-compatible endpoint?"
 
 
 def run(plan: Plan, target: Target, on_tick: Callable[[Live], None] = lambda _: None) -> Run:

@@ -97,8 +97,9 @@ class Client:
                 self._attempt(request, reader_of(path), reply)
         except gevent.Timeout:
             reply.error = "timeout"
-        except OSError:
+        except OSError as error:
             reply.error = "connect" if reply.status is None else "reset"
+            reply.cause = str(error)
         except httptools.HttpParserError:
             reply.error = "garbage"
         if reply.error is not None and marks.ended_s <= marks.sent_s:

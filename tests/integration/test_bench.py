@@ -16,7 +16,7 @@ import pytest
 
 from loadtest.record import Record, read_record
 from tests.builders import MODEL
-from tests.house import a_sim, run, running_house
+from tests.house import a_sim, run, running_house, until
 
 LOCUSTFILE = Path(__file__).resolve().parents[2] / "loadtest" / "locustfile.py"
 SHORT = """\
@@ -117,11 +117,15 @@ def test_a_search_and_a_comparison_of_what_it_tried(scenario: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
-        (["http://127.0.0.1:9"], 1, "/v1/models: connect"),
+        (["http://127.0.0.1:9"], 1, "cannot connect to http://127.0.0.1:9: "),
         (["ftp://127.0.0.1"], 2, "no http"),
         (["http://127.0.0.1:9", "--scenario", "nothing"], 2, "no scenario"),
         (["http://127.0.0.1:9", "--users", "0"], 2, "at least one user"),
         (["http://127.0.0.1:9", "--against", "nowhere.json"], 2, "nowhere.json"),
+        (["http://127.0.0.1:9", "--repeat", "0"], 2, "--repeat: 0 is not above 0"),
+        (["http://127.0.0.1:9", "--rate", "-1"], 2, "--rate: -1 is not above 0"),
+        (["http://127.0.0.1:9", "--ttft-ms", "0"], 2, "--ttft-ms: 0 is not above 0"),
+        (["http://127.0.0.1:9", "--share", "95"], 2, "--share: 95 is not within 0 and 1"),
     ],
 )
 def test_what_is_wrong_is_said(words: list[str], code: int, complaint: str) -> None:
@@ -131,6 +135,35 @@ def test_what_is_wrong_is_said(words: list[str], code: int, complaint: str) -> N
         assert complaint in output
 
     run(law(), within_s=110)
+
+
+def test_a_key_that_is_missing_or_refused_is_said(tmp_path: Path) -> None:
+    (tmp_path / "tenants.yaml").write_text("tenants: []\n")
+
+    async def law() -> None:
+        async with running_house({"tenants": {"path": str(tmp_path)}}) as running:
+            code, output = await command("gateway", "bench", running.url)
+            assert code == 1
+            assert "wants a key: put one into OPENAI_API_KEY" in output
+            words = ["gateway", "bench", running.url, "--api-key-variable", "HOME"]
+            code, output = await command(*words)
+            assert code == 1
+            assert "the key is refused (401)" in output
+
+    run(law(), within_s=110)
+
+
+def test_a_run_of_which_nothing_was_answered_is_no_report(scenario: str, tmp_path: Path) -> None:
+    async def law() -> None:
+        async with running_house() as running:
+            words = [running.url, "--scenario", scenario, "--model", "another"]
+            words += ["--out", str(tmp_path / "reports")]
+            code, output = await command("gateway", "bench", *words)
+            assert code == 1, output
+            assert re.search(r"of \d+ requests was answered: \d+ x status_404", output), output
+
+    run(law(), within_s=110)
+    assert not (tmp_path / "reports").exists()
 
 
 def test_a_generator_that_was_the_bottleneck_reports_nothing(tmp_path: Path) -> None:
@@ -184,6 +217,56 @@ def test_under_locust_with_its_own_statistics(
             assert (
                 posted == int(rows["", "Aggregated"]["Request Count"]) == done.everything.requests
             )
+
+    run(law(), within_s=110)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "http://127.0.0.1:9"], "cannot connect to http://127.0.0.1:9: "),
+        ([], "'' is no http or https URL: say --host"),
+        (["--host", "http://127.0.0.1:9", "--scenario", "nothing"], "no scenario 'nothing'"),
+    ],
+)
+def test_under_locust_what_is_wrong_is_one_line(words: list[str], said: str) -> None:
+    async def law() -> None:
+        code, output = await command("locust", "-f", str(LOCUSTFILE), "--headless", *words)
+        assert code == 1, output
+        assert said in output
+        assert "Traceback" not in output
+
+    run(law(), within_s=110)
+
+
+def test_a_worker_that_dies_ends_the_run(tmp_path: Path) -> None:
+    """Its share of the load is missing, so there is no report, and nobody waits for ever."""
+    long = tmp_path / "long.yaml"
+    long.write_text(SHORT.replace("duration_s: 3", "duration_s: 600"))
+
+    async def law() -> None:
+        async with running_house(replicas=[a_sim()]) as running:
+            port = str(a_free_port())
+            words = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE)]
+            words += ["--host", running.url, "--scenario", str(long)]
+            worker = [*words, "--worker", "--master-port", port]
+            workers = [await asyncio.create_subprocess_exec(*worker) for _ in range(2)]
+            master = ["--master", "--headless", "--expect-workers", "2", "-u", "2"]
+            ending = asyncio.create_task(
+                command(*words[2:], *master, "--master-bind-port", port)
+            )  # fmt: skip
+            try:
+                await until(lambda: running.house.accounts.received > 3, within_s=60.0)
+                workers[0].kill()
+                code, output = await ending
+            finally:
+                for each in workers:
+                    if each.returncode is None:
+                        each.terminate()
+                    await each.wait()
+            assert code == 1, output
+            assert "has gone with its share of the load" in output
+            assert "report: " not in output.replace("no report: ", "")
 
     run(law(), within_s=110)
 
