@@ -21,7 +21,7 @@ COMPILED_TESTS ?= $(addprefix tests/unit/,accept account choose fleet hold parse
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check unit integration e2e e2e-zero compiled test-compiled bench bench-routing bench-holding bench-scaling loadtest charts charts-tools jobs fuzz format clean
+.PHONY: help venv serve test check unit integration e2e e2e-zero compiled test-compiled bench bench-routing bench-fidelity bench-holding bench-scaling loadtest charts charts-tools jobs fuzz format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.fleet.health import Standing
@@ -17,6 +18,7 @@ from gateway.vocabulary import (
     ReplicaAddress,
     Role,
     Route,
+    Usage,
 )
 
 MODEL = "m"
@@ -86,3 +88,16 @@ def a_get(path: str = "/healthz", *, headers: Iterable[tuple[str, str]] = ()) ->
     """A whole, well-formed GET as bytes."""
     lines = [f"GET {path} HTTP/1.1", "Host: gateway", *(f"{name}: {val}" for name, val in headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+@dataclass(eq=False)
+class AnEntry:
+    """An account of one request, as far as the meter of demand reads it."""
+
+    request: GenerationRequest | None
+    received_at: float
+    dispatched_at: float | None = None
+    first_byte_at: float | None = None
+    last_byte_at: float | None = None
+    uncached: int | None = None
+    usage: Usage = field(default_factory=Usage)

@@ -31,7 +31,9 @@ def show(plan: Plan, console: Console) -> None:
             )
         if pool.replicas > SHOWN:
             console.print(f"  ... and {pool.replicas - SHOWN} more (--write json FILE has all)")
-    console.print(_others(plan))
+    others = _others(plan)
+    if others.row_count:
+        console.print(others)
 
 
 def _title(plan: Plan) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import exp
 
 import msgspec
@@ -16,23 +15,13 @@ from gateway.scale.means import LEAST_PAST_S
 from gateway.scale.meter import Meter
 from gateway.scale.staffing import FAST_S, SLOW_S
 from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, ServiceClass, Tenant, Usage
+from tests.builders import AnEntry
 
 BATCH = Tenant("night", ServiceClass.BATCH)
 RATE = 1000.0
 
 
-@dataclass(eq=False)
-class Entry:
-    request: GenerationRequest | None
-    received_at: float
-    dispatched_at: float | None = None
-    first_byte_at: float | None = None
-    last_byte_at: float | None = None
-    uncached: int | None = None
-    usage: Usage = field(default_factory=Usage)
-
-
-def an_entry(now: float, prompt: int, *, is_batch: bool = False, stream: bool = True) -> Entry:
+def an_entry(now: float, prompt: int, *, is_batch: bool = False, stream: bool = True) -> AnEntry:
     request = GenerationRequest(
         route=ROUTES[0],
         model=ModelName("m"),
@@ -43,7 +32,7 @@ def an_entry(now: float, prompt: int, *, is_batch: bool = False, stream: bool = 
     )
     if is_batch:
         request = msgspec.structs.replace(request, tenant=BATCH)
-    return Entry(request, now)
+    return AnEntry(request, now)
 
 
 def a_meter(now: float = 0.0) -> Meter:
@@ -59,7 +48,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.meter = a_meter()
-        self.entries: list[Entry] = []
+        self.entries: list[AnEntry] = []
 
     @rule(
         prompt=st.integers(min_value=0, max_value=10_000),
@@ -121,7 +110,7 @@ class Life(RuleBasedStateMachine):
             assert share.backlog_s == share.held_tokens == 0
 
 
-def _prompt(entry: Entry) -> int:
+def _prompt(entry: AnEntry) -> int:
     return 0 if entry.request is None else entry.request.prompt_tokens
 
 

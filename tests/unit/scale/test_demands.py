@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 
 import msgspec
 import pytest
@@ -13,22 +12,11 @@ from hypothesis import strategies as st
 from gateway.demand import Demand, Share
 from gateway.scale.demands import Demands, Standing
 from gateway.settings import ScaleSettings
-from gateway.vocabulary import GenerationRequest, ModelName, Usage
-from tests.builders import a_request
+from gateway.vocabulary import ModelName
+from tests.builders import AnEntry, a_request
 
 BASE, ADAPTER, OTHER = ModelName("base"), ModelName("tuned"), ModelName("other")
 NOTHING = Standing(ready=0, loading=0, cold_start_s=90.0)
-
-
-@dataclass(eq=False)
-class Entry:
-    request: GenerationRequest | None
-    received_at: float
-    dispatched_at: float | None = None
-    first_byte_at: float | None = None
-    last_byte_at: float | None = None
-    uncached: int | None = None
-    usage: Usage = field(default_factory=Usage)
 
 
 class Two:
@@ -71,8 +59,8 @@ class House:
         self.clock, self.supply = Clock(), Two()
         self.demands = Demands(ScaleSettings(linger_s=30.0), self.supply, self.clock)
 
-    def arrives(self, model: ModelName = BASE, prompt: int = 8000) -> Entry:
-        entry = Entry(a_request(model, prompt_tokens=prompt, stream=True), self.clock.now)
+    def arrives(self, model: ModelName = BASE, prompt: int = 8000) -> AnEntry:
+        entry = AnEntry(a_request(model, prompt_tokens=prompt, stream=True), self.clock.now)
         self.demands.arrived(entry)
         return entry
 
