@@ -21,6 +21,9 @@ class Poisson(
 
     rate_per_s: float
 
+    def __post_init__(self) -> None:
+        _checked(self.rate_per_s)
+
     def instants(self, seed: int, duration_s: float) -> Iterator[float]:
         """The instants below `duration_s`."""
         return _gamma(Random(f"arrivals {seed}"), self.rate_per_s, 1.0, duration_s)
@@ -43,6 +46,7 @@ class Bursts(
     burstiness: float = 3.0
 
     def __post_init__(self) -> None:
+        _checked(self.rate_per_s)
         if self.burstiness < 0:
             raise ValueError("burstiness is at least 0")
 
@@ -126,12 +130,15 @@ OpenLoop = Poisson | Bursts | Ramp
 Arrivals = OpenLoop | OwnTimes | Users
 
 
+def _checked(rate_per_s: float) -> None:
+    if rate_per_s <= 0:
+        raise ValueError("a rate is above 0")
+
+
 def _gamma(
     random: Random, rate_per_s: float, variation: float, duration_s: float
 ) -> Iterator[float]:
     """Gaps of mean 1/rate and this coefficient of variation: gamma of shape 1/cv^2."""
-    if rate_per_s <= 0:
-        raise ValueError("a rate is above 0")
     mean_s = 1.0 / rate_per_s
     shape = 1.0 / variation**2 if variation > 0.001 else 0.0
     at_s = 0.0

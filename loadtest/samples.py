@@ -18,7 +18,7 @@ spread over several events.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -111,14 +111,17 @@ def sample_of(marks: Marks, label: str, tenant: str = "", error: str | None = No
     )
 
 
+_Limit = Annotated[float, msgspec.Meta(gt=0)]
+
+
 class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a user is promised of each request; None promises nothing."""
 
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    longest_gap_s: float | None = None
-    e2e_s: float | None = None
-    share: float = 0.95
+    ttft_s: _Limit | None = None
+    tpot_s: _Limit | None = None
+    longest_gap_s: _Limit | None = None
+    e2e_s: _Limit | None = None
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.95
     """So many of all requests (0..1] must be good for a rate to count as met."""
 
     def met_by(self, sample: Sample) -> bool:

@@ -15,7 +15,7 @@ import yaml
 from loadtest.arrivals import Arrivals, OwnTimes, Poisson, Users
 from loadtest.samples import Objectives
 from loadtest.traces import Replayed, TraceError, read_trace
-from loadtest.workloads import Replay, Session, SharedPrefix, Workload
+from loadtest.workloads import AtLeastOne, Replay, Session, SharedPrefix, Workload
 
 
 class ScenarioError(ValueError):
@@ -25,7 +25,7 @@ class ScenarioError(ValueError):
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is started where no URL is given: simulated replicas behind a gateway, on loopback."""
 
-    replicas: int = 2
+    replicas: AtLeastOne = 2
     profile: str = "fast"
     policy: str | None = None
 

@@ -56,9 +56,14 @@ class Endpoint(msgspec.Struct, frozen=True):
         )
 
     @property
+    def authority(self) -> str:
+        """Host and port, an address of IPv6 in its brackets."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
     def url(self) -> str:
         """Without `/v1`."""
-        return f"{'https' if self.is_tls else 'http'}://{self.host}:{self.port}{self.base_path}"
+        return f"{'https' if self.is_tls else 'http'}://{self.authority}{self.base_path}"
 
 
 class Client:
@@ -136,7 +141,7 @@ class Client:
         endpoint = self.endpoint
         lines = [
             f"{method} {endpoint.base_path}{path} HTTP/1.1",
-            f"host: {endpoint.host}:{endpoint.port}",
+            f"host: {endpoint.authority}",
             "accept: */*",
             *(f"{name}: {value}" for name, value in named.items()),
         ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from math import log
 from random import Random
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,6 +22,9 @@ COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
 EMBEDDINGS = "/v1/embeddings"
 
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 TextRoute = Literal["chat", "completions", "responses"]
 
 
@@ -50,9 +53,9 @@ Session = Generator[Step, Sequence[str], None]
 class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A log-normal length: its mean, its coefficient of variation, and the most it may be."""
 
-    mean: float
-    variation: float = 0.5
-    most: int | None = None
+    mean: Positive
+    variation: NotNegative = 0.5
+    most: AtLeastOne | None = None
 
 
 Length = int | Spread
@@ -87,7 +90,7 @@ class SharedPrefix(
 ):
     """Single turns under one of a few long system prompts: assistants, each with many users."""
 
-    groups: int = 8
+    groups: AtLeastOne = 8
     prefix_tokens: int = 1000
     prompt_tokens: Length = 100
     output_tokens: Length = 64
@@ -114,7 +117,7 @@ class MultiTurn(
     turns: Length = 5
     question_tokens: Length = 60
     output_tokens: Length = 80
-    think_s: float = 2.0
+    think_s: NotNegative = 2.0
     """In the mean; exponential."""
 
     def session(self, seed: int, number: int) -> Session:
@@ -153,10 +156,10 @@ class Agents(
 
     context_tokens: int = 1500
     steps: Length = 4
-    siblings: int = 4
+    siblings: AtLeastOne = 4
     result_tokens: Length = 150
     output_tokens: Length = 48
-    tool_s: float = 0.3
+    tool_s: NotNegative = 0.3
     """What the tools take between steps."""
 
     def session(self, seed: int, number: int) -> Session:
@@ -178,8 +181,8 @@ class Agents(
 class Rag(msgspec.Struct, frozen=True, tag_field="kind", tag="rag", forbid_unknown_fields=True):
     """Questions over documents put into the prompt; some documents are asked for far more often."""
 
-    documents: int = 200
-    per_question: int = 3
+    documents: AtLeastOne = 200
+    per_question: AtLeastOne = 3
     document_tokens: int = 400
     skew: float = 1.0
     """Of Zipf's law: document k is asked for k^-skew times as often as the first."""
@@ -209,7 +212,7 @@ class Embeddings(
 ):
     """Small batches of texts to embed."""
 
-    inputs: int = 4
+    inputs: AtLeastOne = 4
     tokens: Length = 60
 
     def session(self, seed: int, number: int) -> Session:
@@ -226,7 +229,7 @@ class TenantShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One tenant of a mix: its share of the sessions, what it asks, and how it is known."""
 
     name: str
-    share: float
+    share: Positive
     workload: Single
     key_variable: str | None = None
     """The environment variable that holds its API key; scenarios hold none."""
@@ -238,7 +241,7 @@ class Tenants(
 ):
     """Several tenants at once, each with a workload of its own."""
 
-    tenants: list[TenantShare]
+    tenants: Annotated[list[TenantShare], msgspec.Meta(min_length=1)]
 
     def session(self, seed: int, number: int) -> Session:
         """A session of the tenant whose turn the seed says it is."""
@@ -271,9 +274,9 @@ class Replay(
     """
 
     trace: str
-    scale: float = 1.0
-    output_scale: float = 1.0
-    most_tokens: int | None = None
+    scale: Positive = 1.0
+    output_scale: Positive = 1.0
+    most_tokens: Annotated[int, msgspec.Meta(ge=2)] | None = None
 
     def session_of(self, request: Replayed) -> Session:
         """One request of the trace, made up again."""

@@ -68,4 +68,8 @@ def verdict(record: Record) -> str:
 
 def _table(table: Table) -> str:
     lines = [table.heads, ["---", *("--:" for _ in table.heads[1:])], *table.rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(_cell(each) for each in cells)} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -134,6 +134,29 @@ def test_markdown_says_the_same(name: str) -> None:
     assert all(len(each) == 1 for each in widths)
 
 
+def test_a_bar_in_a_name_is_no_column() -> None:
+    """Labels are whatever somebody types."""
+    heads = len(comparison([a_run("a|b"), a_run("c")]).heads)
+    lines = markdown(Record([a_run("a|b"), a_run("c")])).splitlines()
+    start = lines.index("## Compared") + 2
+    row = next(line for line in lines[start:] if "a\\|b" in line)
+    assert row.replace("\\|", "").count("|") == heads + 1
+
+
+@pytest.mark.parametrize(
+    ("said", "url"),
+    [
+        ("127.0.0.1:8000/v1", "http://127.0.0.1:8000"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("https://gateway.example/inference/v1/", "https://gateway.example:443/inference"),
+    ],
+)
+def test_an_endpoint_is_called_as_it_is_reached(said: str, url: str) -> None:
+    endpoint = Endpoint.of(said)
+    assert endpoint.url == url
+    assert Endpoint.of(url) == endpoint
+
+
 def test_records_are_read_as_they_were_written() -> None:
     for record in RECORDS.values():
         assert read_record(write_record(record)) == record
