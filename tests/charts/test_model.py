@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -25,8 +28,54 @@ from tests.charts.tools import (
 )
 
 VERSION = KUBERNETES[-1]
+SCHEMA = CHARTS / "model/values.schema.json"
 EXAMPLES = sorted((CHARTS / "model/ci").glob("*-values.yaml"))
 GPU = {"model": {"id": "org/name"}}
+
+
+SAID_AS_IT_IS = (
+    "block_size", "kv_cache_mib", "lora", "prefix_caching", "quantisation", "sleep_mode", "warm_up",
+)  # fmt: skip
+
+
+def expected_schema() -> tuple[Any, Any]:
+    """Of engine.settings, and what it refers to: made from the replica's own settings."""
+    _, kinds = msgspec.json.schema_components([ReplicaSettings], ref_template="#/$defs/{name}")
+    whole = kinds["ReplicaSettings"]["properties"]
+    properties = {name: whole[name] for name in SAID_AS_IT_IS}
+    made = {"type": "object", "additionalProperties": False, "properties": properties}
+    names = ("Lora", "PrefixCaching", "Quantisation", "WarmUp")
+    return made, {name: kinds[name] for name in names}
+
+
+def test_schema_has_the_replicas_settings() -> None:
+    """`GOLDEN=write make charts` brings it up to date."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    made, kinds = expected_schema()
+    if os.environ.get("GOLDEN") == "write":
+        schema["properties"]["engine"]["properties"]["settings"], schema["$defs"] = made, kinds
+        SCHEMA.write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
+    assert schema["properties"]["engine"]["properties"]["settings"] == made
+    assert schema["$defs"] == kinds
+
+
+def test_what_the_replica_can_do_can_be_said(charts: Charts) -> None:
+    """In its own words, and what it would refuse is refused by helm."""
+    said = {
+        "lora": {"adapters": {"support": "/models/support"}},
+        "quantisation": {"weights": "fp8"},
+        "sleep_mode": True,
+        "kv_cache_mib": 1_000_000,
+    }
+    rules = replica(charts.rendered("model", GPU | {"engine": {"settings": said}}, VERSION))
+    assert rules.lora is not None
+    assert rules.lora.adapters == {"support": "/models/support"}
+    assert (rules.quantisation.weights, rules.sleep_mode) == ("fp8", True)
+    assert rules.kv_cache_mib == 1_000_000
+    for wrong in ({"port": 1}, {"lora": {"adapter": {}}}, {"sleep_mode": "yes"}):
+        with pytest.raises(Refused) as refused:
+            charts.rendered("model", GPU | {"engine": {"settings": wrong}}, VERSION)
+        assert refused.value.names("/engine/settings")
 
 
 def replica(objects: list[Object]) -> ReplicaSettings:

@@ -14,11 +14,12 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* A rule of egress: names are looked up in the cluster. */}}
+{{/* A rule of egress: names are looked up in the cluster, or at the cache that NodeLocal DNSCache has on each node. */}}
 {{- define "headrace.egressDns" -}}
 - to:
     - namespaceSelector:
         matchLabels: {kubernetes.io/metadata.name: kube-system}
+    - ipBlock: {cidr: 169.254.20.10/32}
   ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}

@@ -37,6 +37,9 @@ supervision: {start_s: {{ int .Values.startup.seconds }}}
 spiffe: {socket: {{ .socket | quote }}, trust_domain: {{ .trustDomain | quote }}}
 {{- end }}
 {{- end }}
+{{- with .Values.engine.settings }}
+{{ toYaml . }}
+{{- end }}
 drain_s: {{ $shape.drainSeconds }}
 log: json
 {{- $arguments := include "model.arguments" . | fromJson }}
