@@ -72,7 +72,8 @@ def test_what_the_replica_can_do_can_be_said(charts: Charts) -> None:
     assert rules.lora.adapters == {"support": "/models/support"}
     assert (rules.quantisation.weights, rules.sleep_mode) == ("fp8", True)
     assert rules.kv_cache_mib == 1_000_000
-    for wrong in ({"port": 1}, {"lora": {"adapter": {}}}, {"sleep_mode": "yes"}):
+    refusals: list[Any] = [{"port": 1}, {"lora": {"adapter": {}}}, {"sleep_mode": "yes"}]
+    for wrong in refusals:
         with pytest.raises(Refused) as refused:
             charts.rendered("model", GPU | {"engine": {"settings": wrong}}, VERSION)
         assert refused.value.names("/engine/settings")
