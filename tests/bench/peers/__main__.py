@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one seed, fewer requests: 4 minutes")
     parser.add_argument("--record", action="store_true", help="keep a copy in docs/benchmarks")
     parser.add_argument("--seeds", type=int, help="how many (default: 3; quick: 1)")
-    parser.add_argument("--requests", type=int, help="of each run (default: 2500; quick: 400)")
+    parser.add_argument("--requests", type=int, help="of each run (default: 4000; quick: 400)")
     parser.add_argument("--replicas", type=int, default=8, help="how many (default: %(default)s)")
     parser.add_argument(
         "--subjects", default="", metavar="NAMES", help=f"apart by commas (default: all): {names}"
@@ -105,7 +105,7 @@ class Comparison:
 
     def __init__(self, site: Site, args: argparse.Namespace) -> None:
         self.seeds: int = args.seeds or (1 if args.quick else 3)
-        self._requests: int = args.requests or (400 if args.quick else 2500)
+        self._requests: int = args.requests or (400 if args.quick else 4000)
         self._site = site
         self._traces: Path = args.traces
         self._contenders = _chosen(args.subjects)
