@@ -23,6 +23,7 @@ the crowd is in exactly one queue.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -76,6 +77,7 @@ class Gate:
         self._beside = (1, "")
         self._mean_output = PRIOR_OUTPUT_TOKENS
         self._expected = int(self._mean_output)
+        self._checked_at: Seconds = -inf
         self.on_change: Callable[[ReplicaId], None] = _nobody
         """Who waits for a replica, or has waited and been given a turn there, is another."""
 
@@ -314,13 +316,19 @@ class Gate:
             elif waited_s > settings.max_wait_s and waiter.tenant.service_class is not _BATCH:
                 wait_s = waiter.lane.room.wait_s(waiter.lane.queue.ahead(waiter.tenant))
                 self._send_away(waiter, WaitedTooLong(retry_after_s=wait_s))
-            elif waiter.turn.is_stream and now - waiter.spoken_at >= settings.comment_every_s:
-                waiter.spoken_at = now
+            elif waiter.turn.is_stream and self._is_time_to_speak(waiter, now):
                 waiter.client.keep_waiting()
         for lane in self._lanes.values():
             if lane.queue.requests:
                 self.serve(lane, now)
+        self._checked_at = now
         self._share_out(now)
+
+    def _is_time_to_speak(self, waiter: Waiter, now: Seconds) -> bool:
+        """Every so often since it came, whatever it has waited for: by the clock, for whoever
+        chooses again waits anew."""
+        every_s, since = self._settings.comment_every_s, waiter.since
+        return (now - since) // every_s > max(self._checked_at - since, 0.0) // every_s
 
     def _share_out(self, now: Seconds) -> None:
         """If a replica has nothing to do, some who wait for the most wanted one choose anew."""

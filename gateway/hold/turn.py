@@ -69,7 +69,7 @@ class Claim(Protocol):
 class Waiter(Ticket):
     """A request that waits, for the lane it waits in."""
 
-    __slots__ = ("client", "error", "future", "lane", "spoken_at", "turn")
+    __slots__ = ("client", "error", "future", "lane", "turn")
 
     def __init__(self, request: GenerationRequest, turn: Turn, client: Client) -> None:
         super().__init__(
@@ -88,7 +88,6 @@ class Waiter(Ticket):
         self.size_bytes = len(client.body)
         self.future: asyncio.Future[None] | None = None
         self.error: GatewayError | ChooseAgain | None = None
-        self.spoken_at = client.received_at
         rate_per_s = turn.lane.room.rate_per_s
         self.work_s = 0.0 if rate_per_s is None else turn.uncached / rate_per_s
 

@@ -24,13 +24,17 @@ SOME = Tenant("some")
 
 
 class Client:
-    """Somebody."""
+    """Somebody, who counts how often it was told to wait."""
 
     received_at = 1000.0
     body = b""
 
+    def __init__(self) -> None:
+        self.told = 0
+
     def keep_waiting(self) -> None:
-        """Nothing is said."""
+        """Wait."""
+        self.told += 1
 
 
 def a_request(tenant: Tenant = SOME, tokens: int = 100) -> GenerationRequest:
@@ -267,6 +271,34 @@ class Claim:
 
     def answered(self, *_: object) -> None:
         self.told.append("answered")
+
+
+def test_who_chooses_again_and_again_is_told_to_wait_no_more_often(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock, comment_every_s=10)
+        client, asked, told = Client(), 0, []
+        at_once(a_turn(gate, tokens=5000))
+
+        async def life() -> None:
+            nonlocal asked
+            while True:
+                try:
+                    await gate.turn(a_request(), R1, None, client)
+                except ChooseAgain:
+                    asked += 1
+
+        waiting = asyncio.create_task(life())
+        gate.moved(R2, takes_work=True)  # and nobody chooses it
+        for _ in range(140):
+            clock.advance(0.25)
+            await rest()
+            gate.check(clock())
+            told.append(client.told)
+        waiting.cancel()
+        assert asked > 100
+        assert [told[at] for at in (38, 39, 78, 79, 139)] == [0, 1, 1, 2, 3]
+
+    asyncio.run(law())
 
 
 def test_the_policy_is_told_who_waits_and_where_and_who_no_longer(clock: ManualClock) -> None:
