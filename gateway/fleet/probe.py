@@ -158,7 +158,7 @@ class _Watch:
             means.roster.sign(replica, Sign.COOLED_DOWN, now)
         try:
             sign = await self._ask()
-        except (FetchFailed, ValueError, msgspec.MsgspecError) as error:
+        except (FetchFailed, ValueError, RecursionError, msgspec.MsgspecError) as error:
             self._say(str(error))
             means.roster.sign(replica, Sign.PROBE_FAILURE, means.clock())
         else:

@@ -185,7 +185,13 @@ def test_a_replica_whose_health_answer_is_bad_is_ejected_and_comes_back(
 
 
 @pytest.mark.parametrize(
-    "answer", [ok(b"garbage"), ok(b'{"data": [{"id": 1}]}'), ok(status=401)], ids=str
+    "answer",
+    [
+        pytest.param(ok(b"garbage"), id="garbage"),
+        pytest.param(ok(b'{"data": [{"id": 1}]}'), id="no name"),
+        pytest.param(ok(status=401), id="401"),
+        pytest.param(ok(b'{"data": [], "x": ' + b"[" * 100_000), id="deep"),
+    ],
 )
 def test_a_replica_that_cannot_say_what_it_serves_never_joins(
     answer: bytes, caplog: pytest.LogCaptureFixture
