@@ -122,6 +122,15 @@ def test_a_replay_keeps_nobody_alive() -> None:
     assert peers.expire(4.0)
 
 
+def test_who_goes_on_speaking_is_kept() -> None:
+    voice, peers = Voice("peer", 5), Peers("we", 7, SILENT_S)
+    rows: dict[Key, Row] = {(Topic.REPLICA, "a:1"): (1,)}
+    for now in (1.0, 3.5):
+        peers.hear(voice.whole(rows)[0], now)
+    assert not peers.expire(3.5 + SILENT_S - 0.1)
+    assert peers.expire(3.5 + SILENT_S)
+
+
 @given(rows=ROWS, later=ROWS)
 def test_after_a_goodbye_nothing_counts_but_a_new_life(
     rows: dict[Key, Row], later: dict[Key, Row]
@@ -131,7 +140,8 @@ def test_after_a_goodbye_nothing_counts_but_a_new_life(
     late = voice.whole(later)
     held = believed(peers.hear(voice.goodbye(), 1.1), held)
     assert not held
-    assert not [each for said in late for each in peers.hear(said, 1.2)]
+    after = voice.whole(later)  # nobody says it, who has said goodbye
+    assert not [each for said in [*late, *after] for each in peers.hear(said, 1.2)]
     assert not peers.present
     assert not peers.expire(1.1 + REMEMBERED_S)
 
@@ -251,3 +261,19 @@ def test_everybody_is_spoken_to_once_and_we_are_not() -> None:
     assert not book.is_known("10.0.0.9")
     book.forget(1.0 + FORGOTTEN_S)
     assert len(book.targets) == 3  # they may be others by now
+
+
+def test_who_is_found_later_or_speaks_by_another_name_is_spoken_to_from_then_on() -> None:
+    book, one, two = Book("we"), ("10.0.0.1", 1), ("10.0.0.2", 1)
+    book.found([one])
+    assert book.targets == [one]
+    book.found([one, two])
+    assert book.targets == [one, two]
+    book.spoke(one, "pod", 1.0)
+    book.spoke(two, "pod", 1.0)
+    assert book.targets == [one], "it is the same one"
+    book.spoke(two, "other", 2.0)
+    assert book.targets == [one, two]
+    book.forget(1.0 + FORGOTTEN_S)
+    book.spoke(one, "other", 1.0 + FORGOTTEN_S)
+    assert book.targets == [one], "who spoke there less long ago is remembered"
