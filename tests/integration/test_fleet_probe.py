@@ -190,7 +190,6 @@ def test_a_replica_whose_health_answer_is_bad_is_ejected_and_comes_back(
         pytest.param(ok(b"garbage"), id="garbage"),
         pytest.param(ok(b'{"data": [{"id": 1}]}'), id="no name"),
         pytest.param(ok(status=401), id="401"),
-        pytest.param(ok(b'{"data": [], "x": ' + b"[" * 100_000), id="deep"),
     ],
 )
 def test_a_replica_that_cannot_say_what_it_serves_never_joins(
@@ -207,6 +206,19 @@ def test_a_replica_that_cannot_say_what_it_serves_never_joins(
         run(law())
     said = [line for line in caplog.messages if "not up yet" in line]
     assert len(said) == 1, "once, not per probe"
+
+
+def test_an_answer_that_nests_too_deep_is_a_failed_probe() -> None:
+    async def law() -> None:
+        settings = FleetSettings(probe_every_s=0.02, sleep_mode=True, failures_to_eject=1)
+        stub = Stub()
+        stub.answers["/is_sleeping"] = ok(b'{"is_sleeping": false}')
+        async with stub.running(), probing(stub.url, settings=settings) as roster:
+            await until(lambda: roster.is_ready)
+            stub.answers["/is_sleeping"] = ok(b'{"is_sleeping": false, "x": ' + b"[" * 100_000)
+            await until(lambda: health(roster) == [Health.EJECTED])
+
+    run(law())
 
 
 def test_an_ejected_replica_is_left_alone_until_it_has_cooled_down() -> None:
