@@ -97,12 +97,14 @@ class Reading:
 class Placement(msgspec.Struct, frozen=True, array_like=True):
     """A prompt has been sent to a replica, as gateways tell each other before its engine does.
 
-    `marks` are the hashes of its beginnings, 8 bytes each, of a kind that all gateways share.
+    `marks` are the hashes of its beginnings, 8 bytes each, of a kind that all gateways share. It is
+    told again once it `is_over`, having been read there or not, and then named by its last mark.
     """
 
     replica: str
     tokens_per_byte: float
     marks: bytes
+    is_over: bool = False
 
 
 class BlocksStored(msgspec.Struct, frozen=True):

@@ -13,10 +13,14 @@ costs what a miss costs, until responses that tell cached tokens have taught bet
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import inf
 from typing import Final
 
+from msgspec.structs import replace
+
 from gateway.choose.chooser import Choice, Claim
+from gateway.choose.elsewhere import MARK_BYTES
 from gateway.choose.holdings import Hits, Holdings
 from gateway.choose.owed import Owed
 from gateway.choose.pace import Pace
@@ -160,7 +164,7 @@ class CacheAware:
             self._crowded.discard(target)
 
     def placed(self, placement: Placement, now: Seconds) -> None:
-        """A prompt was sent by another gateway."""
+        """A prompt was sent by another gateway, or is on its way no longer."""
         self.holdings.placed(placement, now)
 
     # What is over, and what is learnt
@@ -270,14 +274,18 @@ class CacheAware:
         found = hit / max(hits.prompt_tokens, 1)
         self._reuse += self._reuse_weight * (found - self._reuse)
         dispatch = self.holdings.dispatched(prompt, name, now, (hit, hits.ruler))
+        placement: Placement | None = None
         if self.placements is not None and uncached >= WORTH_TELLING and prompt.hashes:
             tokens_per_byte = request.prompt_tokens / len(prompt)
-            self.placements.append(Placement(name, tokens_per_byte, prompt.hashes.tobytes()))
+            placement = Placement(name, tokens_per_byte, prompt.hashes.tobytes())
+            self.placements.append(placement)
         beginning = prompt.hashes[0] if prompt.hashes else 0
         self._prompt = None  # it is a view of the request's body
         use = (beginning, hit, uncached + self._settings.request_overhead_tokens)
         owed = Owed(target, self._crowded, use, uncached, dispatch)
         owed.work = cold
+        if placement is not None:
+            owed.on_over = partial(self._is_over, placement)
         if request.stream:
             target.sent += cold
             target.pace.begin(cold, now)
@@ -286,6 +294,13 @@ class CacheAware:
             target.unseen += cold
             target.pace.begin_unseen(cold, now)
         return owed
+
+    def _is_over(self, placement: Placement) -> None:
+        """One that others were told of has been read, or will not be."""
+        if self.placements is not None:
+            self.placements.append(
+                replace(placement, marks=placement.marks[-MARK_BYTES:], is_over=True)
+            )
 
     def _hits_of(
         self, choice: Choice[ReplicaView], prompt: Prompt, now: Seconds

@@ -152,10 +152,11 @@ class Memory(Protocol):
         """There are so many, we among them, that share all requests."""
 
     placements: list[Placement] | None
-    """Prompts sent, to be told to other gateways; None while there are none."""
+    """Prompts sent, and those no longer on their way, to be told to other gateways; None while
+    there are none."""
 
     def placed(self, placement: Placement, now: Seconds) -> None:
-        """Another gateway has sent one."""
+        """Another gateway has sent one, or one of its is over."""
 
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. Off the critical path: stops after every slice."""
@@ -286,7 +287,7 @@ class Chooser:
             self.memory.beside(gateways)
 
     def placements(self) -> list[Placement]:
-        """The prompts that were sent since the last call."""
+        """The prompts that were sent since the last call, and those that are over."""
         memory = self.memory
         if memory is None or not memory.placements:
             return []
@@ -294,7 +295,7 @@ class Chooser:
         return taken
 
     def placed(self, placement: Placement, now: Seconds) -> None:
-        """Another gateway has sent a prompt to a replica."""
+        """Another gateway has sent a prompt to a replica, or one of its is over."""
         if self.memory is not None:
             self.memory.placed(placement, now)
 

@@ -27,6 +27,9 @@ SHORTER, LONGER, STEADY = 0.9, 1.1, 1.01
 
 ROUGHLY: Final = 8  # hits told from bytes may be off by one part in so many
 
+PENDING_S: Final = 2.0
+"""After the first byte, events of what was stored before it have come."""
+
 GUESSED_BLOCK: Final = 16  # vLLM's default, of a replica that does not say
 
 

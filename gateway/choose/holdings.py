@@ -27,7 +27,7 @@ from weakref import WeakKeyDictionary
 from gateway.choose.audit import Answers, Curiosity
 from gateway.choose.block_hash import Chain
 from gateway.choose.block_index import GPU, BlockIndex
-from gateway.choose.dispatch import CacheState, Dispatch, Grade, Record
+from gateway.choose.dispatch import PENDING_S, CacheState, Dispatch, Grade, Record
 from gateway.choose.elsewhere import Elsewhere
 from gateway.choose.kv_source import ChainKey, KvSource
 from gateway.choose.names import Held, Names
@@ -38,9 +38,6 @@ from gateway.choose.text_index import TextIndex, Walk
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
 from gateway.record import Value
 from gateway.vocabulary import ReplicaId, Seconds, Tokens
-
-PENDING_S: Final = 2.0
-"""After the first byte, events of what was stored before it have come."""
 
 UNTOLD_SHARE, UNTOLD_TOKENS = 1.5, 2048
 """A replica that holds so many times what we sent it, and some more, has it from others; what it
@@ -250,8 +247,8 @@ class Holdings:
         return dispatch
 
     def placed(self, placement: Placement, now: Seconds) -> None:
-        """Another gateway has sent a prompt."""
-        self._elsewhere.sent(self._record(ReplicaId(placement.replica)), placement, now)
+        """Another gateway has sent a prompt, or one of its is on its way no longer."""
+        self._elsewhere.told(self._record(ReplicaId(placement.replica)), placement, now)
 
     # What is learnt
 

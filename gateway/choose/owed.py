@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.choose.dispatch import Dispatch
     from gateway.choose.target import Target
     from gateway.order import Place
@@ -20,7 +22,7 @@ class Owed:
     """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
 
     __slots__ = (
-        "_crowded", "_dispatch", "_place", "_target", "_use", "owed", "uncached", "work",
+        "_crowded", "_dispatch", "_place", "_target", "_use", "on_over", "owed", "uncached", "work",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +43,8 @@ class Owed:
         self.work: Tokens = 0  # of its prefill
         self.owed: Tokens = 0  # of that, by a stream's first byte
         self.uncached: Tokens | None = uncached
+        self.on_over: Callable[[], object] | None = None
+        """Wants to hear, once, that it is on its way no longer."""
 
     def __repr__(self) -> str:
         return f"<Owed {self.owed}, {self._use}>"
@@ -89,6 +93,7 @@ class Owed:
             self._target.pace.prefilled(self.owed, now)
             self.owed = 0
         self._dispatch.first_byte(now)
+        self._is_over()
 
     def answered(self, usage: Usage, now: Seconds) -> None:
         """The hit can be judged."""
@@ -107,3 +112,9 @@ class Owed:
             self.owed = 0
         self._target.footprint.end(*self._use)
         self._dispatch.ended()
+        self._is_over()
+
+    def _is_over(self) -> None:
+        on_over, self.on_over = self.on_over, None
+        if on_over is not None:
+            on_over()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_BYTES: Final = 1200
 """Rows of one datagram take no more: it is not taken apart on its way."""
 
-ROW_BYTES, FIGURE_BYTES, PLACEMENT_BYTES = 8, 9, 20
+ROW_BYTES, FIGURE_BYTES, PLACEMENT_BYTES = 8, 9, 21
 """What a row, a figure and a placement take at most, names and marks left out."""
 
 T = TypeVar("T")

@@ -377,6 +377,29 @@ def test_prompts_are_told_of_while_there_are_others_and_heard_of_replicas_that_a
     assert not one.news.placements()
 
 
+def test_that_a_prompt_is_on_its_way_no_longer_is_said_once_of_those_that_were_told_of() -> None:
+    one, _ = two("a")
+    read = Sent(one, "a", 3000, prompt=b"a" * 12_000)
+    (sent,) = one.news.placements()
+    read.begins()
+    (over,) = one.news.placements()
+    assert over == replace(sent, marks=sent.marks[-8:], is_over=True)
+    read.ends()
+    assert not one.news.placements()
+    Sent(one, "a", 3000, prompt=b"b" * 12_000).ends()
+    assert [each.is_over for each in one.news.placements()] == [False, True], "it was not read"
+    short = Sent(one, "a", 300, prompt=b"c" * 1200)
+    short.begins()
+    short.ends()
+    assert not one.news.placements()
+    last = Sent(one, "a", 3000, prompt=b"d" * 12_000)
+    assert one.news.placements()
+    one.news.beside(["one"], 0)
+    last.begins()
+    last.ends()
+    assert not one.news.placements(), "there is nobody to be told"
+
+
 def test_who_waits_here_is_told_of() -> None:
     async def law() -> None:
         one, other = two("a")

@@ -175,6 +175,7 @@ PLACEMENTS = st.lists(
         st.sampled_from(["r1:8000", "r2:8000"]),
         st.floats(0.01, 4.0),
         st.integers(1, 130).map(lambda marks: bytes(8 * marks)),
+        st.booleans(),
     ),
     max_size=12,
 )

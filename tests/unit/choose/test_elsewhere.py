@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from array import array
 
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.choose.dispatch import PENDING_S
 from gateway.choose.elsewhere import ON_ITS_WAY_S
 from gateway.choose.holdings import Holdings
 from gateway.choose.text_chain import Prompt
@@ -13,13 +17,18 @@ from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, ReplicaId
 R1, R2 = ReplicaId("r1:8000"), ReplicaId("r2:8000")
 
 
-def a_prompt() -> Prompt:
-    text = b"x" * 6000
-    return Prompt(GenerationRequest(ROUTES[0], ModelName("m"), True, 6000, 1500, None, text))
+def a_prompt(text: bytes = b"x" * 6000) -> Prompt:
+    return Prompt(
+        GenerationRequest(ROUTES[0], ModelName("m"), True, len(text), len(text) // 4, None, text)
+    )
 
 
 def a_placement() -> Placement:
     return Placement(R1, 0.25, a_prompt().whole().tobytes())
+
+
+def an_end() -> Placement:
+    return Placement(R1, 0.25, a_prompt().whole().tobytes()[-8:], is_over=True)
 
 
 def test_it_is_believed_to_be_there_and_nowhere_else() -> None:
@@ -38,6 +47,8 @@ def test_where_events_tell_it_is_on_its_way_for_a_while() -> None:
     walk = holdings._texts.walk(a_prompt())
     assert walk.pending
     holdings.tidy(1.0 + ON_ITS_WAY_S)
+    assert holdings._texts.walk(a_prompt()).pending, "its events may be on their way"
+    holdings.tidy(1.0 + ON_ITS_WAY_S + PENDING_S)
     assert not holdings._texts.walk(a_prompt()).pending
 
 
@@ -46,3 +57,103 @@ def test_marks_that_are_none_are_left() -> None:
     for marks in (b"", b"123", array("Q", [1]).tobytes()[:7]):
         holdings.placed(Placement(R1, 0.25, marks), 1.0)
     assert not len(holdings)
+
+
+def test_it_is_on_its_way_until_its_gateway_says_that_it_is_not() -> None:
+    """Whoever follows it there meanwhile is in the order of what has not been read."""
+    holdings = Holdings(100_000, 100_000.0)
+    holdings.described(R1, EngineFacts(block_size=16))
+    holdings.certainty(R1, Certainty.EXACT)
+    holdings.placed(a_placement(), 1.0)
+    assert holdings.dispatched(a_prompt(), R1, 2.0).read_share == 0.0
+    holdings.placed(an_end(), 9.0)
+    assert holdings.dispatched(a_prompt(), R1, 9.0).read_share > 0.9
+    holdings.tidy(9.0 + PENDING_S)
+    assert len(holdings._elsewhere) == 0
+
+
+def test_an_end_of_what_was_never_heard_of_is_left() -> None:
+    holdings = Holdings(100_000, 100_000.0)
+    holdings.placed(an_end(), 1.0)
+    assert not len(holdings)
+
+
+def test_what_is_on_its_way_to_a_replica_that_starts_anew_is_forgotten_in_time() -> None:
+    holdings = Holdings(100_000, 100_000.0)
+    holdings.certainty(R1, Certainty.EXACT)
+    holdings.placed(a_placement(), 1.0)
+    holdings.forget(R1)
+    holdings.certainty(R1, Certainty.EXACT)
+    holdings.placed(an_end(), 2.0)
+    assert len(holdings._elsewhere) == 1, "its end is another's"
+    holdings.tidy(1.0 + ON_ITS_WAY_S)
+    holdings.tidy(1.0 + ON_ITS_WAY_S + PENDING_S)
+    assert len(holdings._elsewhere) == 0
+    assert not len(holdings)
+
+
+TEXTS = [bytes(2000), bytes(2000) + b"x" * 2000]
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["sent", "sent", "over", "passed", "passed"]),
+        st.integers(0, len(TEXTS) - 1),
+        st.sampled_from([R1, R2]),
+        st.sampled_from([0.5, PENDING_S, ON_ITS_WAY_S - 1.0]),
+    ),
+    max_size=40,
+)
+
+
+ALIKE = [
+    (what, 0, R1, passed_s)
+    for what, passed_s in (
+        ("sent", 0.0), ("passed", ON_ITS_WAY_S - 1.0), ("sent", 0.0), ("over", 0.0),
+        ("passed", PENDING_S), ("passed", PENDING_S),
+    )
+]  # fmt: skip
+
+
+@given(EVENTS)
+@example(ALIKE)
+def test_as_many_are_on_their_way_as_were_said_to_be(
+    events: list[tuple[str, int, ReplicaId, float]],
+) -> None:
+    """Beside a model that keeps them in a list: the oldest alike ends, or whatever is too old."""
+    holdings, now = Holdings(100_000, 100_000.0), 0.0
+    for replica in (R1, R2):
+        holdings.certainty(replica, Certainty.EXACT)
+    coming: list[tuple[float, int, ReplicaId]] = []
+    arrived: list[tuple[float, int, ReplicaId]] = []
+    for what, which, replica, passed_s in events:
+        prompt = a_prompt(TEXTS[which])
+        marks = prompt.whole().tobytes()
+        if what == "sent":
+            holdings.placed(Placement(replica, 0.25, marks), now)
+            coming.append((now, which, replica))
+        elif what == "over":
+            holdings.placed(Placement(replica, 0.25, marks[-8:], is_over=True), now)
+            alike = [each for each in coming if each[1:] == (which, replica)]
+            if alike:
+                coming.remove(alike[0])
+                arrived.append((now, which, replica))
+        else:
+            now += passed_s
+            holdings.tidy(now)
+            late = [each for each in coming if each[0] + ON_ITS_WAY_S <= now]
+            coming = [each for each in coming if each not in late]
+            arrived += [(now, *each[1:]) for each in late]
+            arrived = [each for each in arrived if each[0] + PENDING_S > now]
+        assert len(holdings._elsewhere) == len(coming) + len(arrived)
+        givens = {at: holdings._record(at).sent for at in (R1, R2)}
+        for text in TEXTS:
+            there = {at for _, one, at in coming + arrived if TEXTS[one].startswith(text)}
+            walk = holdings._texts.walk(a_prompt(text))
+            bits = sum(bits for bits, marks in walk.pending if marks == a_prompt(text).marks)
+            assert bits == sum(givens[at].bit for at in there)
+        for at, given_there in givens.items():
+            if all(one[2] != at for one in coming):
+                assert not given_there.unread
+    holdings.tidy(now + ON_ITS_WAY_S)
+    holdings.tidy(now + ON_ITS_WAY_S + PENDING_S)
+    assert len(holdings._elsewhere) == 0
+    assert not any(holdings._texts.walk(a_prompt(text)).pending for text in TEXTS)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.choose.block_hash import OURS, SHA256, SHA256_CBOR, Chain, Hasher
 from gateway.choose.block_index import BlockIndex
-from gateway.choose.dispatch import Dispatch, Grade
-from gateway.choose.holdings import PENDING_S, Holdings
+from gateway.choose.dispatch import PENDING_S, Dispatch, Grade
+from gateway.choose.holdings import Holdings
 from gateway.choose.kv_source import MOST_CHANGES, KvSource
 from gateway.choose.text_chain import MARKS, STOPS, Prompt
 from gateway.kv_cache import (
