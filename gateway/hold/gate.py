@@ -15,6 +15,9 @@ that replica's queue, until
     as it may, or a higher class needs room
     its client leaves                                its place is free at once
 
+Shares are of all replicas: what is charged at one may make another the first at the next, which is
+seen there at its next event, or look.
+
 Invariants. What is taken of a room is given back exactly once, whatever happens between. A turn is
 taken when it is given, not when its task resumes: the same room is not given twice. Everybody in
 the crowd is in exactly one queue.

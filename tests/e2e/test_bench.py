@@ -12,6 +12,8 @@ from loadtest.record import ReplicaFigures, read_record
 from tests.e2e.conftest import CHAT, EMBEDDINGS, Stack
 
 CLOSE = 0.05
+BETWEEN_S = 0.15
+"""What a first token may spend between vLLM's clock and ours. Seen: 5 to 73 ms."""
 
 # vLLM's clock starts when its server has read a request and stops when a token has come out of the
 # engine, ours is the client's. Two engines take both cores of a small machine, and whatever stands
@@ -63,10 +65,12 @@ def test_chats_are_counted_and_timed_as_vllm_does(stack: Stack, tmp_path: Path) 
     assert sum(each.output_tokens for each in chats) == ours.output_tokens == 48 * ours.requests
     assert sum(each.prompt_tokens for each in chats) == ours.prompt_tokens
     assert len(chats) == 2, "one replica had everything"
-    told = {"ttft": ours.ttft_s, "tpot": ours.tpot_s, "e2e": ours.e2e_s}
+    told = {"tpot": ours.tpot_s, "e2e": ours.e2e_s}
     means = {name: each.mean for name, each in told.items() if each is not None}
     theirs = {name: mean_of(chats, f"{name}_mean_s") for name in told}
     assert means == pytest.approx(theirs, rel=CLOSE)
+    assert ours.ttft_s is not None
+    assert 0 < ours.ttft_s.mean - mean_of(chats, "ttft_mean_s") < BETWEEN_S
 
 
 def mean_of(replicas: list[ReplicaFigures], figure: str) -> float:

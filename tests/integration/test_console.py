@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.clock import monotonic
 from gateway.console.recent import Recent
 from gateway.tenants.keys import digest
 from tests.builders import a_chat, a_get, a_post
@@ -142,14 +143,14 @@ def test_nothing_is_noted_while_nobody_looks(shared: Shared) -> None:
             await snapshot(wire)
             assert (await running.ask(a_post(a_chat(LONG)))).status == 200
             assert recent.decisions
-            assert recent.hottest(9, 0.0)
+            assert recent.hottest(9, monotonic())
         await until(lambda: not watchers(running))
         frames = repr(running.house.console)
         assert (await running.ask(a_post(a_chat(LONG)))).status == 200
         await asyncio.sleep(0.2)
         assert not recent.is_wanted
         assert not recent.decisions
-        assert not recent.hottest(9, 0.0)
+        assert not recent.hottest(9, monotonic())
         assert repr(running.house.console) == frames
 
     shared.run(law())
