@@ -1,7 +1,8 @@
 """What `pytest -n N -p tests.side_by_side tests` runs side by side, and what alone.
 
 Files are handed to N processes, one at a time, in the order of the collection; those of tests that
-start processes or look at a clock come last, and to one process only, when all others have ended.
+start processes or look at a clock come last, and to one process only, when all others have ended:
+what keeps a core busy beside them makes them fail.
 """
 
 from __future__ import annotations
@@ -15,18 +16,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.workermanage import WorkerController
 
-ALONE: Final = (
-    "tests/e2e/",
-    *(
-        f"tests/integration/test_{name}.py"
-        for name in (
-            "batches_killed", "bench", "bench_peers",
-            "cold_hold", "dashboards", "drain", "job_rows", "keda", "loadtest_client",
-            "peers", "peers_link", "read_first", "relay_abort", "replica", "sim_server", "sleepers",
-            "traces", "triggers", "up", "workers",
-        )
-    ),
-)  # fmt: skip
+ALONE: Final = ("tests/e2e/", "tests/integration/")
 """How the names of those begin that want the machine for themselves."""
 
 
