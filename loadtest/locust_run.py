@@ -1,16 +1,19 @@
 """A scenario under Locust, on one process or many: the shares, the statistics, the report.
 
-The master tells each worker its share of the sessions before users are spawned. In an open loop
-every worker begins its sessions at their instants, however many Locust users there are; in a closed
-one each Locust user is one of the scenario's. Samples travel to the master with Locust's own
-reports, every three seconds, and so does what each generator cost. When all shares are done the
-test is over, and the master writes the report.
+The master's word to spawn users bears what each worker is to send, as one of Locust's options: to
+Locust a worker is ready before it has called the locustfile's listeners, and a message of our own
+could come too early and be lost. In an open loop every worker begins its sessions at their
+instants, however many Locust users there are; in a closed one each Locust user is one of the
+scenario's. Samples travel to the master with Locust's own reports, every three seconds, and so does
+what each generator cost. When all shares are done the test is over, and the master writes the
+report.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any
 import gevent
 import msgspec
 from locust.env import Environment
-from locust.runners import STATE_MISSING, LocalRunner, MasterRunner, WorkerRunner
+from locust.runners import STATE_INIT, STATE_MISSING, LocalRunner, MasterRunner, WorkerRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
 from loadtest.drive import Driver
@@ -33,7 +36,6 @@ from loadtest.stream import Client, Endpoint
 from loadtest.users import log_sample
 from loadtest.written import file_stem, write_reports
 
-_SHARE = "headrace_share"
 _KEY = "headrace"
 _LOOK_S = 1.0
 _log = logging.getLogger(__name__)
@@ -45,6 +47,14 @@ class _Report(msgspec.Struct):
     samples: list[Sample]
     overhead: Overhead | None = None
     """Once its share is done."""
+
+
+class _Orders(msgspec.Struct):
+    """What the master tells its workers of the run that begins."""
+
+    model: str
+    shares: dict[str, tuple[int, int]]
+    """By worker, which share of how many: who joins a run later has none of it."""
 
 
 class Generator:
@@ -96,15 +106,14 @@ class ScenarioRun:
             endpoint = Endpoint.of(environment.host or "", api_key=os.environ.get(KEY_VARIABLE))
         except ValueError as error:
             raise EndpointError(f"{error}: say --host") from error
-        options = environment.parsed_options
-        model = getattr(options, "model", None) or models_of(endpoint)[0]
+        model = getattr(environment.parsed_options, "model", None) or ""
+        if not model and not isinstance(environment.runner, WorkerRunner):
+            model = models_of(endpoint)[0]
         self._environment = environment
         self._plan = plan
         self._target = Target(endpoint, model, name, name)
         self._folder = folder
         self._generator: Generator | None = None
-        self._share: tuple[int, int] | None = None
-        """A worker's, of the run that begins next: who joins a run later has none of it."""
         self._numbers = count()
         self._gathered: list[Sample] = []
         self._overheads: dict[str, Overhead] = {}
@@ -122,8 +131,8 @@ class ScenarioRun:
         events.report_to_master.add_listener(self._tell)
         events.worker_report.add_listener(self._hear)
         runner = self._environment.runner
-        if isinstance(runner, WorkerRunner):
-            runner.register_message(_SHARE, self._take_share)
+        if isinstance(runner, WorkerRunner) and runner.worker_state != STATE_INIT:
+            self._begin()  # the word to spawn was there before this listened
 
     def use(self) -> None:
         """One Locust user of a closed loop, until the time is up."""
@@ -140,13 +149,12 @@ class ScenarioRun:
         if isinstance(runner, MasterRunner):
             workers = sorted(client.id for client in runner.clients.ready)
             self._shares = len(workers)
-            for number, worker in enumerate(workers):
-                runner.send_message(_SHARE, {"share": number, "of": len(workers)}, worker)
+            shares = {worker: (number, len(workers)) for number, worker in enumerate(workers)}
+            orders = _Orders(self._target.model, shares)
+            setattr(self._environment.parsed_options, _KEY, msgspec.to_builtins(orders))
             self._watcher = gevent.spawn(self._watch_over, runner, workers)
             return
-        share, self._share = self._share, None
-        if isinstance(runner, LocalRunner):
-            share = (0, 1)
+        share = self._ordered(runner) if isinstance(runner, WorkerRunner) else (0, 1)
         if share is None:
             _log.warning("this run began without this worker: it waits for the next")
             return
@@ -166,8 +174,11 @@ class ScenarioRun:
                     gevent.spawn(self._end)
                     return
 
-    def _take_share(self, msg: Any, **_: Any) -> None:
-        self._share = (msg.data["share"], msg.data["of"])
+    def _ordered(self, worker: WorkerRunner) -> tuple[int, int] | None:
+        """This worker's share, if it has one, after the master has said which model to ask."""
+        orders = msgspec.convert(getattr(self._environment.parsed_options, _KEY), _Orders)
+        self._target = replace(self._target, model=orders.model)
+        return orders.shares.get(worker.client_id)
 
     def _generate(self, generator: Generator, share: tuple[int, int]) -> None:
         generator.run(*share)

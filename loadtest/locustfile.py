@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
+from gevent.event import AsyncResult
 from locust import User, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -25,12 +26,13 @@ from loadtest.scenario import Plan, ScenarioError, load_scenario, shipped
 class ScenarioUser(User):
     """One user of the scenario."""
 
-    scenario_run: ClassVar[ScenarioRun]
+    scenario_run: ClassVar[AsyncResult[ScenarioRun]] = AsyncResult()
+    """Once this process is set up: a worker may be told to spawn users before."""
 
     @task
     def use(self) -> None:
         """All sessions of this user; then nothing, until Locust stops it."""
-        self.scenario_run.use()
+        self.scenario_run.get().use()
         gevent.sleep(3600)
 
 
@@ -56,7 +58,7 @@ def _init(environment: Environment, **_: Any) -> None:
     name, folder = Path(options.scenario).stem, Path(options.report_folder)
     try:
         plan = Plan(load_scenario(options.scenario))
-        ScenarioUser.scenario_run = ScenarioRun(environment, plan, name, folder)
+        ScenarioUser.scenario_run.set(ScenarioRun(environment, plan, name, folder))
     except (EndpointError, ScenarioError) as error:
         raise SystemExit(f"headrace: {error}") from error  # Locust goes on after anything else
 

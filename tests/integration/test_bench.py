@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -19,6 +20,21 @@ from tests.builders import MODEL
 from tests.house import a_sim, run, running_house, until
 
 LOCUSTFILE = Path(__file__).resolve().parents[2] / "loadtest" / "locustfile.py"
+SLOW_WORKERS = """\
+import gevent
+from locust import events
+from locust.runners import WorkerRunner
+
+
+def slow(environment, **_):
+    if isinstance(environment.runner, WorkerRunner):
+        gevent.sleep(4)
+
+
+events.init.add_listener(slow)
+
+from loadtest.locustfile import ScenarioUser
+"""
 SHORT = """\
 question: Does all of it work?
 duration_s: 3
@@ -36,12 +52,14 @@ async def command(*words: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *words,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environ,
+        start_new_session=True,
     )  # fmt: skip
     try:
         output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
+    except asyncio.CancelledError:
+        os.killpg(process.pid, signal.SIGKILL)  # Locust's workers too: they hold the pipe open
+        await process.communicate()
+        raise
     assert process.returncode is not None
     return process.returncode, output.decode()
 
@@ -185,14 +203,19 @@ def test_a_generator_that_was_the_bottleneck_reports_nothing(tmp_path: Path) -> 
     assert not (tmp_path / "reports").exists()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("processes", "is_slow"), [(1, False), (2, False), (2, True)])
 def test_under_locust_with_its_own_statistics(
-    scenario: str, tmp_path: Path, processes: int
+    scenario: str, tmp_path: Path, processes: int, is_slow: bool
 ) -> None:
+    """Also where workers are told to begin before they are set up: the master counts them ready."""
+    locustfile = tmp_path / "slow_workers.py" if is_slow else LOCUSTFILE
+    if is_slow:
+        locustfile.write_text(SLOW_WORKERS)
+
     async def law() -> None:
         async with running_house(replicas=[a_sim()]) as running:
             folder = tmp_path / "reports"
-            words = ["-f", str(LOCUSTFILE), "--host", running.url, "--headless"]
+            words = ["-f", str(locustfile), "--host", running.url, "--headless"]
             words += ["--scenario", scenario, "--report-folder", str(folder)]
             words += ["--csv", str(tmp_path / "locust"), "-u", str(processes)]
             if processes > 1:
