@@ -12,7 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway.peers.rows import Datagram, Kind, Topic
+from msgspec.structs import astuple
+
+from gateway.choose import target
+from gateway.hold import capacity
+from gateway.peers.rows import Datagram, Kind, Row, Topic
 from gateway.peers.wire import encode
 from gateway.vocabulary import ANYBODY, ModelName
 from serving.sim.server import running_sim
@@ -168,10 +172,15 @@ def test_a_silent_gateways_share_expires() -> None:
                 running_house({"peers": peers}, [sim.url]) as house,
             ):
                 name = house.replicas[0].id
-                row = (5, 900, 700, 5, 2000, 0, 0, 700, 0, 0, 0, 1500)
-                said = Datagram("dead", 1, 1, Kind.WHOLE, rows=[(Topic.REPLICA, name, row)])
+                gate_part = capacity.Part(unbegun=700, sequences=5, kv_tokens=2000)
+                policy_part = target.Part(sent=700, in_use=1500)
+                row = (5, 900, *astuple(gate_part), *astuple(policy_part))
+                rows: list[tuple[Topic, str, Row]] = [(Topic.REPLICA, name, row)]
+                number = 0
                 async with asyncio.timeout(SOON_S):
                     while house.ledgers != [(5, 900)]:  # at first it may still be a stranger
+                        number += 1  # or it would be a replay, which is not heard after a silence
+                        said = Datagram("dead", 1, number, Kind.WHOLE, rows=rows)
                         dead.sendto(encode(said), ("127.0.0.1", port))
                         await asyncio.sleep(0.01)
                 assert house.house.gate.part(name).unbegun == 0

@@ -21,7 +21,7 @@ from gateway.fleet.roster import Roster
 from gateway.hold.cold import ColdHold
 from gateway.hold.gate import Gate
 from gateway.hold.turn import Turn
-from gateway.peer_news import DEMAND_EVERY_S, PeerNews
+from gateway.peer_news import DEMAND_EVERY_S, FIGURES, PeerNews
 from gateway.peers.rows import Datagram, Key, Kind, Topic
 from gateway.peers.share import Peers
 from gateway.peers.voice import Voice
@@ -347,7 +347,7 @@ def test_rows_that_are_not_understood_are_left() -> None:
     for topic, name in ((Topic.REPLICA, "a:8000"), (Topic.TENANT, "acme"), (Topic.MODEL, M)):
         said = Datagram("later", 1, 1 + topic, Kind.DELTA, rows=[(topic, name, row)])
         other.hear([said])
-    unknown = (Topic.REPLICA, "nobody:1", (1.0,) * 12)
+    unknown = (Topic.REPLICA, "nobody:1", (1.0,) * FIGURES[Topic.REPLICA])
     other.hear([Datagram("later", 1, 9, Kind.DELTA, rows=[unknown])])
     assert figures(other, "a") == (0,) * 6
     assert other.demands.demand(M).queued_requests == 0
