@@ -254,14 +254,16 @@ class Dispatcher:
         key = self._next = self._next + 1
         self._flights[key] = flight
         queue.inflight += 1
-        flight.task = asyncio.create_task(self._fly(flight), name="batch line")
-        # Not in the task itself: one that is cancelled before its first step runs none of it.
+        flight.task = asyncio.create_task(self._fly(flight, key), name="batch line")
+        # One that is cancelled before its first step runs nothing of itself.
         flight.task.add_done_callback(partial(self._over, key))
 
-    def _over(self, key: int, _: asyncio.Task[None]) -> None:
-        self._flights.pop(key).queue.inflight -= 1
+    def _over(self, key: int, _: asyncio.Task[None] | None = None) -> None:
+        """It is in flight no longer. Only the first call counts."""
+        if (flight := self._flights.pop(key, None)) is not None:
+            flight.queue.inflight -= 1
 
-    async def _fly(self, flight: _Flight) -> None:
+    async def _fly(self, flight: _Flight, key: int) -> None:
         queue, owner = flight.queue, flight.queue.owner
         try:
             body = await owner.body(flight.line)
@@ -275,6 +277,8 @@ class Dispatcher:
             raise
         except (OSError, ValueError) as error:  # what cannot be read cannot be sent
             owner.broke(error)
+        finally:  # at once: what has ended must not be taken back by the next look
+            self._over(key)
 
     def _landed(self, flight: _Flight, answer: Answer) -> None:
         """An answer came: it is the line's, or the line has to try again."""

@@ -64,7 +64,7 @@ def test_lines_make_way_at_once_and_are_answered_all_the_same(tmp_path: Path) ->
                 assert (await wire.reply()).status == 200
             gone = keeper.dispatcher.outcomes
             # Lines that had not been sent yet found no room where others were taken back from.
-            assert gone["displaced"] + gone["no_room"] == 7
+            assert gone["displaced"] + gone["no_room"] == 7, gone
             assert gone["displaced"] >= 1
             await asyncio.sleep(0.2)
             assert keeper.dispatcher.inflight <= 1  # it stays calm for a while
