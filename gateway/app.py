@@ -86,7 +86,7 @@ class House(Lifecycle):
         self.accounts = Accounts(monotonic, self._is_served, self.log)
         self.admission = Admission(settings.admit)
         self.link: Link | None = None
-        self.gate = Gate(settings.hold, monotonic)
+        self.gate = Gate(settings.hold, monotonic, self.roster.serving)
         self.cold = ColdHold(settings.hold, monotonic, self.roster.serving)
         self.trust = Trust(settings.trust, settings.relay.replica_ca, (monotonic, wall))
         tls = self.trust.tls

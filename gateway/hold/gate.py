@@ -7,8 +7,8 @@ a turn is given in the same tick, without a future or a task switch. Otherwise t
 that replica's queue, until
 
     the replica opens, and it is first in order      its turn
-    the replica dies, drains or is cleared, or one   ChooseAgain: choose anew, keeping its age
-    that could take it has nothing to do
+    the replica dies, drains or is cleared, or       ChooseAgain: choose anew, keeping its age
+    another that serves its model has nothing to do
     a batch only: it was sent, but no byte has       the same
     come, and others have come for its replica
     its deadline passes, it has waited for as long   an Evicted error
@@ -26,6 +26,7 @@ the crowd is in exactly one queue.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -48,16 +49,23 @@ from gateway.order import CLASSES
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from gateway.clock import Clock
     from gateway.kv_cache import EngineFacts
     from gateway.settings import HoldSettings
-    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Tokens
+    from gateway.vocabulary import (
+        GenerationRequest,
+        ModelName,
+        ReplicaId,
+        ReplicaView,
+        Seconds,
+        Tokens,
+    )
 
 WATCH_EVERY_S: Final = 0.25
 ASK_AT_ONCE: Final = 32
-"""How many are asked to choose again when a replica has nothing to do."""
+"""How many of one model and class are asked to choose again when a replica has nothing to do."""
 PRIOR_OUTPUT_TOKENS: Final = 256.0
 LEARNING: Final = 0.02  # weight of a new answer's length in the mean
 
@@ -67,11 +75,18 @@ _BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
 class Gate:
     """The lanes of all replicas, and everybody who waits in them."""
 
-    def __init__(self, settings: HoldSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: HoldSettings,
+        clock: Clock,
+        serving: Callable[[ModelName], Iterable[ReplicaView]],
+    ) -> None:
+        """`serving` says which replicas take work and serve a model."""
         self.clock = clock
         self.shares = tuple(Shares() for _ in CLASSES)
         self.crowd = Crowd[Waiter](settings.in_all, settings.per_tenant)
         self._settings = settings
+        self._serving = serving
         self._bounds = Bounds(
             settings.commit_tokens, settings.max_sequences, commit_s=settings.commit_s
         )
@@ -279,8 +294,6 @@ class Gate:
 
     def moved(self, replica: ReplicaId, *, takes_work: bool) -> None:
         """It takes work from now on, or no longer."""
-        lane = self._lanes.get(replica) or self._lane(replica)
-        lane.takes_work = takes_work
         if not takes_work:
             self.ask_again(replica)
         elif self.crowd.count.requests:
@@ -334,15 +347,27 @@ class Gate:
         return (now - since) // every_s > max(self._checked_at - since, 0.0) // every_s
 
     def _share_out(self, now: Seconds) -> None:
-        """If a replica has nothing to do, some who wait for the most wanted one choose anew."""
-        if any(
-            lane.takes_work and not lane.queue.requests and lane.is_spare(now)
-            for lane in self._lanes.values()
-        ):
-            longest = max(self._lanes.values(), key=lambda lane: lane.queue.requests)
-            asked = [waiter for waiter in self.crowd if waiter.lane is longest]
-            for waiter in asked[-ASK_AT_ONCE:]:
+        """If a replica has nothing to do, some who wait for the most wanted one of those that serve
+        the same model choose anew. Each class for itself: else batches alone would be asked, who
+        come last. O(waiting + replicas that serve the models waited for)."""
+        alike: dict[tuple[ModelName, bool], bool] = {}  # is there one that has nothing to do?
+        asked: defaultdict[tuple[ModelName, int], list[Waiter]] = defaultdict(list)
+        for waiter in self.crowd:
+            key = waiter.model, waiter.tenant.service_class is _BATCH
+            if key not in alike:
+                alike[key] = any(
+                    self._is_free(each.id, now, to_batch=key[1]) for each in self._serving(key[0])
+                )
+            if alike[key]:
+                asked[waiter.model, waiter.rank].append(waiter)
+        for waiters in asked.values():
+            [(most_wanted, _)] = Counter(each.lane for each in waiters).most_common(1)
+            for waiter in [each for each in waiters if each.lane is most_wanted][-ASK_AT_ONCE:]:
                 self._send_away(waiter, ChooseAgain())
+
+    def _is_free(self, replica: ReplicaId, now: Seconds, *, to_batch: bool) -> bool:
+        lane = self._lanes.get(replica)
+        return lane is None or lane.is_free(now, to_batch=to_batch)
 
 
 def _nobody(_: ReplicaId) -> None:

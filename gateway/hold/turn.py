@@ -69,7 +69,7 @@ class Claim(Protocol):
 class Waiter(Ticket):
     """A request that waits, for the lane it waits in."""
 
-    __slots__ = ("client", "error", "future", "lane", "turn")
+    __slots__ = ("client", "error", "future", "lane", "model", "turn")
 
     def __init__(self, request: GenerationRequest, turn: Turn, client: Client) -> None:
         super().__init__(
@@ -84,6 +84,7 @@ class Waiter(Ticket):
             self.alone = turn.claim.alone
         self.turn = turn
         self.lane = turn.lane
+        self.model = request.model
         self.client = client
         self.size_bytes = len(client.body)
         self.future: asyncio.Future[None] | None = None
@@ -101,11 +102,10 @@ class Lane:
     """One replica: what it has, and who waits for it."""
 
     __slots__ = (
-        "batches", "others_at", "queue", "replica", "rests_until", "room", "takes_work", "timer",
+        "batches", "others_at", "queue", "replica", "rests_until", "room", "timer",
     )  # fmt: skip
 
     def __init__(self, replica: ReplicaId, room: Room, queue: FairQueue[Waiter]) -> None:
-        self.takes_work = True
         self.replica = replica
         self.room = room
         self.queue = queue
@@ -123,6 +123,15 @@ class Lane:
         if most is not None and len(self.batches) >= most * BATCH_SEQUENCES:
             return False
         return now >= self.rests_until and self.room.is_open(now, to_batch=True)
+
+    def is_free(self, now: Seconds, *, to_batch: bool) -> bool:
+        """Has it nothing to do, and nobody who waits to be given that? Batches that wait, or have
+        just had their part, keep nobody else away."""
+        if to_batch:
+            return not self.queue.requests and self.is_spare(now)
+        if self.queue.requests and self.queue.head(now, with_batch=False) is not None:
+            return False
+        return self.room.is_open(now, to_batch=True)
 
     def take_batch(self, turn: Turn, now: Seconds) -> None:
         """A batch has its turn. While there are others, its prompt takes no more than its part of

@@ -16,10 +16,11 @@ from gateway.hold.turn import ChooseAgain, Turn
 from gateway.kv_cache import EngineFacts
 from gateway.settings import CrowdSettings, HoldSettings
 from gateway.vocabulary import GenerationRequest, ReplicaId, ServiceClass, Tenant, Usage
-from tests.builders import a_request
+from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 
-REPLICAS = [ReplicaId("r1"), ReplicaId("r2")]
+FLEET = [a_replica("r1"), a_replica("r2")]
+REPLICAS = [each.id for each in FLEET]
 TENANTS = [
     Tenant("i", ServiceClass.INTERACTIVE),
     Tenant("d", weight=2.0),
@@ -100,7 +101,10 @@ class World:
     def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
         self.clock = ManualClock()
-        self.gate = Gate(SMALL, self.clock)
+        self.out: set[ReplicaId] = set()
+        self.gate = Gate(
+            SMALL, self.clock, lambda _: [each for each in FLEET if each.id not in self.out]
+        )
         self.people: list[tuple[Someone, asyncio.Task[None]]] = []
 
     async def happen(self, event: str) -> None:
@@ -126,8 +130,12 @@ class World:
                 gate.check(now)
             case "facts":
                 gate.described(replica, EngineFacts(cache_tokens=self.rng.randrange(500, 5000)))
-            case "out" | "in":
-                gate.moved(replica, takes_work=event == "in")
+            case "out":
+                self.out.add(replica)
+                gate.moved(replica, takes_work=False)
+            case "in":
+                self.out.discard(replica)
+                gate.moved(replica, takes_work=True)
             case "cleared":
                 gate.ask_again(replica)
             case _:

@@ -75,7 +75,7 @@ class Side:
         self.roster = Roster(FleetSettings.model_validate({"models": [M]}))
         self.scorer = CacheAware(ChooseSettings())
         chooser = Chooser((), self.scorer, Cheapest(Random(0)), memory=self.scorer)
-        gate = Gate(HoldSettings(commit_tokens=8000, commit_s=None), clock)
+        gate = Gate(HoldSettings(commit_tokens=8000, commit_s=None), clock, self.roster.serving)
         cold = ColdHold(HoldSettings(), clock, self.roster.serving)
         supply = Supply(self.roster, chooser, gate, cold, 60.0, clock)
         demands = Demands(ScaleSettings(), supply, clock)

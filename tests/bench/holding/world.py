@@ -153,7 +153,8 @@ class World:
         loop = asyncio.get_running_loop()
         self.behind = [Behind(number) for number in range(REPLICAS)]
         self.clock = loop.time
-        self.gate = Gate(hold, self.clock)
+        replicas = [each.replica for each in self.behind]
+        self.gate = Gate(hold, self.clock, lambda _: replicas)
         self.chooser: Chooser = policy(ChooseSettings(policy="cache-aware"), Random(1))
         self._by_id = {each.replica.id: each for each in self.behind}
         facts = EngineFacts(

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from gateway.errors import Displaced, TenantQueueFull
-from gateway.hold.gate import Gate
+from gateway.fleet.ledger import Replica
+from gateway.hold.gate import ASK_AT_ONCE, Gate
 from gateway.hold.turn import ChooseAgain, Turn
 from gateway.order import place
 from gateway.settings import CrowdSettings, HoldSettings
-from gateway.vocabulary import GenerationRequest, ReplicaId, ServiceClass, Tenant
-from tests.builders import a_route
+from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, ServiceClass, Tenant
+from tests.builders import MODEL, a_replica, a_route
 from tests.conftest import ManualClock
 
-R1, R2 = ReplicaId("r1"), ReplicaId("r2")
+FIRST, SECOND = a_replica("r1"), a_replica("r2")
+R1, R2 = FIRST.id, SECOND.id
 SCREEN = Tenant("screen", ServiceClass.INTERACTIVE)
 BATCH = Tenant("batch", ServiceClass.BATCH)
 SOME = Tenant("some")
@@ -37,20 +39,28 @@ class Client:
         self.told += 1
 
 
-def a_request(tenant: Tenant = SOME, tokens: int = 100) -> GenerationRequest:
+def a_request(tenant: Tenant = SOME, tokens: int = 100, model: str = MODEL) -> GenerationRequest:
     return GenerationRequest(
-        a_route(), "m", True, 4 * tokens, tokens, None, tenant=tenant  # type: ignore[arg-type]
-    )  # fmt: skip
+        a_route(), ModelName(model), True, 4 * tokens, tokens, None, tenant=tenant
+    )
 
 
-def a_gate(clock: ManualClock, **knobs: Any) -> Gate:
-    return Gate(HoldSettings.model_validate({"commit_tokens": 1000, **knobs}), clock)
+def a_gate(clock: ManualClock, *fleet: Replica, **knobs: Any) -> Gate:
+    return Gate(
+        HoldSettings.model_validate({"commit_tokens": 1000, **knobs}),
+        clock,
+        lambda model: [each for each in fleet or (FIRST, SECOND) if model in each.models],
+    )
 
 
 def a_turn(
-    gate: Gate, tenant: Tenant = SOME, tokens: int = 100, replica: ReplicaId = R1
+    gate: Gate,
+    tenant: Tenant = SOME,
+    tokens: int = 100,
+    replica: ReplicaId = R1,
+    model: str = MODEL,
 ) -> Coroutine[Any, Any, Turn]:
-    return gate.turn(a_request(tenant, tokens), replica, None, Client())
+    return gate.turn(a_request(tenant, tokens, model), replica, None, Client())
 
 
 def at_once(turn: Coroutine[Any, Any, Turn]) -> Turn:
@@ -240,15 +250,91 @@ def test_who_waits_chooses_again_when_another_replica_has_nothing_to_do(
     clock: ManualClock,
 ) -> None:
     async def law() -> None:
-        gate = a_gate(clock)
+        fleet = [FIRST]
+        gate = Gate(HoldSettings(commit_tokens=1000), clock, lambda _: fleet)
         at_once(a_turn(gate, tokens=5000))
         waiting = asyncio.create_task(a_life(gate, SOME, [R1]))
         await rest()
         gate.check(clock())
         await rest()
         assert not waiting.done(), "there is no other"
+        fleet.append(SECOND)
         gate.moved(R2, takes_work=True)
         assert await waiting == "asked again"
+
+    asyncio.run(law())
+
+
+def test_nobody_chooses_again_for_a_replica_of_another_model(clock: ManualClock) -> None:
+    async def law() -> None:
+        other = a_replica("other", models=("another",))
+        gate = a_gate(clock, FIRST, other)
+        at_once(a_turn(gate, tokens=5000))
+        waiting = asyncio.create_task(a_life(gate, SOME, [R1]))
+        gate.moved(other.id, takes_work=True)
+        await rest()
+        gate.check(clock())
+        await rest()
+        assert not waiting.done()
+        waiting.cancel()
+
+    asyncio.run(law())
+
+
+def test_who_waits_for_one_model_is_not_forgotten_for_the_queue_of_another(
+    clock: ManualClock,
+) -> None:
+    async def law() -> None:
+        busy, free = (a_replica(name, models=("another",)) for name in ("busy", "free"))
+        gate = a_gate(clock, FIRST, busy, free)
+        for replica, model in ((R1, MODEL), (busy.id, "another")):
+            at_once(a_turn(gate, tokens=5000, replica=replica, model=model))
+        queue = [asyncio.create_task(a_turn(gate)) for _ in range(3)]
+        one = asyncio.create_task(a_turn(gate, replica=busy.id, model="another"))
+        await rest()
+        gate.check(clock())
+        with pytest.raises(ChooseAgain):
+            await one
+        assert not any(each.done() for each in queue)
+        for each in queue:
+            each.cancel()
+
+    asyncio.run(law())
+
+
+def test_a_replica_that_rests_from_batches_has_nothing_to_do_for_others(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        for tenant in (SCREEN, BATCH):  # whose prompts may take no more than a part of its time
+            with at_once(a_turn(gate, tenant, 800, R2)) as turn:
+                turn.first_byte(clock())
+        at_once(a_turn(gate, SCREEN, 5000))
+        tenants = {R2: BATCH, R1: SCREEN}
+        batch, screen = (
+            asyncio.create_task(a_turn(gate, tenant, replica=replica))
+            for replica, tenant in tenants.items()
+        )
+        await rest()
+        gate.check(clock())
+        with pytest.raises(ChooseAgain):
+            await screen
+        assert not batch.done()
+        batch.cancel()
+
+    asyncio.run(law())
+
+
+def test_batches_do_not_keep_others_from_choosing_again(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock)
+        at_once(a_turn(gate, tokens=5000))
+        screen = asyncio.create_task(a_turn(gate, SCREEN))
+        batches = [asyncio.create_task(a_turn(gate, BATCH)) for _ in range(ASK_AT_ONCE)]
+        await rest()
+        gate.check(clock())
+        with pytest.raises(ChooseAgain):
+            await screen
+        await asyncio.gather(*batches, return_exceptions=True)
 
     asyncio.run(law())
 
@@ -287,8 +373,7 @@ def test_who_chooses_again_and_again_is_told_to_wait_no_more_often(clock: Manual
                 except ChooseAgain:
                     asked += 1
 
-        waiting = asyncio.create_task(life())
-        gate.moved(R2, takes_work=True)  # and nobody chooses it
+        waiting = asyncio.create_task(life())  # it could go to the other replica, and never does
         for _ in range(140):
             clock.advance(0.25)
             await rest()
