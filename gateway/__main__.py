@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 from gateway import __version__
 from gateway.choose.policies import POLICIES
 from gateway.choose.prior import ProfileError, read_profile
-from gateway.section import SettingsError
+from gateway.section import SettingsError, without_passwords
 from gateway.settings import Settings
 
 GROUP = "headrace.commands"
@@ -117,7 +117,8 @@ class CheckSettingsCommand:
             return _complain(error)
         import yaml
 
-        sys.stdout.write(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+        document = without_passwords(settings.model_dump(mode="json"))
+        sys.stdout.write(yaml.safe_dump(document, sort_keys=False))
         return 0
 
 

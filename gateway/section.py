@@ -5,12 +5,15 @@ Pure. The knobs themselves are in `gateway.settings`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 PREFIX: Final = "GATEWAY__"
+
+_PASSWORD: Final = re.compile(r"(://[^:/@\s]*:)[^@]*(?=@)|([?&]\w*password=)[^&#]*", re.IGNORECASE)
 
 
 class SettingsError(Exception):
@@ -29,6 +32,17 @@ def problems(error: ValidationError) -> list[str]:
         ": ".join([*filter(None, [".".join(map(str, problem["loc"]))]), problem["msg"]])
         for problem in error.errors(include_input=False)
     ]
+
+
+def without_passwords(document: Any) -> Any:
+    """The same, to be shown: whatever is the password of a URL is stars."""
+    if isinstance(document, dict):
+        return {key: without_passwords(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [without_passwords(value) for value in document]
+    if isinstance(document, str):
+        return _PASSWORD.sub(r"\1\2***", document)
+    return document
 
 
 def read_document(text: str, environ: Mapping[str, str]) -> dict[str, Any]:
