@@ -73,6 +73,8 @@ class Sleepers:
                 await asyncio.Event().wait()
             finally:
                 self._roster.unsubscribe(self)
+                self._tasks = None  # the group ends them, and takes no more
+                self._models.clear()
 
     def wanted(self, model: ModelName) -> None:
         """A request is held for it: wake a replica, if one sleeps."""

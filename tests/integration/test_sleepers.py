@@ -147,6 +147,33 @@ def test_whatever_it_answers_is_a_waking_that_failed_and_is_tried_again(answer: 
     run(law())
 
 
+def test_what_is_wanted_of_one_that_has_ended_is_left_to_the_next() -> None:
+    """As requests may still be held when the loops are over, and whoever listens must not raise."""
+
+    async def law() -> None:
+        async with Scripted(a_reply(b'{"status": "awake"}')).running() as engine:
+            roster = Roster(FleetSettings())
+            roster.apply([ReplicaAddress(engine.url, (NAME,))], "static")
+            (replica,) = roster.replicas
+            roster.sign(replica, Sign.ASLEEP, 0.0)
+            sleepers = Sleepers(roster, lambda _: not replica.takes_work, time.monotonic, None)
+            for _ in range(2):  # the second is cancelled before what is wanted of it has begun
+                ended = asyncio.create_task(sleepers.run())
+                await asyncio.sleep(0)
+                sleepers.wanted(NAME)
+                ended.cancel()
+                await asyncio.wait([ended])
+                sleepers.wanted(NAME)
+            assert not engine.received
+            waking = asyncio.create_task(sleepers.run())
+            await asyncio.sleep(0)
+            sleepers.wanted(NAME)
+            await until(lambda: replica.takes_work)
+            waking.cancel()
+
+    run(law())
+
+
 def test_what_another_gateway_has_woken_is_found_awake() -> None:
     async def law() -> None:
         async with running_house(SLEEPY, [a_sleeper()]) as running:
