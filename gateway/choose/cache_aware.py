@@ -115,7 +115,9 @@ class CacheAware:
 
     def forget(self, replica: ReplicaId) -> None:
         """It has left, or started anew."""
-        self._targets.pop(replica, None)
+        gone = self._targets.pop(replica, None)
+        if gone is not None:
+            self._crowded.discard(gone)  # what others have there will not be told of it again
         self._pools.clear()
         self.holdings.forget(replica)
 

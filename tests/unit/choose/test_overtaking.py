@@ -9,6 +9,7 @@ import pytest
 from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Choice, Chooser, Claim
 from gateway.choose.pickers import Cheapest
+from gateway.choose.target import Part
 from gateway.fleet.ledger import Replica
 from gateway.order import place
 from gateway.settings import ChooseSettings
@@ -107,3 +108,11 @@ def test_what_is_only_on_its_way_is_not_there_for_whoever_would_go_first() -> No
     assert again.alone == again.uncached == follower.uncached
     stranger = busy.sent(A, "0", 3_000)
     assert stranger.alone == 3_000
+
+
+def test_a_replica_that_has_left_keeps_nobody_waiting_whoever_waited_for_it_elsewhere() -> None:
+    scorer = CacheAware(ChooseSettings())
+    scorer.others(A.id, "another gateway", Part(sent=500, waiting=1, waiting_work=500), 0.0)
+    assert scorer._crowded
+    scorer.forget(A.id)
+    assert not scorer._crowded
