@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gateway.fleet.health import Standing
 from gateway.kv_cache import BlocksCleared
 from gateway.vocabulary import Health
 
@@ -42,10 +43,12 @@ class FleetNews:
 
     def changed(self, replica: Replica, was: Health, now: Health) -> None:
         """One that was out has most likely been restarted, with an empty cache; one that goes to
-        sleep drops its own."""
+        sleep drops its own. Who flickers between healthy and suspect, which may be at the pace of
+        requests, takes work all the while, and nobody chooses again for that."""
         if now in (Health.EJECTED, Health.ASLEEP):
             self._chooser.forget(replica.id)
-        self._gate.moved(replica.id, takes_work=replica.takes_work)
+        if replica.takes_work != Standing(was).takes_work:
+            self._gate.moved(replica.id, takes_work=replica.takes_work)
         if replica.takes_work:
             self._cold.arrived(replica.models)
 
