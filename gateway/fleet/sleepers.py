@@ -67,7 +67,8 @@ class Sleepers:
 
     async def run(self) -> None:
         """Until cancelled; at most one `run` at a time."""
-        async with asyncio.TaskGroup() as self._tasks:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             self._roster.subscribe(self)
             try:
                 await asyncio.Event().wait()
