@@ -83,7 +83,7 @@ class House(Lifecycle):
         self.roster = Roster(settings.fleet)
         self.traces = traces(settings.account.traces)
         self.log = logs_of(settings.account, self.traces)
-        self.accounts = Accounts(monotonic, self._is_served, self.log)
+        self.accounts = Accounts(monotonic, self.roster.knows, self.log)
         self.admission = Admission(settings.admit)
         self.link: Link | None = None
         self.gate = Gate(settings.hold, monotonic, self.roster.serving)
@@ -255,9 +255,6 @@ class House(Lifecycle):
 
     async def _scrape(self) -> Collector:
         return self._registry if self._siblings is None else await self._siblings.metrics()
-
-    def _is_served(self, model: ModelName) -> bool:
-        return model in self.roster.known_models()
 
     def _card(self, model: ModelName) -> ModelCard | None:
         return self.roster.known_models().get(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from gateway.vocabulary import Seconds
@@ -18,6 +19,5 @@ monotonic: Final[Clock] = time.monotonic
 """The machine's clock, unmoved by NTP."""
 
 
-def wall() -> float:
-    """Seconds since the epoch, for log lines and documents only; never for durations."""
-    return time.time()
+wall: Final[Callable[[], float]] = time.time
+"""Seconds since the epoch, for log lines and documents only; never for durations."""

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision: "
 
-_BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
+_BATCH: Final = ServiceClass.BATCH  # found faster by names of our own
+_SUCCESS: Final = Sign.SUCCESS
 
 
 class Exchange(Message, Client, Protocol):
@@ -280,7 +281,7 @@ class Delivery:
             return usage
         rooms.accounts.attempted(replica.id, "ok")
         if reply.status < 400:  # a refusal, 429 among them, says nothing of the replica's health
-            rooms.fleet.sign(replica, Sign.SUCCESS, rooms.clock())
+            rooms.fleet.sign(replica, _SUCCESS, rooms.clock())
         if usage.prompt_tokens is not None:
             rooms.parser.learn(self._request, usage.prompt_tokens)
         rooms.lessons.answered(replica, tail)

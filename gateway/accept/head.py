@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from gateway.errors import (
     ClientError,
     ExpectationFailed,
@@ -86,19 +84,36 @@ def reading(*, keys: bool, forwards_keys: bool, traces: bool = False) -> Reading
 PLAIN: Final = reading(keys=False, forwards_keys=True)
 
 
-class Head(msgspec.Struct):
+class Head:
     """What a request head says. `fault` is set when it must be refused.
 
     `forwarded` is the block of header lines for the replica, X-Request-Id included; `fields` are
     those that were read, by name.
     """
 
-    forwarded: bytes
-    request_id: bytes
-    fields: Mapping[bytes, bytes]
-    content_length: int | None
-    expects_continue: bool
-    fault: ClientError | None
+    __slots__ = (
+        "content_length", "expects_continue", "fault", "fields", "forwarded", "request_id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        forwarded: bytes,
+        request_id: bytes,
+        fields: Mapping[bytes, bytes],
+        content_length: int | None,
+        *,
+        expects_continue: bool = False,
+        fault: ClientError | None = None,
+    ) -> None:
+        self.forwarded: Final = forwarded
+        self.request_id: Final = request_id
+        self.fields: Final = fields
+        self.content_length: Final = content_length
+        self.expects_continue: Final = expects_continue
+        self.fault: Final = fault
+
+    def __repr__(self) -> str:
+        return f"<Head {self.request_id!r}>"
 
 
 def read_head(

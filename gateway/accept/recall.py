@@ -57,7 +57,7 @@ class Recall:
             return None
         new_id = door.new_id()
         forwarded = self._forwarded + new_id + b"\r\n"
-        head = Head(forwarded, new_id, self._fields, len(body), False, None)
+        head = Head(forwarded, new_id, self._fields, len(body))
         exchange = Exchange(line, self._route, self._target, head, "1.1")
         exchange.take_body(body)
         return exchange, head

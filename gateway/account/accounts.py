@@ -5,7 +5,7 @@ Invariant: received = sum of all outcomes + open, at every moment.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.account.entry import Entry
@@ -60,10 +60,12 @@ class Accounts:
         self._scribe = scribe
         self.received = 0
         self.open_entries = 0
-        self.endings: Counter[Ending] = Counter()
+        self.endings: defaultdict[Ending, int] = defaultdict(int)
         self.by_model: dict[ModelName, ModelMeters] = {}
-        self.attempts: Counter[tuple[ReplicaId, str]] = Counter()  # (replica, "ok" or a reason)
-        self.retries: Counter[str] = Counter()  # by the reason of the attempt before
+        self.attempts: defaultdict[tuple[ReplicaId, str], int] = defaultdict(int)
+        """By the replica, and "ok" or a reason."""
+        self.retries: defaultdict[str, int] = defaultdict(int)
+        """By the reason of the attempt before."""
 
     def __repr__(self) -> str:
         return f"<Accounts received {self.received}, open {self.open_entries}, {self.outcomes()}>"

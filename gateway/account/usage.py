@@ -75,13 +75,26 @@ _COUNTS: Final = msgspec.json.Decoder(_Counts)
 def read_usage(tail: bytes) -> Usage:
     """The last usage object in `tail`. Anything unreadable is NOTHING, never an error.
 
-    One pass over the line that holds it, without building what is not a count.
+    As a rule it is a member of the outermost object: then the rest of that, from it on, is an
+    object too, and what stands before need not be read. Else its line is read, in one pass and
+    without building what is not a count.
     """
     at = tail.rfind(_MARK)
     if at < 0:
         return NOTHING
     end = tail.find(b"\n", at)
-    line = tail[tail.rfind(b"\n", 0, at) + 1 : end if end >= 0 else None]
+    if end < 0:
+        end = len(tail)
+    try:
+        document = _DOCUMENT.decode(b"{" + tail[at:end])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _from_line(tail, at, end)
+    return _from_line(tail, at, end) if document.usage is None else document.usage.usage()
+
+
+def _from_line(tail: bytes, at: int, end: int) -> Usage:
+    """That of the document in the line with the mark at `at`."""
+    line = tail[tail.rfind(b"\n", 0, at) + 1 : end]
     try:
         document = _DOCUMENT.decode(line.removeprefix(b"data:"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

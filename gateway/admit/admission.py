@@ -15,10 +15,11 @@ from gateway.settings import AdmitSettings
 class Admission:
     """Counts who is in; `with admission:` is one request's stay. O(1)."""
 
-    __slots__ = ("_settings", "is_draining", "open_requests")
+    __slots__ = ("_most", "_settings", "is_draining", "open_requests")
 
     def __init__(self, settings: AdmitSettings) -> None:
         self._settings = settings
+        self._most = settings.max_open_requests
         self.open_requests = 0
         self.is_draining = False
 
@@ -34,7 +35,7 @@ class Admission:
         """Raises Draining or TooManyRequests."""
         if self.is_draining:
             raise Draining(retry_after_s=self._settings.retry_after_s)
-        if self.open_requests >= self._settings.max_open_requests:
+        if self.open_requests >= self._most:
             raise TooManyRequests(retry_after_s=self._settings.retry_after_s)
         self.open_requests += 1
 

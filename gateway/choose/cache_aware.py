@@ -21,16 +21,16 @@ from msgspec.structs import replace
 
 from gateway.choose.chooser import Choice, Claim
 from gateway.choose.elsewhere import MARK_BYTES
-from gateway.choose.holdings import Hits, Holdings
+from gateway.choose.holdings import Holdings
 from gateway.choose.owed import Owed
 from gateway.choose.pace import Pace
 from gateway.choose.pool import Pool
 from gateway.choose.price import REUSE_WEIGHT, Price, work
+from gateway.choose.ruler import Hits
 from gateway.choose.target import NO_PART, Part, Target
 from gateway.choose.text_chain import Prompt
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
 from gateway.order import place
-from gateway.record import Value
 from gateway.settings import ChooseSettings
 from gateway.vocabulary import (
     GenerationRequest,
@@ -65,8 +65,11 @@ class CacheAware:
     """
 
     __slots__ = (
+        "_attention_tokens",
         "_crowded",
+        "_footprint",
         "_looked_at",
+        "_overhead_tokens",
         "_pools",
         "_price",
         "_prompt",
@@ -85,7 +88,11 @@ class CacheAware:
             reads_all=settings.read_every_prompt,
         )
         self._settings = settings
+        # Asked for every request, and settings take three times as long to tell.
+        self._attention_tokens = float(settings.attention_tokens)
+        self._overhead_tokens: Tokens = settings.request_overhead_tokens
         self._price = Price() if price is None else price
+        self._footprint = float(self._price.footprint)
         self._targets: dict[ReplicaId, Target] = {}
         self._prompt: Prompt | None = None  # the last one: it is priced, and then dispatched
         self._pools: dict[int, Pool] = {}  # by identity of a tuple of replicas
@@ -182,7 +189,7 @@ class CacheAware:
 
     def work(self, prompt_tokens: Tokens, uncached: Tokens) -> float:
         """Of a prompt, in the unit of `rate_per_s`."""
-        return work(prompt_tokens, uncached, self._settings.attention_tokens)
+        return work(prompt_tokens, uncached, self._attention_tokens)
 
     def repairs(self) -> list[ReplicaId]:
         """Replicas whose events are to be told again from the beginning."""
@@ -211,9 +218,9 @@ class CacheAware:
         self._look(now)
         pool = self._pool(replicas)
         hits = self.holdings.hits(self._prompt_of(request), pool.names)
-        attention = self._settings.attention_tokens
+        attention = self._attention_tokens
         cold = work(hits.prompt_tokens, hits.prompt_tokens, attention)  # where nothing is held
-        used_s = self._price.footprint * max(self._reuse, LEAST_REUSE) * pool.mean_s
+        used_s = self._footprint * max(self._reuse, LEAST_REUSE) * pool.mean_s
         costs = [
             (wait if (wait := pace.free_at - now) > 0.0 else 0.0)
             + cold * slope
@@ -225,7 +232,7 @@ class CacheAware:
                 if held:
                     saved = cold - work(hits.prompt_tokens, hits.uncached(at), attention)
                     costs[at] += hits.load_s[at] - saved * pool.slopes[at]
-        priced = Priced(costs, pool, hits, self.holdings, now, attention, {})
+        priced = Priced(costs, pool, hits, self.holdings, now, attention)
         if self._crowded:
             self._overtake(request, priced, costs)
         return priced
@@ -272,7 +279,7 @@ class CacheAware:
         target, prompt = self.target(name), self._prompt_of(request)
         hits, at = self._hits_of(choice, prompt, now)
         uncached, hit = hits.uncached(at), hits.tokens[at]
-        cold = work(hits.prompt_tokens, uncached, self._settings.attention_tokens)
+        cold = work(hits.prompt_tokens, uncached, self._attention_tokens)
         found = hit / max(hits.prompt_tokens, 1)
         self._reuse += self._reuse_weight * (found - self._reuse)
         dispatch = self.holdings.dispatched(prompt, name, now, (hit, hits.ruler))
@@ -283,7 +290,7 @@ class CacheAware:
             self.placements.append(placement)
         beginning = prompt.hashes[0] if prompt.hashes else 0
         self._prompt = None  # it is a view of the request's body
-        use = (beginning, hit, uncached + self._settings.request_overhead_tokens)
+        use = (beginning, hit, uncached + self._overhead_tokens)
         owed = Owed(target, self._crowded, use, uncached, dispatch)
         owed.work = cold
         if placement is not None:
@@ -323,17 +330,31 @@ class CacheAware:
         return self._prompt
 
 
-class Priced(Value, frozen=True):
+class Priced:
     """Costs in seconds, and what they were made of. A `Quote`."""
 
-    costs: Sequence[float]
-    pool: Pool
-    hits: Hits
-    holdings: Holdings
-    now: Seconds
-    attention_tokens: Tokens
-    spared_s: dict[int, Seconds]
-    """Of the wait for some, what is owed to those whom it would overtake."""
+    __slots__ = ("attention_tokens", "costs", "hits", "holdings", "now", "pool", "spared_s")
+
+    def __init__(
+        self,
+        costs: list[float],
+        pool: Pool,
+        hits: Hits,
+        holdings: Holdings,
+        now: Seconds,
+        attention_tokens: float,
+    ) -> None:
+        self.costs: Final = costs
+        self.pool: Final = pool
+        self.hits: Final = hits
+        self.holdings: Final = holdings
+        self.now: Final = now
+        self.attention_tokens: Final = attention_tokens
+        self.spared_s: Final[dict[int, Seconds]] = {}
+        """Of the wait for some, what is owed to those whom it would overtake."""
+
+    def __repr__(self) -> str:
+        return f"<Priced {self.costs} s, {self.hits!r}>"
 
     def prediction(self, index: int) -> Prediction:
         """As things were when it was priced."""

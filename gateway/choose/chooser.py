@@ -18,7 +18,6 @@ from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
 from gateway.choose.target import NO_PART, Part
 from gateway.kv_cache import BlockListener, Placement, Reading, Tokenised
-from gateway.record import Value
 from gateway.vocabulary import (
     GenerationRequest,
     Prediction,
@@ -73,16 +72,24 @@ class Picker(Protocol):
     def pick(self, costs: Sequence[float]) -> int: ...
 
 
-class Choice(Value, Generic[R_co], frozen=True):
-    """What was chosen, and out of what. A msgspec.Struct: one is made per attempt.
+class Choice(Generic[R_co]):
+    """What was chosen, and out of what.
 
     `quote` is None where nothing was priced: there was one replica to choose from.
     """
 
-    replica: R_co
-    index: int
-    replicas: Sequence[R_co]
-    quote: Quote | None = None
+    __slots__ = ("index", "quote", "replica", "replicas")
+
+    def __init__(
+        self, replica: R_co, index: int, replicas: Sequence[R_co], quote: Quote | None = None
+    ) -> None:
+        self.replica: Final = replica
+        self.index: Final = index
+        self.replicas: Final = replicas
+        self.quote: Final = quote
+
+    def __repr__(self) -> str:
+        return f"<Choice {self.replica!r} of {len(self.replicas)}>"
 
     def uncached(self, prompt_tokens: Tokens) -> Tokens | None:
         """Of so many prompt tokens, those that the replica does not hold; None: nobody knows."""

@@ -41,6 +41,10 @@ class Grade(StrEnum):
     APPROXIMATE = "approximate"
 
 
+_APPROXIMATE: Final = Grade.APPROXIMATE  # found faster by names of our own
+_SILENT: Final = Certainty.SILENT
+
+
 class Record:
     """What is known of one replica."""
 
@@ -65,7 +69,7 @@ class Record:
     def grade(self) -> Grade:
         """How well its events tell its cache."""
         if not self.source.is_readable or self.audit.is_doubted:
-            return Grade.APPROXIMATE
+            return _APPROXIMATE
         return Grade.EXACT if self.source.certainty is Certainty.EXACT else Grade.PARTIAL
 
     @property
@@ -113,13 +117,14 @@ class Dispatch:
         self._end = ruler.ends.get(record.sent.bit)
         self._parting = ruler.parting(record.sent.bit)
         self._is_awaited = True  # its first byte is
-        self._is_pending = record.source.certainty is not Certainty.SILENT
+        self._is_pending = record.source.certainty is not _SILENT
         self.hashes = prompt.whole()
         self._unread_from, self._last = texts.send(
             record.sent,
             self.hashes,
             prompt.request.prompt_tokens / max(len(prompt), 1),
             is_pending=self._is_pending,
+            walk=ruler.walk,
         )
         self._instant: Instant | None = None  # while its hit waits to be settled
         self._settled: Tokens | None = None
@@ -182,7 +187,7 @@ class Dispatch:
         record = self.record
         record.audit.predicted.add(self._predicted, cached_tokens, record.block_size)
         record.curiosity.foresaw(self._predicted, cached_tokens, record.block_size)
-        if record.grade is Grade.APPROXIMATE and record.has_cache:
+        if record.grade is _APPROXIMATE and record.has_cache:
             self._resize(cached_tokens)
         self._found = cached_tokens
         if self._settled is not None:

@@ -10,21 +10,22 @@ are taken in proportion to the whole prompt's estimate.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.choose.stretch import End, Stretch, each_bit
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import Walk
-from gateway.vocabulary import Tokens
+from gateway.vocabulary import Seconds, Tokens
 
 
 class Ruler:
     """Beginnings of a prompt measured in tokens."""
 
-    __slots__ = ("_keeps_answers", "_per_byte", "_walk", "ends", "length")
+    __slots__ = ("_keeps_answers", "_per_byte", "ends", "length", "walk")
 
     def __init__(self, prompt: Prompt, walk: Walk, *, keeps_answers: bool) -> None:
         """`keeps_answers`: the next turn of a conversation repeats the last answer's tokens."""
-        self._walk = walk
+        self.walk = walk
         self._per_byte = prompt.request.prompt_tokens / max(len(prompt), 1)
         self._keeps_answers = keeps_answers
         self.length: Tokens = prompt.request.prompt_tokens
@@ -42,7 +43,7 @@ class Ruler:
     def parting(self, bit: int) -> tuple[Stretch, int] | None:
         """Where it goes on from all that is known, and how many marks that is; None where that is
         not because prompts part, or a replica was not given so much."""
-        walk = self._walk
+        walk = self.walk
         if self.ends or walk.last is None or not walk.believed[-1][0] & bit:
             return None
         return walk.last, walk.depth
@@ -59,7 +60,7 @@ class Ruler:
                     found[bit] = tokens
             else:
                 found[bits] = tokens
-            if self.ends and depth == self._walk.depth:
+            if self.ends and depth == self.walk.depth:
                 for bit, end in self.ends.items():
                     if bit & bits:
                         found[bit] = self._kept(end)
@@ -71,7 +72,7 @@ class Ruler:
         return tokens - tokens % block_size if tokens > 0 else 0
 
     def _find_ends(self, prompt: Prompt, ends: Sequence[End]) -> None:
-        depth, length = self._walk.depth, len(prompt)
+        depth, length = self.walk.depth, len(prompt)
         for end in ends:
             if end.length > length or prompt.digest(depth, end.length) != end.digest:
                 continue
@@ -86,7 +87,7 @@ class Ruler:
         return end.tokens if self._keeps_answers else end.prompt_tokens
 
     def _at(self, depth: int) -> Tokens:
-        walk, mark = self._walk, MARKS[depth - 1]
+        walk, mark = self.walk, MARKS[depth - 1]
         if depth == walk.depth and walk.is_whole and walk.last is not None and walk.last.parted:
             return walk.last.parted
         if walk.lesson is None:
@@ -98,3 +99,28 @@ class Ruler:
         if tokens:
             return tokens + int(beyond * self._per_byte)
         return min(int(mark * self._per_byte), walk.tokens)
+
+
+class Hits:
+    """What replicas hold of one prompt, in their order.
+
+    `load_s` is how long it takes to bring in what of it is not in GPU memory. `prompt_tokens` is
+    how long the prompt is, as well as is known.
+    """
+
+    __slots__ = ("load_s", "prompt_tokens", "ruler", "tokens")
+
+    def __init__(
+        self, prompt_tokens: Tokens, tokens: list[Tokens], load_s: list[Seconds], ruler: Ruler
+    ) -> None:
+        self.prompt_tokens: Final = prompt_tokens
+        self.tokens: Final = tokens
+        self.load_s: Final = load_s
+        self.ruler: Final = ruler
+
+    def __repr__(self) -> str:
+        return f"<Hits {self.tokens} of {self.prompt_tokens} tokens>"
+
+    def uncached(self, index: int) -> Tokens:
+        """To be prefilled there; at least one."""
+        return max(self.prompt_tokens - self.tokens[index], 1)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 import xxhash
@@ -58,6 +60,14 @@ STOPS: Final = _stops()
 """Of each mark, how many there are up to where prompts are cut in any case: pieces that are
 remembered, and forgotten, in one are not longer than that."""
 
+_CUTS: Final = tuple(
+    [
+        Struct("".join([f"{part.stop - part.start}s" for part in _PARTS[:marks]]))
+        for marks in range(STOPS[0] + 1)
+    ]
+)
+"""What cuts out so many first pieces at once: small ones are copied sooner than viewed."""
+
 
 class Prompt:
     """One request's prompt, hashed as far as anybody asked and never twice."""
@@ -90,9 +100,14 @@ class Prompt:
         if begin >= end:
             return
         above = hashes[-1] if begin else _scope(self.request)
+        pieces: Sequence[bytes | memoryview]
+        if end < len(_CUTS) and not begin:
+            pieces = _CUTS[end].unpack_from(data)
+        else:
+            pieces = [data[part] for part in _PARTS[begin:end]]
         found: list[int] = []
-        for part in _PARTS[begin:end]:
-            above = digest(data[part], above)
+        for piece in pieces:
+            above = digest(piece, above)
             found.append(above)
         hashes.fromlist(found)
 

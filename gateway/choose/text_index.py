@@ -51,13 +51,18 @@ class Walk:
     """How far a prompt is known: its marks, and who was given how many of them.
 
     `lesson` is the one that goes furthest, for `learnt` marks: `tokens` for certain, and the bytes
-    `beyond` them. `last` is the stretch in which it ends, at its end where `is_whole`.
+    `beyond` them. `last` is the stretch in which it ends, at its end where `is_whole`. The `path`
+    is all stretches it goes along, of the last one so many marks as it is `along`; so it was after
+    so many `changes` of the index.
     """
 
-    __slots__ = ("believed", "beyond", "depth", "is_whole", "last", "learnt", "lesson", "pending",
-                 "tokens")  # fmt: skip
+    __slots__ = ("along", "believed", "beyond", "changes", "depth", "is_whole", "last", "learnt",
+                 "lesson", "path", "pending", "tokens")  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, changes: int) -> None:
+        self.changes = changes
+        self.path: list[Stretch] = []
+        self.along = 0
         self.depth = 0
         self.is_whole = False
         self.last: Stretch | None = None
@@ -86,10 +91,11 @@ class Walk:
 class TextIndex:
     """Beginnings of prompts. O(marks) to hash a prompt, O(stretches) for all else."""
 
-    __slots__ = ("_bits", "_free", "_givens", "_leaving", "_stretches")
+    __slots__ = ("_bits", "_changes", "_free", "_givens", "_leaving", "_stretches")
 
     def __init__(self) -> None:
         self._stretches: dict[int, Stretch] = {}  # by the hash at the first mark
+        self._changes = 0  # of which stretches there are
         self._givens: dict[int, Given] = {}  # by bit
         self._free: list[int] = []
         self._bits = 0
@@ -132,20 +138,21 @@ class TextIndex:
 
     def walk(self, prompt: Prompt) -> Walk:
         """Hashes the prompt no further than anybody has been given it, and to the next stop."""
-        walk = Walk()
-        get, hashes, marks = self._stretches.get, prompt.hashes, prompt.marks
+        walk = Walk(self._changes)
+        stretches, hashes, marks = self._stretches, prompt.hashes, prompt.marks
         believed = pending = -1  # bits of those that were given all so far
         at, is_whole = 0, True
         while at < marks and is_whole:
             if at >= len(hashes):
                 prompt.hash_to(STOPS[at])
-            stretch = get(hashes[at])
+            stretch = stretches.get(hashes[at])
             if stretch is None:
                 break
-            if len(hashes) < at + len(stretch.hashes):
+            length = len(stretch.hashes)
+            if len(hashes) < at + length:
                 prompt.hash_to(STOPS[at])
             shared = shared_marks(stretch, hashes, at)
-            is_whole = shared == len(stretch.hashes)
+            is_whole = shared == length
             here = stretch.believed
             if here & believed != believed:
                 if at:
@@ -157,32 +164,46 @@ class TextIndex:
                     walk.pending.append((pending & ~here, at))
                 pending &= here
             at += shared
-            walk.last = stretch
-            if stretch.lesson is not None:
-                walk.lesson, walk.learnt = stretch.lesson, at
+            walk.path.append(stretch)
+            walk.along = shared
+            lesson = stretch.lesson
+            if lesson is not None:
+                walk.lesson, walk.learnt = lesson, at
         if at:
+            walk.last = walk.path[-1]
             walk.is_whole = is_whole
             walk.ends(at, believed, pending)
         return walk
 
     def send(
-        self, given: Given, hashes: array[int], tokens_per_byte: float, *, is_pending: bool
+        self,
+        given: Given,
+        hashes: array[int],
+        tokens_per_byte: float,
+        *,
+        is_pending: bool,
+        walk: Walk | None = None,
     ) -> tuple[int, Stretch | None]:
         """A prompt with these beginnings is on its way there. From which of them on no other has
-        been read there, and the last stretch."""
+        been read there, and the last stretch. As far as it was walked along, and nothing has
+        changed since, it need not be looked up again."""
         bit, stamps, unread = given.bit, given.stamps, given.unread
-        get, at, marks, unread_from = self._stretches.get, 0, len(hashes), len(hashes)
+        at, marks, unread_from = 0, len(hashes), len(hashes)
         stretch: Stretch | None = None
         given.tick += _TICK
         newest = given.tick + _TICK - 1
+        path = self._walked(walk)
         while at < marks:
-            stretch = get(hashes[at])
-            if stretch is None:
-                stretch = self._begin(hashes, at, tokens_per_byte)
+            if path:
+                stretch = path.pop()
             else:
-                shared = shared_marks(stretch, hashes, at)
-                if shared < len(stretch.hashes):
-                    self._split(stretch, at, shared)
+                stretch = self._stretches.get(hashes[at])
+                if stretch is None:
+                    stretch = self._begin(hashes, at, tokens_per_byte)
+                else:
+                    shared = shared_marks(stretch, hashes, at)
+                    if shared < len(stretch.hashes):
+                        self._split(stretch, at, shared)
             stamp = newest - at
             if stretch not in stamps:
                 stretch.believed |= bit
@@ -201,6 +222,14 @@ class TextIndex:
         if given.tokens > given.capacity:
             self.trim(given)
         return unread_from, stretch
+
+    def _walked(self, walk: Walk | None) -> list[Stretch]:
+        """What it went along, the first one last, if nothing has changed since."""
+        if walk is None or walk.changes != self._changes or walk.last is None:
+            return []
+        if not walk.is_whole:
+            self._split(walk.last, walk.depth - walk.along, walk.along)
+        return walk.path[::-1]
 
     def arrived(self, given: Given, hashes: array[int], unread_from: int) -> None:
         """It has been read there."""
@@ -304,6 +333,7 @@ class TextIndex:
         length = MARKS[end - 1] - (MARKS[at - 1] if at else 0)
         stretch = Stretch(hashes[at:end], int(length * tokens_per_byte))
         self._stretches[hashes[at]] = stretch
+        self._changes += 1
         return stretch
 
     def _split(self, stretch: Stretch, at: int, marks: int) -> None:
@@ -313,6 +343,7 @@ class TextIndex:
         stretch.hashes, stretch.ends, stretch.parted = stretch.hashes[:marks], (), 0
         stretch.tokens -= tokens
         self._stretches[behind.hashes[0]] = behind
+        self._changes += 1
         for bit in each_bit(behind.believed | behind.pending):
             given = self._givens[bit]
             stamp = given.stamps.get(stretch)
@@ -335,3 +366,4 @@ class TextIndex:
             first = stretch.hashes[0]
             if self._stretches.get(first) is stretch:
                 del self._stretches[first]
+                self._changes += 1

@@ -113,6 +113,10 @@ class Roster:
         """
         return self._known
 
+    def knows(self, model: ModelName) -> bool:
+        """Is it one of them? O(1)."""
+        return model in self._known
+
     def known_at_zero(self, model: ModelName) -> ModelSettings | None:
         """How a model is waited for that has no replica, if it is known without one; O(1)."""
         return self._declared.get(model) or self._asleep.get(model)

@@ -25,7 +25,6 @@ from gateway.errors import (
     StreamBroken,
     StreamStalled,
 )
-from gateway.record import Value
 from gateway.relay.http1 import LAST_CHUNK, end_to_end, unframed
 
 if TYPE_CHECKING:
@@ -99,11 +98,17 @@ class Watcher(Protocol):
     def chunk(self, now: Seconds) -> None: ...
 
 
-class Reply(Value, frozen=True):
+class Reply:
     """A response that was relayed whole: its status, and its last bytes for the accounts."""
 
-    status: int
-    last_reads: Iterable[list[bytes] | bytes]  # pieces of body, or one whole chunk
+    __slots__ = ("last_reads", "status")
+
+    def __init__(self, status: int, last_reads: Iterable[list[bytes] | bytes]) -> None:
+        self.status: Final = status
+        self.last_reads: Final = last_reads  # pieces of body, or one whole chunk
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status}>"
 
     def tail(self) -> bytes:
         """The last body bytes, unframed. Joined only when asked for."""
@@ -263,14 +268,22 @@ class Attempt:
         return Reply(self._connection.reader.status, self._reads)
 
 
-class Job(Value, frozen=True):
+class Job:
     """What an attempt is to do: whom to serve, whom to tell, and how patiently.
 
     A replica that answers with a status in `leave_on` is to be left for another; whatever else it
     answers goes to the client as it comes.
     """
 
-    client: Client
-    watcher: Watcher
-    patience: Patience
-    leave_on: frozenset[int]
+    __slots__ = ("client", "leave_on", "patience", "watcher")
+
+    def __init__(
+        self, client: Client, watcher: Watcher, patience: Patience, leave_on: frozenset[int]
+    ) -> None:
+        self.client: Final = client
+        self.watcher: Final = watcher
+        self.patience: Final = patience
+        self.leave_on: Final = leave_on
+
+    def __repr__(self) -> str:
+        return f"<Job for {self.client!r}>"

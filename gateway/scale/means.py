@@ -9,8 +9,6 @@ from __future__ import annotations
 from math import exp
 from typing import TYPE_CHECKING, Final
 
-from gateway.record import Value
-
 if TYPE_CHECKING:
     from gateway.vocabulary import Seconds
 
@@ -24,12 +22,18 @@ SHARE: Final = 50.0  # what one sequence more adds to a step, as a part of that 
 FORGET: Final = 0.001  # of the least time, per look that has seen longer ones
 
 
-class Speed(Value, frozen=True):
+class Speed:
     """What the mean replica of a model does: prefill in work a second (as the policy that chooses
     counts work), and for how long each generated token keeps it busy."""
 
-    prefill_per_s: float
-    decode_s: Seconds
+    __slots__ = ("decode_s", "prefill_per_s")
+
+    def __init__(self, prefill_per_s: float, decode_s: Seconds) -> None:
+        self.prefill_per_s: Final = prefill_per_s
+        self.decode_s: Final = decode_s
+
+    def __repr__(self) -> str:
+        return f"<Speed {self.prefill_per_s:.0f} a second, {self.decode_s * 1e6:.0f} us a token>"
 
     def cost_s(self, work: float, output: float) -> Seconds:
         """Replica-seconds."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+import msgspec
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.account.usage import NOTHING, read_usage
+from gateway.account.usage import _DOCUMENT, NOTHING, read_usage
 from gateway.vocabulary import Usage
 
 JSON = st.recursive(
@@ -41,6 +42,33 @@ def test_any_document_whole_or_cut_gives_counts_or_nothing(
     whole = b"data: " + text + b"\n\n" if is_event else text
     assert is_usage(read_usage(whole))
     assert is_usage(read_usage(whole[from_start : len(whole) - from_end]))
+
+
+COUNTS = st.fixed_dictionaries({"prompt_tokens": st.integers(0, 99)})
+WITH_USAGE = st.dictionaries(
+    st.sampled_from(("usage", "response", "a", "b")),
+    JSON
+    | COUNTS
+    | st.dictionaries(st.sampled_from(("usage", "response", "a")), JSON | COUNTS, max_size=3),
+    max_size=4,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(WITH_USAGE, st.booleans(), st.booleans())
+@example({"response": {"usage": {"prompt_tokens": 1}}, "usage": None}, True, True)
+@example({"usage": {"prompt_tokens": 1}, "a": {"usage": {"prompt_tokens": 2}}}, True, True)
+def test_the_outermost_usage_is_read_wherever_others_stand(
+    document: dict[str, object], is_event: bool, is_compact: bool
+) -> None:
+    text = json.dumps(document, separators=(",", ":") if is_compact else None).encode()
+    try:
+        read = _DOCUMENT.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return  # where something in its place is no usage: see the tests beside
+    counts = read.usage or (read.response.usage if read.response is not None else None)
+    expected = NOTHING if counts is None else counts.usage()
+    assert read_usage(b"data: " + text + b"\n\n" if is_event else text) == expected
 
 
 @settings(max_examples=200, deadline=None)

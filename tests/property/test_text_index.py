@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
 from gateway.choose.stretch import Given
 from gateway.choose.text_chain import MARKS, Prompt
-from gateway.choose.text_index import TextIndex
+from gateway.choose.text_index import TextIndex, Walk
 from gateway.vocabulary import GenerationRequest, ModelName
 from tests.builders import a_route
 
@@ -78,12 +80,15 @@ class World:
         self.given = [self.index.join(capacity) for _ in range(REPLICAS)]
         self.models = {each.bit: Model() for each in self.given}
         self.open: list[Sent] = []
+        self.walks: dict[int, Walk] = {}  # along prompts that are not sent yet
+
+    def look(self, which: int) -> None:
+        self.walks[which] = self.index.walk(prompt(which))
 
     def send(self, who: int, which: int, is_pending: bool) -> None:
-        asked, given = prompt(which), self.given[who]
-        self.index.walk(asked)
-        hashes = asked.whole()
-        unread_from, _ = self.index.send(given, hashes, 0.25, is_pending=is_pending)
+        hashes, given = prompt(which).whole(), self.given[who]
+        walk = self.walks.pop(which, None) or self.index.walk(prompt(which))
+        unread_from, _ = self.index.send(given, hashes, 0.25, is_pending=is_pending, walk=walk)
         self.open.append(Sent(given, which, unread_from, is_pending))
         model = self.models[given.bit]
         for each in hashes:
@@ -129,6 +134,7 @@ class World:
 
 who, which, at = st.integers(0, REPLICAS - 1), st.integers(0, len(TREE) - 1), st.integers(0, 5)
 steps = st.one_of(
+    st.tuples(st.just("look"), which),
     st.tuples(st.just("send"), who, which, st.booleans()),
     st.tuples(st.just("arrive"), at),
     st.tuples(st.just("end"), at),
@@ -156,7 +162,34 @@ def leading(hashes: list[int], known: set[int]) -> int:
     return next((at for at, each in enumerate(hashes) if each not in known), len(hashes))
 
 
+@given(st.integers(0, 9000), st.lists(st.integers(0, 30), max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_hashes_are_a_chain_over_what_lies_between_marks_however_far_one_is_asked_for(
+    size: int, steps: list[int]
+) -> None:
+    text = Random(size).randbytes(size)
+    request = GenerationRequest(a_route(), ModelName("m"), True, 0, 0, None, text + b"]")
+    asked, above, begin = Prompt(request), xxh3_64_intdigest(b"m\x00/v1/chat/completions"), 0
+    law = []
+    for mark in MARKS[: asked.marks]:
+        above = xxh3_64_intdigest(text[begin:mark], above)
+        law.append(above)
+        begin = mark
+    for marks in steps:
+        asked.hash_to(marks)
+        assert list(asked.hashes) == law[: len(asked.hashes)]
+        assert len(asked.hashes) >= min(marks, asked.marks)
+    assert list(asked.whole()) == law
+    assert asked.marks == sum(mark <= len(asked) for mark in MARKS)
+
+
+SPLIT = [("send", 0, 3, True), ("look", 3), ("send", 1, 4, True), ("send", 2, 3, True)]
+GONE = [("send", 0, 3, True), ("look", 3), ("leave", 0), ("sweep", 9), ("send", 0, 3, True)]
+
+
 @given(stories, which)
+@example(SPLIT, 3)
+@example(GONE, 3)
 @settings(max_examples=300, deadline=None)
 def test_who_was_given_how_much_is_what_a_model_of_single_marks_says(
     story: list[Step], which: int
@@ -191,7 +224,7 @@ def test_of_a_full_cache_the_last_prompt_is_kept_and_later_parts_go_before_earli
     story: list[Step], capacity: int
 ) -> None:
     """`told` compares sizes after every step."""
-    world = told([step for step in story if step[0] in ("send", "arrive")], capacity)
+    world = told([step for step in story if step[0] in ("look", "send", "arrive")], capacity)
     for one in world.given:
         for text in range(len(TREE)):
             held = [
