@@ -13,7 +13,9 @@ The clock `free_at` says when the prefill that is owed will be done. It moves on
 dispatched, drains with time, and is set right by every first byte seen (research: a queue that is
 only emptied at first bytes counts a prompt in full until its very end). With a new rate it is
 another at once: replicas are compared, and the one that has been set right alone looks the emptier
-by all that the others' clocks are behind.
+by all that the others' clocks are behind. A replica that is late by so much is expected to be late
+by as much again: it is not free, and whoever waits for what it holds waits no longer than that is
+worth.
 
 Unary responses show their first byte only when all is generated: their prompts are owed until the
 instant their prefill is predicted to be done, and a span that holds one teaches nothing; nor does
@@ -56,8 +58,8 @@ class Pace:
 
     __slots__ = (
         "_busy_s", "_counted_at", "_cut_at", "_cut_done", "_done", "_is_clear", "_is_joint",
-        "_is_pinned", "_n", "_prior_per_s", "_since", "_sx", "_sxx", "_sxy", "_sy", "_unseen",
-        "_weight", "free_at", "has_learnt", "others_owed", "owed", "rate_per_s",
+        "_is_pinned", "_late_since", "_n", "_prior_per_s", "_since", "_sx", "_sxx", "_sxy", "_sy",
+        "_unseen", "_weight", "free_at", "has_learnt", "others_owed", "owed", "rate_per_s",
     )  # fmt: skip
 
     def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
@@ -76,6 +78,7 @@ class Pace:
         self._done: Tokens = 0  # finished in this span
         self._cut_at: Seconds | None = None  # where it ended, and another one began
         self._cut_done: Tokens = 0  # finished in the one that ended
+        self._late_since: Seconds | None = None  # what is owed was to be done then
         self._is_clear = True  # the span shows all that was done in it
         self._is_joint = False  # others have a part in it
         self._n = self._sx = self._sy = self._sxx = self._sxy = 0.0  # of the spans seen
@@ -110,6 +113,10 @@ class Pace:
         since, self._counted_at = self._counted_at, now
         if self.owed:
             self._busy_s += now - since
+            if self.free_at < now:
+                if self._late_since is None:
+                    self._late_since = self.free_at
+                self.free_at = now + (now - self._late_since)
         elif self.free_at > since:
             self._busy_s += min(self.free_at, now) - since
         if self._cut_at is not None:
@@ -150,6 +157,7 @@ class Pace:
             self._cut_at, self._cut_done = now, self._done + self._cut_done
             self._close(inf)
         self.free_at = now + (self.owed + self._unseen_tokens(now)) / self.rate_per_s
+        self._late_since = None
 
     def _close(self, now: Seconds) -> None:
         """Learn from the span that was cut, once all is known that had been read by then."""
@@ -168,6 +176,9 @@ class Pace:
         """Such a stream ended without a first byte."""
         self.owed = max(self.owed - tokens, 0)
         self.free_at -= tokens / self.rate_per_s
+        if not self.owed and self._late_since is not None:
+            self.free_at = self._unseen[-1][0] if self._unseen else self._late_since
+            self._late_since = None
         self._is_clear = False
 
     def others_began(self, tokens: Tokens, now: Seconds) -> None:

@@ -40,7 +40,8 @@ def test_a_pace_is_never_negative_and_rests_when_nothing_is_owed(
         elif open_:
             pace.dropped(open_.pop())
         assert pace.owed == sum(open_)
-        assert pace.wait_s(now) >= 0.0
+        pace.busy_s(now)
+        assert pace.free_at >= now if open_ else pace.wait_s(now) >= 0.0
         assert LEAST_RATE_PER_S <= pace.rate_per_s <= MOST_RATE_PER_S
         assert not is_pinned or pace.rate_per_s == began
     for tokens in open_:
@@ -63,6 +64,31 @@ def test_a_rate_that_is_told_anew_leaves_the_work_that_is_owed_as_it_is(
     pace.prior(rate_per_s)
     assert pace.wait_s(now) * rate_per_s == pytest.approx(owed)
     assert pace.free_at == free_at or pace.free_at > now
+
+
+@given(st.integers(1, 200_000), st.floats(0.001, 60.0), st.floats(0.0, 0.9))
+def test_who_is_late_is_expected_to_be_late_by_as_much_again(
+    tokens: int, late_s: float, looked: float
+) -> None:
+    pace = Pace(8_000.0)
+    pace.begin(tokens, 1.0)
+    due = pace.free_at
+    pace.busy_s(due + looked * late_s / 2)
+    assert pace.wait_s(due + looked * late_s / 2) == pytest.approx(looked * late_s / 2)
+    pace.busy_s(due + late_s)
+    assert pace.wait_s(due + late_s) == pytest.approx(late_s)
+    pace.prefilled(tokens, due + late_s)
+    assert pace.wait_s(due + late_s) == 0.0
+
+
+def test_what_is_owed_no_longer_is_not_late() -> None:
+    pace = Pace(8_000.0)
+    pace.begin(8_000, 0.0)
+    pace.begin_unseen(16_000, 0.0)
+    pace.busy_s(10.0)
+    assert pace.wait_s(10.0) == pytest.approx(7.0)
+    pace.dropped(8_000)
+    assert pace.wait_s(10.0) == 0.0
 
 
 def test_what_was_cut_beside_others_is_learnt_from_though_no_first_byte_follows() -> None:
