@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gateway.settings import MergeSettings
     from gateway.vocabulary import GenerationRequest, ModelName, Route
 
+_BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
+
 JSON: Final = ((b"content-type", b"application/json"),)
 
 
@@ -57,9 +59,7 @@ class Pooled:
 
     def takes(self, request: GenerationRequest) -> bool:
         """Is it only read? What is of the lowest class waits for its own turn."""
-        return (
-            request.route.path in LAYOUTS and request.tenant.service_class is not ServiceClass.BATCH
-        )
+        return request.route.path in LAYOUTS and request.tenant.service_class is not _BATCH
 
     async def deliver(
         self, request: GenerationRequest, exchange: Exchange, entry: Entry, alone: Deliver

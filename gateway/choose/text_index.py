@@ -20,7 +20,6 @@ been forgotten, nothing is left.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final
 
@@ -318,15 +317,20 @@ class TextIndex:
                 break
         return [*spread, (bits, tokens)] if tokens else []
 
-    def _along(self, hashes: array[int], at: int) -> Iterator[Stretch]:
+    def _along(self, hashes: array[int], at: int) -> list[Stretch]:
         """The stretches of a prompt that was sent, from that mark on, as far as they are kept."""
         marks = len(hashes)
+        along: list[Stretch] = []
         while at < marks:
             stretch = self._stretches.get(hashes[at])
-            at += 0 if stretch is None else len(stretch.hashes)
-            if stretch is None or at > marks or stretch.hashes[-1] != hashes[at - 1]:
-                return
-            yield stretch
+            if stretch is None:
+                break
+            theirs = stretch.hashes
+            at += len(theirs)
+            if at > marks or theirs[-1] != hashes[at - 1]:
+                break
+            along.append(stretch)
+        return along
 
     def _begin(self, hashes: array[int], at: int, tokens_per_byte: float) -> Stretch:
         end = min(STOPS[at], len(hashes))

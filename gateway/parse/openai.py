@@ -187,8 +187,10 @@ def _count(name: str, raw: msgspec.Raw) -> int | None:
         count = 0.5
     if count is None:
         return None
-    if count != int(count):
-        raise InvalidRequest(f"`{name}` must be a whole number.", param=name)
+    if not isinstance(count, int):
+        if count != int(count):
+            raise InvalidRequest(f"`{name}` must be a whole number.", param=name)
+        count = int(count)
     if count < 0:
         raise InvalidRequest(f"`{name}` must not be negative.", param=name)
-    return int(count)
+    return count

@@ -11,7 +11,7 @@ tenant it came as: a new file changes what comes after it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -78,7 +78,19 @@ class Served(Protocol):
 
 
 Stay = AbstractContextManager[None]
-_FREE: Final[Stay] = nullcontext()
+
+
+class _Free:
+    """The stay of who has no limits."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+_FREE: Final[Stay] = _Free()
 
 
 class Caller:
