@@ -171,9 +171,12 @@ def test_cores_follow_the_workers(charts: Charts) -> None:
             "settings.peers.workers: say `workers`",
         ),
         ({"service": {"type": "ExternalName"}}, "/service/type"),
-        (
-            {"settings": OPEN["settings"] | {"batch": {"store": "postgresql://me:word@db/name"}}},
-            "settings.batch.store: a password is no setting",
+        *(
+            (
+                {"settings": OPEN["settings"] | {"batch": {"store": f"postgresql://{url}"}}},
+                "settings.batch.store: a password is no setting",
+            )
+            for url in ("me:word@db/name", "me:w/rd@db/name", "db/name?user=me&password=word")
         ),
     ],
 )

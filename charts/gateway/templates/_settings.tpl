@@ -7,7 +7,7 @@
 {{- fail "who may ask? Name a Secret in tenantsSecret (`headrace keys create` makes keys), or let everybody in: settings.tenants.anonymous" -}}
 {{- end -}}
 {{- range $name := list "store" "files" -}}
-{{- if regexMatch "://[^/@]*:[^/@]*@" (dig "batch" $name "" $settings | default "") -}}
+{{- if regexMatch "://[^/@]*:[^@]*@|[?&][a-z]*password=" (dig "batch" $name "" $settings | default "") -}}
 {{- fail (printf "settings.batch.%s: a password is no setting, for all may read a ConfigMap: put it into a Secret, and name that in env" $name) -}}
 {{- end -}}
 {{- end -}}
