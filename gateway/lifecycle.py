@@ -68,10 +68,10 @@ class Lifecycle(Panel):
 
         Raises OSError where KEDA's scaler cannot listen, or we are not told who we are.
         """
-        await self.trust.start()
-        if self.keda is not None:
-            await self.keda.start()
         try:
+            await self.trust.start()
+            if self.keda is not None:
+                await self.keda.start()
             async with asyncio.TaskGroup() as tasks:
                 loops = [
                     tasks.create_task(kept(name, loop), name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -14,9 +15,10 @@ import grpc.aio
 import pytest
 import trustme
 
+from gateway.app import House
 from gateway.demand import Demand
 from gateway.scale.keda import KedaScaler
-from gateway.settings import KedaSettings, TlsFiles
+from gateway.settings import KedaSettings, Settings, TlsFiles
 from gateway.vocabulary import ModelName
 from tests.house import run, until
 from tests.keda_client import a_ref, stubs
@@ -240,6 +242,19 @@ def test_a_port_that_is_taken_or_a_file_that_is_missing_is_told_at_the_start(
             ).start()
         with pytest.raises(OSError, match=r"scale\.keda cannot listen on 192\.0\.2\.1"):
             await KedaScaler(KedaSettings(port=0, host="192.0.2.1"), Demands()).start()
+
+    run(law())
+
+
+def test_a_gateway_whose_scaler_cannot_start_leaves_nothing_running() -> None:
+    async def law() -> None:
+        settings = {"accept": {"port": 0}, "scale": {"keda": {"port": 0, "host": "192.0.2.1"}}}
+        before = set(threading.enumerate())
+        house = House(Settings.model_validate(settings))
+        (writer,) = [each for each in threading.enumerate() if each not in before]
+        with pytest.raises(OSError, match="cannot listen"):
+            await house.serve(house.server())
+        assert not writer.is_alive(), "of the access log"
 
     run(law())
 
