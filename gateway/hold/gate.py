@@ -26,7 +26,7 @@ the crowd is in exactly one queue.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -347,11 +347,13 @@ class Gate:
         return (now - since) // every_s > max(self._checked_at - since, 0.0) // every_s
 
     def _share_out(self, now: Seconds) -> None:
-        """If a replica has nothing to do, some who wait for the most wanted one of those that serve
-        the same model choose anew. Each class for itself: else batches alone would be asked, who
-        come last. O(waiting + replicas that serve the models waited for)."""
+        """If a replica has nothing to do, some who wait for others that serve the same model choose
+        anew. Each class for itself: else batches alone would be asked, who come last; and of every
+        lane some, for those of one may all have their reasons to stay. O(waiting + replicas that
+        serve the models waited for)."""
         alike: dict[tuple[ModelName, bool], bool] = {}  # is there one that has nothing to do?
-        asked: defaultdict[tuple[ModelName, int], list[Waiter]] = defaultdict(list)
+        asked: defaultdict[tuple[ModelName, int], defaultdict[Lane, list[Waiter]]]
+        asked = defaultdict(lambda: defaultdict(list))
         for waiter in self.crowd:
             key = waiter.model, waiter.tenant.service_class is _BATCH
             if key not in alike:
@@ -359,11 +361,12 @@ class Gate:
                     self._is_free(each.id, now, to_batch=key[1]) for each in self._serving(key[0])
                 )
             if alike[key]:
-                asked[waiter.model, waiter.rank].append(waiter)
-        for waiters in asked.values():
-            [(most_wanted, _)] = Counter(each.lane for each in waiters).most_common(1)
-            for waiter in [each for each in waiters if each.lane is most_wanted][-ASK_AT_ONCE:]:
-                self._send_away(waiter, ChooseAgain())
+                asked[waiter.model, waiter.rank][waiter.lane].append(waiter)
+        for by_lane in asked.values():
+            most = max(ASK_AT_ONCE // len(by_lane), 1)
+            for waiters in by_lane.values():
+                for waiter in waiters[-most:]:
+                    self._send_away(waiter, ChooseAgain())
 
     def _is_free(self, replica: ReplicaId, now: Seconds, *, to_batch: bool) -> bool:
         lane = self._lanes.get(replica)

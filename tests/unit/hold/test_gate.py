@@ -302,6 +302,26 @@ def test_who_waits_for_one_model_is_not_forgotten_for_the_queue_of_another(
     asyncio.run(law())
 
 
+def test_of_every_queue_somebody_is_asked(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock, FIRST, SECOND, a_replica("free"))
+        for replica in (R1, R2):
+            at_once(a_turn(gate, tokens=5000, replica=replica))
+        queue = [asyncio.create_task(a_turn(gate)) for _ in range(3 * ASK_AT_ONCE)]
+        one = asyncio.create_task(a_turn(gate, replica=R2))
+        await rest()
+        gate.check(clock())
+        with pytest.raises(ChooseAgain):
+            await one
+        assert [each.done() for each in queue].count(True) == ASK_AT_ONCE // 2
+        assert not queue[0].done(), "those who came last wait for longest"
+        for each in queue:
+            each.cancel()
+        await asyncio.gather(*queue, return_exceptions=True)
+
+    asyncio.run(law())
+
+
 def test_a_replica_that_rests_from_batches_has_nothing_to_do_for_others(clock: ManualClock) -> None:
     async def law() -> None:
         gate = a_gate(clock)
