@@ -71,8 +71,8 @@ class Exchange(Message, Client, Protocol):
     def on_behalf_of(self) -> str | None:
         """The tenant, where it is known without a key."""
 
-    def amend(self, *path: str, value: Value) -> None:
-        """Set a member of the JSON object that the body is."""
+    def amend(self, *path: str, value: Value) -> bool:
+        """Set a member of the JSON object that the body is. False where it is none."""
 
     @property
     def received_at(self) -> Seconds: ...

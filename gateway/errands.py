@@ -96,9 +96,11 @@ class Errand:
         """Nobody waits for the answer any more."""
         return self._task is not None and self._task.cancelling() > 0
 
-    def amend(self, *path: str, value: Value) -> None:
-        """Set a member of the JSON object that the body is."""
-        self.body = amended(self.body, path, value)
+    def amend(self, *path: str, value: Value) -> bool:
+        """Set a member of the JSON object that the body is. False where it is none."""
+        body = self.body
+        self.body = amended(body, path, value)
+        return self.body is not body
 
     async def run(self) -> Answer:
         """Live; whatever becomes of it is an answer. Cancel whoever awaits to stop the engine."""

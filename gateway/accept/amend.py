@@ -4,11 +4,12 @@ Asked where a request needs something of ours on its way to a replica. The body 
 values and written again: that costs as much as all else we do for a request, and would change what
 the client wrote (numbers beyond a float, escapes, the order of members).
 
-Invariants. What is no JSON object, or has two members of one name, is returned as it came: whoever
-parses it refuses it, and no amendment makes it readable. A member is there once afterwards, however
-the client had spelt its name (`"\\u0063ache_salt"` is `cache_salt`), since parsers differ in which
-of two they take. What is added is laid out as the body is, compactly or in Python's default style:
-see `gateway.parse.openai`, which tells by length that there are no two members of one name.
+Invariants. What is no JSON object, or has two members of one name, is returned as it came, the same
+object: no amendment makes it readable, and whoever cannot do without it refuses it. A member is
+there once afterwards, however the client had spelt its name (`"\\u0063ache_salt"` is `cache_salt`),
+since parsers differ in which of two they take. What is added is laid out as the body is, compactly
+or in Python's default style: see `gateway.parse.openai`, which tells by length that there are no
+two members of one name.
 """
 
 from __future__ import annotations

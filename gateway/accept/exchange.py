@@ -177,13 +177,16 @@ class Exchange:
         """Keep a part of the body."""
         self._parts.append(part)
 
-    def amend(self, *path: str, value: Value) -> None:
-        """Set a member of the JSON object that the body is; every other byte stays.
+    def amend(self, *path: str, value: Value) -> bool:
+        """Set a member of the JSON object that the body is; every other byte stays. False where it
+        is none.
 
         `exchange.amend("vllm_xargs", "mode", value=b'"full"')` keeps what else `vllm_xargs` holds.
         What replicas are sent from now on is the new body. See `gateway.accept.amend`.
         """
-        self._parts = [amended(self.body, path, value)]
+        body = self.body
+        self._parts = [amended(body, path, value)]
+        return self._parts[0] is not body
 
     # The response
 

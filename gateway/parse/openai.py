@@ -99,7 +99,10 @@ def _split(body: bytes) -> dict[str, Buffer]:
 
 
 def _split_by_outline(body: bytes) -> dict[str, Buffer] | None:
-    """Its members, where it is what most long bodies are; None where it must be looked at whole."""
+    """Its members, where it is what most long bodies are; None where it must be looked at whole:
+    for half of a surrogate pair, too, which some engines take and then stumble over."""
+    if b"\\ud" in body or b"\\uD" in body:
+        return None
     found = outline(body)
     if found is None:
         return None

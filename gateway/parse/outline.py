@@ -7,8 +7,8 @@ which long strings are empty, and its members are then filled with what was left
 Invariant. JSON has no quotation marks but those that begin and end strings, and those in strings
 that a backslash escapes. So whoever can read the body finds the same strings in it, and the same
 members. What is not looked at is what stands inside of a long string: control characters may, or
-escapes that are none. The body is no JSON then, and the engine, which reads all of it, says so;
-here nothing is decided by it.
+escapes that are none (but no halves of surrogate pairs: see `openai`). The body is no JSON then,
+and the engine, which reads all of it, says so; here nothing is decided by it.
 
 Bounded. A body with many marks, as one that quotes JSON has, is given up after the first of them;
 to search any other is a fraction of reading it.

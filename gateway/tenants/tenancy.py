@@ -58,8 +58,9 @@ class Client(Protocol):
     def received_at(self) -> Seconds: ...
     @property
     def route(self) -> Route: ...
-    def amend(self, *path: str, value: Callable[[bytes | None], bytes]) -> None:
-        """Set a member of the JSON object that the body is, given what it was."""
+    def amend(self, *path: str, value: Callable[[bytes | None], bytes]) -> bool:
+        """Set a member of the JSON object that the body is, given what it was. False where it is
+        none, or may be read in two ways."""
 
 
 class Served(Protocol):
@@ -208,8 +209,8 @@ class Tenancy:
     def identify(self, client: Client) -> Caller:
         """Who asks; where its tenant has a salt, the body has it too afterwards.
 
-        Raises InvalidKey; InvalidRequest for a class, deadline or salt that is none; and whatever
-        is wrong with the body.
+        Raises InvalidKey; InvalidRequest for a class, deadline or salt that is none, and for a body
+        that a salt cannot be put into; and whatever else is wrong with the body.
         """
         fields, name = client.fields, client.on_behalf_of
         key_id: str | None = None
@@ -221,8 +222,14 @@ class Tenancy:
             return anybody(client)
         tenant = member.views[0] if CLASS not in fields else _lowered(member.views, fields)
         deadline = None if DEADLINE not in fields else _deadline(fields, client.received_at)
-        if member.salter is not None and _touches_a_cache(client.route):
-            client.amend("cache_salt", value=member.salter.member)
+        if (
+            member.salter is not None
+            and _touches_a_cache(client.route)
+            and not client.amend("cache_salt", value=member.salter.member)
+        ):
+            raise InvalidRequest(
+                "The request body is no valid JSON object, or has two members of one name."
+            )
         return Guest(self, member.allowance, tenant, key_id, deadline)
 
     def tenant(self, fields: Mapping[bytes, bytes]) -> Tenant:

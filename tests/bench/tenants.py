@@ -40,9 +40,9 @@ class Caller(msgspec.Struct):
     on_behalf_of: str | None = None
     notes: Sequence[bytes] = ()
 
-    def amend(self, *path: str, value: Value) -> None:
+    def amend(self, *path: str, value: Value) -> bool:
         """As an exchange does it, less the keeping."""
-        amended(self.body, path, value)
+        return amended(self.body, path, value) is not self.body
 
 
 class Became(msgspec.Struct):

@@ -255,6 +255,22 @@ def test_the_salt_is_the_tenant_s_and_the_rest_of_the_body_is_the_client_s(tmp_p
     run(law())
 
 
+@pytest.mark.parametrize("odd", [b"\\ud800", b"\\q", b"\x01"])
+def test_where_the_salt_cannot_be_put_nothing_is_sent(tmp_path: Path, odd: bytes) -> None:
+    """Inside of a long string, which we need not read ourselves: engines may, or take it."""
+    replica = Scripted()
+
+    async def law() -> None:
+        document = a_document({"isolate_cache": True})
+        async with keyed_house(tmp_path, document, [replica]) as running:
+            body = a_chat("long " * 5000 + "?", cache_salt="x").replace(b"?", odd)
+            refused = await running.ask(a_post(body, headers=bearing(ACME.key)))
+            assert (refused.status, refused.code) == (400, "invalid_request")
+            assert not replica.received
+
+    run(law())
+
+
 def test_tenants_share_no_cached_prompt_once_they_are_kept_apart(tmp_path: Path) -> None:
     long = "a prompt that fills some blocks of the cache " * 40
 

@@ -154,3 +154,14 @@ def test_a_mark_ends_a_string_unless_an_odd_number_of_backslashes_is_before_it(
     assert isinstance(whole, InvalidRequest) == (backslashes % 2 == 1)
     assert isinstance(found, InvalidRequest) == (backslashes % 2 == 1)
     assert isinstance(found, InvalidRequest) or found == whole
+
+
+@pytest.mark.parametrize("half", [b"\\ud800", b"\\uDFFF", b"\\ud83d\\u0041"])
+def test_half_of_a_pair_is_refused_wherever_it_stands(half: bytes) -> None:
+    """Python's parser takes it, and with it vLLM's server; its tokenizer may not."""
+    body = b'{"model":"m","prompt":"' + b"long " * LONG_BODY + half + b'"}'
+    assert json.loads(body)
+    with pytest.raises(InvalidRequest):
+        _split(body)
+    pair = body.replace(half, b"\\ud83d\\ude00")
+    assert _split(pair).keys() == {"model", "prompt"}

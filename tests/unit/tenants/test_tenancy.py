@@ -38,8 +38,9 @@ class Asking(msgspec.Struct):
     own_salt: bytes | None = None
     amended: dict[str, bytes] = {}
 
-    def amend(self, *path: str, value: Callable[[bytes | None], bytes]) -> None:
+    def amend(self, *path: str, value: Callable[[bytes | None], bytes]) -> bool:
         self.amended = {path[0]: value(self.own_salt)}
+        return True
 
 
 class Became(msgspec.Struct):
