@@ -49,8 +49,8 @@ def outline(body: bytes) -> tuple[bytes, list[Gap]] | None:
             before = end
             while body[before - 1] == _BACKSLASH:
                 before -= 1
-            if end - before > MOST_BACKSLASHES:
-                return None
+                if end - before > MOST_BACKSLASHES:
+                    return None
             if (end - before) % 2 == 0:
                 break
             end += 1
