@@ -86,14 +86,15 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="keep a copy in docs/benchmarks")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, _up(args, Path(folder)) as (url, engines):
-        before = [_exposed(each) for each in engines]
+        before, passed = [_exposed(each) for each in engines], [_exposed(url)]
         run, theirs = _both(args, url, Path(folder))
         time.sleep(1.0)  # replies that were under way at their end
-        after = [_exposed(each) for each in engines]
+        after, passed = [_exposed(each) for each in engines], [*passed, _exposed(url)]
     ours = _ours(run)
     together = _sum("both clients", [_everything(run), theirs])
     witness = _engines(before, after)
-    text = _page(args, [ours, theirs, together, witness])
+    gateway, waited = _gateway(*passed)
+    text = _page(args, [ours, theirs, together, gateway, waited, witness])
     print(text)
     if args.record:
         name = f"{time.strftime('%Y-%m-%d')}-witnesses-{args.engine}-{describe(ROOT)['commit']}.md"
@@ -263,22 +264,38 @@ def _sum(name: str, parts: list[Means]) -> Means:
 
 def _engines(before: list[dict[str, float]], after: list[dict[str, float]]) -> Means:
     """What vLLM's metrics have grown by."""
-
-    def grown(name: str) -> float:
-        return sum(b.get(name, 0.0) - a.get(name, 0.0) for a, b in zip(before, after, strict=True))
-
-    def mean(name: str) -> float | None:
-        count = grown(name + "_count")
-        return grown(name + "_sum") / count * 1000 if count else None
-
     return Means(
         "the engines' metrics",
-        round(grown("vllm:request_success_total")),
-        round(grown("vllm:generation_tokens_total")),
-        mean("vllm:time_to_first_token_seconds"),
-        mean("vllm:request_time_per_output_token_seconds"),
-        mean("vllm:e2e_request_latency_seconds"),
+        round(_grown(before, after, "vllm:request_success_total")),
+        round(_grown(before, after, "vllm:generation_tokens_total")),
+        _mean(before, after, "vllm:time_to_first_token_seconds"),
+        _mean(before, after, "vllm:request_time_per_output_token_seconds"),
+        _mean(before, after, "vllm:e2e_request_latency_seconds"),
     )
+
+
+def _gateway(before: dict[str, float], after: dict[str, float]) -> tuple[Means, Means]:
+    """The same of the gateway's, and what of it requests waited there for a replica."""
+    had, has = [before], [after]
+    requests = round(_grown(had, has, "gateway_request_duration_seconds_count"))
+    tokens = round(_grown(had, has, "gateway_output_tokens_total"))
+    passed = Means(
+        "the gateway's metrics", requests, tokens,
+        _mean(had, has, "gateway_time_to_first_token_seconds"),
+        _mean(had, has, "gateway_time_per_output_token_seconds"),
+        _mean(had, has, "gateway_request_duration_seconds"),
+    )  # fmt: skip
+    waited = _mean(had, has, "gateway_queue_time_seconds")
+    return passed, Means("of which it held them", requests, tokens, waited, None, waited)
+
+
+def _grown(before: list[dict[str, float]], after: list[dict[str, float]], name: str) -> float:
+    return sum(b.get(name, 0.0) - a.get(name, 0.0) for a, b in zip(before, after, strict=True))
+
+
+def _mean(before: list[dict[str, float]], after: list[dict[str, float]], name: str) -> float | None:
+    count = _grown(before, after, name + "_count")
+    return _grown(before, after, name + "_sum") / count * 1000 if count else None
 
 
 def _exposed(url: str) -> dict[str, float]:
@@ -298,7 +315,7 @@ def _get(url: str) -> str:
 
 
 def _page(args: argparse.Namespace, rows: list[Means]) -> str:
-    ours, theirs, together, engines = rows
+    ours, theirs, together, _, _, engines = rows
     machine = describe(ROOT)
     lines = [
         f"# Three witnesses of one load: {args.replicas} replicas of {args.engine}",
