@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from loadtest.record import Run, read_record
 from loadtest.workloads import LongContext
@@ -169,24 +169,39 @@ def _both(args: argparse.Namespace, url: str, folder: Path) -> tuple[Run, Means]
         "--extra-inputs", "ignore_eos:true",
         "--extra-inputs", f"max_completion_tokens:{args.output_tokens}",
         "--use-server-token-count", "--tokenizer", str(_tokenizer()), "--ui", "none",
+        "--no-server-metrics", "--no-gpu-telemetry", "--workers-max", "1",
+        "--record-processor-service-count", "1",
         "--output-artifact-dir", str(folder / "theirs"),
     ]  # fmt: skip
     environ = os.environ | {"NO_PROXY": "*"}
     log = folder / "aiperf.log"
-    with (
-        log.open("wb") as sink,
-        subprocess.Popen(other, env=environ, stdout=sink, stderr=subprocess.STDOUT) as theirs,
-    ):
-        done = subprocess.run(bench, capture_output=True, text=True, check=False)
+    with log.open("wb") as sink, _apart_from_us(other, environ, sink) as theirs:
+        with _apart_from_us(bench, environ, subprocess.PIPE) as mine:
+            said, _ = mine.communicate()
         status = theirs.wait(args.seconds + 300)
-    if done.returncode:
-        raise SystemExit(f"headrace bench: {done.stderr[-2000:]}")
+    if mine.returncode:
+        raise SystemExit(f"headrace bench: {said.decode()[-2000:]}")
     if status:
         raise SystemExit(f"aiperf: {log.read_text()[-3000:]}")
     (record,) = (folder / "ours").glob("*.json")
     (run,) = read_record(record.read_bytes()).runs
     (exported,) = (folder / "theirs").rglob("profile_export_aiperf.json")
     return run, _theirs(json.loads(exported.read_bytes()))
+
+
+@contextmanager
+def _apart_from_us(
+    command: list[str], environ: dict[str, str], sink: IO[bytes] | int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """In a session of its own: the kernel shares its cores out among sessions, and a client is not
+    to wait for the ten processes of the other. It is ended with the block, however that ends."""
+    with subprocess.Popen(
+        command, env=environ, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def _tokenizer() -> Path:
