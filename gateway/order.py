@@ -29,6 +29,8 @@ RANK: Final = {each: rank for rank, each in enumerate(CLASSES)}
 Place = tuple[int, float]
 """Rank of the class and due instant: who has less goes first."""
 
+FIRST: Final[Place] = (0, 0.0)
+
 
 def wanted_at(tenant: Tenant, deadline: Seconds | None, since: Seconds) -> Seconds | None:
     """By when the first byte of what came at `since` is wanted; None: by no instant."""

@@ -13,16 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from gateway.choose import target
+from gateway.clock import wall
 from gateway.demand import Share
 from gateway.hold import capacity
 from gateway.peers.rows import Key, Row, Rows, Topic
 from gateway.tenants import limits
 from gateway.tenants.ration import ALONE, Ranks
 from gateway.tenants.tenancy import Tenancy
-from gateway.vocabulary import Health, ModelName, ReplicaId
+from gateway.vocabulary import Health, ModelName, ReplicaId, Seconds
 
 if TYPE_CHECKING:
     from gateway.delivery import Rooms
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.scale.demands import Demands
     from gateway.tenants.tenancy import Strangers
 
-LEDGER, GATE, POLICY = 2, 5, 7
+LEDGER, GATE, POLICY = 2, 7, 7
 """How many figures of a replica's row are whose, in this order."""
 
 FIGURES: Final = {Topic.REPLICA: LEDGER + GATE + POLICY, Topic.TENANT: 8, Topic.MODEL: 13}
@@ -108,7 +109,7 @@ class PeerNews:
             row = (
                 replica.own_requests,
                 replica.own_prompt_tokens,
-                *astuple(held),
+                *_told(held, self._ahead_s()),
                 *astuple(chooser.part(name)),
             )
             if any(row):
@@ -188,7 +189,7 @@ class PeerNews:
     def beside(self, gateways: Sequence[str], ours: int) -> None:
         """Limits are kept by all of these together, caches filled, and replicas given work."""
         self._chooser.beside(len(gateways))
-        self._gate.beside(len(gateways), gateways[ours])
+        self._gate.beside(len(gateways))
         if self._tenants is not None:
             self._tenants.ranks = Ranks(len(gateways), ours) if len(gateways) > 1 else ALONE
 
@@ -199,11 +200,15 @@ class PeerNews:
         if row is not None:
             figures = [int(figure) for figure in row]
             requests, prompt_tokens = figures[:LEDGER]
-            gate_part = capacity.Part(*figures[LEDGER : LEDGER + GATE])
+            gate_part = _understood(figures[LEDGER : LEDGER + GATE], self._ahead_s())
             policy_part = target.Part(*figures[LEDGER + GATE :])
         replica.others(peer, requests, prompt_tokens)
         self._chooser.others(replica.id, peer, policy_part, now)
         self._gate.others(replica.id, peer, gate_part, now)
+
+    def _ahead_s(self) -> Seconds:
+        """Of our clock, the wall's: gateways tell instants by that."""
+        return wall() - self._clock()
 
     def _of_tenant(self, name: str, change: Change) -> None:
         member = self._tenants.members.get(name) if self._tenants is not None else None
@@ -240,6 +245,17 @@ class PeerNews:
 def _is_understood(topic: Topic, row: Row) -> bool:
     """Another version's row may hold other figures: then it is of another length."""
     return len(row) == FIGURES.get(topic)
+
+
+def _told(held: capacity.Part, ahead_s: Seconds) -> Row:
+    """A gate's part: the instant in milliseconds of the wall's clock, 0 where nobody waits."""
+    *figures, due = astuple(held)
+    return *figures, round((due + ahead_s) * 1000) if held.waiting else 0
+
+
+def _understood(figures: Sequence[int], ahead_s: Seconds) -> capacity.Part:
+    """The same by our own clock."""
+    return replace(capacity.Part(*figures), first_due=figures[-1] / 1000 - ahead_s)
 
 
 def _queued(row: Row | None) -> bool:

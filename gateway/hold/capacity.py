@@ -21,7 +21,10 @@ replica by the first rule; so does an engine whose limits are lower than what is
 
 What other gateways have there takes its room too, told a moment late. If one of them has waiters
 for the replica and we went on filling every gap we see at once, it would never see one: each
-gateway then keeps to its share, an equal part for all that have anything there.
+gateway then keeps to its share, an equal part for all that have anything there. Each tells which
+place its first waiter has, and the gaps go by that, as they would in one queue: whoever knows of k
+others with a better place leaves them k times TURN_S before it takes the gap itself. Who does not
+go, or is told of late, keeps nobody waiting longer.
 
 Until their news come, each of them may have sent there as much as we have: what we sent in the last
 UNHEARD_S is counted once for every gateway. So of a burst that comes to n of them at once no bound
@@ -36,7 +39,7 @@ from collections import deque
 from math import inf
 from typing import Final
 
-from gateway.hold.rotation import UNHEARD_S, Rotation
+from gateway.order import FIRST, Place
 from gateway.record import Value
 from gateway.vocabulary import Seconds, Tokens
 
@@ -47,6 +50,10 @@ BATCH_ALLOWANCE: Final = 0.125
 LEAST_SPAN_S: Final = 0.2
 LEAST_TOKENS: Final = 1024
 LEARNING: Final = 0.3  # weight of a new span
+UNHEARD_S: Final = 0.01
+"""After so long others' news are here, as a rule: a tick of `peers.tell_every_s`, and its way."""
+TURN_S: Final = 0.008
+"""So long a gap is left to each gateway whose first waiter has a better place than ours."""
 
 
 class Bounds(Value, frozen=True):
@@ -59,14 +66,20 @@ class Bounds(Value, frozen=True):
 
 
 class Part(Value, frozen=True):
-    """What one gateway has at a replica, as `Room` counts it; how many wait there, and how many
-    tokens of streams were begun since it counts."""
+    """What one gateway has at a replica, as `Room` counts it; how many wait there, how many tokens
+    of streams were begun since it counts, and which place the first of those that wait has."""
 
     unbegun: Tokens = 0
     sequences: int = 0
     kv_tokens: Tokens = 0
     waiting: int = 0
     begun: Tokens = 0
+    first_rank: int = 0
+    first_due: Seconds = 0.0
+
+    def is_before(self, place: Place) -> bool:
+        """Does somebody wait there whose turn comes before this?"""
+        return self.waiting > 0 and (self.first_rank, self.first_due) < place
 
 
 NO_PART: Final = Part()
@@ -92,9 +105,9 @@ class Room:
     """What one replica has. O(1) per event, amortised."""
 
     __slots__ = (
-        "_done", "_elsewhere", "_late", "_late_kv", "_late_unbegun", "_others", "_since", "_unseen",
-        "begun_tokens", "bounds", "free_at", "gateways", "kv_tokens", "parties", "rate_per_s",
-        "rotation", "sequences", "unbegun",
+        "_done", "_elsewhere", "_gap_at", "_late", "_late_kv", "_late_unbegun", "_others", "_since",
+        "_turn_at", "_unseen", "begun_tokens", "bounds", "free_at", "gateways", "kv_tokens",
+        "parties", "rate_per_s", "sequences", "unbegun",
     )  # fmt: skip
 
     def __init__(self, bounds: Bounds) -> None:
@@ -112,7 +125,8 @@ class Room:
         self._elsewhere = NO_PART  # their sum
         self.parties = 1  # gateways that share the room; 1 while no other waits for it
         self.gateways = 1  # all that there are
-        self.rotation = Rotation()
+        self._gap_at: Seconds = 0.0  # when there was last room again
+        self._turn_at: Seconds = 0.0  # of who was last asked about
         self._late: deque[tuple[Seconds, Tokens, Tokens]] = deque()
         """What we sent of late: until when it is late, its un-begun prompt, and its KV tokens."""
         self._late_unbegun: Tokens = 0  # sum over `_late`
@@ -170,8 +184,10 @@ class Room:
         )
 
     def try_take(self, load: Load, now: Seconds) -> bool:
-        """Send it there if it may be sent now; False where it may not."""
-        if (self.unbegun or self._late or self.parties > 1) and not (
+        """Send it there if it may be sent now, and nobody waits elsewhere; False where not."""
+        if self.parties > 1:
+            return False
+        if (self.unbegun or self._late) and not (
             self.is_open(now) and self.fits(load.uncached, load.output, now)
         ):
             return False
@@ -183,16 +199,16 @@ class Room:
         self.take(load, now)
         return True
 
-    def fits(self, uncached: Tokens, output: Tokens, now: Seconds) -> bool:
-        """May one like this be sent, where any may (`is_open` now)? An idle replica takes
-        anything."""
+    def fits(self, uncached: Tokens, output: Tokens, now: Seconds, place: Place = FIRST) -> bool:
+        """May one like this, with this place, be sent where any may (`is_open` now)? An idle
+        replica takes anything."""
         commit, cache = self.commitment(), self.bounds.cache_tokens
         if commit is None:
             return True
         unbegun = self.unbegun + self._unheard
         if unbegun > commit // 2 and unbegun + uncached > commit:
             return False
-        if self.parties > 1 and unbegun + self.parties * uncached > commit and now < self.turn_at():
+        if self.parties > 1 and now < self._its_turn_at(place):
             return False
         if cache is None or not self.sequences:
             return True
@@ -218,7 +234,6 @@ class Room:
             self._late.append(late)
             self._late_unbegun += late[1]
             self._late_kv += late[2]
-            self.rotation.sent(now)
 
     def begun(self, load: Load, now: Seconds) -> None:
         """Its first byte is here: its prompt has been read. Only the first call counts."""
@@ -235,11 +250,13 @@ class Room:
         if self.gateways > 1:
             half = (self.commitment() or 0) // 2
             if self.unbegun <= half < self.unbegun + tokens:
-                self.rotation.gap(now)
+                self._gap_at = now
 
-    def turn_at(self) -> Seconds:
-        """When we may send what would leave no room for all that wait."""
-        return self.rotation.ours_at([peer for peer, part in self._others.items() if part.waiting])
+    def _its_turn_at(self, place: Place) -> Seconds:
+        """When those that wait elsewhere and have a better place have had time to go. O(others)."""
+        before = sum([part.is_before(place) for part in self._others.values()])
+        self._turn_at = self._gap_at + before * TURN_S
+        return self._turn_at
 
     def _have_begun(self, tokens: Tokens, now: Seconds) -> None:
         self._done += tokens
@@ -248,8 +265,8 @@ class Room:
             self._learn(self._done / span_s)
             self._since, self._done = now, 0
 
-    def part(self, waiting: int) -> Part:
-        """Our own, for other gateways; `waiting`: how many wait here."""
+    def part(self, waiting: int, first: Place = FIRST) -> Part:
+        """Our own, for other gateways; how many wait here, and which place the first has."""
         elsewhere = self._elsewhere
         return Part(
             self.unbegun - elsewhere.unbegun,
@@ -257,18 +274,14 @@ class Room:
             self.kv_tokens - elsewhere.kv_tokens,
             waiting,
             self.begun_tokens,
+            *first,
         )
 
     def others(self, peer: str, part: Part, now: Seconds) -> None:
         """Another gateway's; `NO_PART` once it is gone. O(gateways)."""
         was = self._others.pop(peer, None)
-        if part is NO_PART:
-            self.rotation.gone(peer)
-        else:
+        if part is not NO_PART:
             self._others[peer] = part
-            had = was or NO_PART
-            if part.unbegun + part.begun > had.unbegun + had.begun:
-                self.rotation.other_sent(peer, now)
         old, parts = self._elsewhere, self._others.values()
         new = Part(
             sum([each.unbegun for each in parts]),
@@ -287,10 +300,9 @@ class Room:
         if any(each.waiting for each in parts):
             self.parties += sum([each.waiting > 0 or each.unbegun > 0 for each in parts])
 
-    def beside(self, gateways: int, name: str) -> None:
-        """So many of them send there, ourselves included, by this name."""
+    def beside(self, gateways: int) -> None:
+        """So many of them send there, ourselves included."""
         self.gateways = gateways
-        self.rotation.name = name
         if gateways == 1:
             self._are_heard(inf)
 
@@ -320,8 +332,8 @@ class Room:
         dues = [self._unseen[0].due] if self._unseen else []
         if self._late:
             dues.append(self._late[0][0])
-        if self.parties > 1 and (turn_at := self.turn_at()) > now:
-            dues.append(turn_at)
+        if self.parties > 1 and self._turn_at > now:
+            dues.append(self._turn_at)
         return min(dues, default=None)
 
     def wait_s(self, tokens: float) -> Seconds:

@@ -85,6 +85,11 @@ class Ticket:
         """Where it stands among those who wait, as long as what it wants can be had."""
         return place(self.tenant, self.deadline, self.since, self.alone)
 
+    @property
+    def stands(self) -> Place:
+        """The place it has in its queue now."""
+        return self.rank, self.due
+
     def is_hopeless(self, now: Seconds) -> bool:
         """Can its deadline not be met any more, even if it went at once?"""
         return self.deadline is not None and now + self.work_s > self.deadline

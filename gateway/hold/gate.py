@@ -45,7 +45,7 @@ from gateway.hold.crowd import Crowd
 from gateway.hold.fair_queue import FairQueue
 from gateway.hold.shares import Shares
 from gateway.hold.turn import ChooseAgain, Claim, Client, Lane, Turn, Waiter
-from gateway.order import CLASSES
+from gateway.order import CLASSES, FIRST
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Gate:
         )
         self._floors = (0.0, settings.default_floor, settings.batch_floor)
         self._lanes: dict[ReplicaId, Lane] = {}
-        self._beside = (1, "")
+        self._gateways = 1
         self._mean_output = PRIOR_OUTPUT_TOKENS
         self._expected = int(self._mean_output)
         self._checked_at: Seconds = -inf
@@ -199,7 +199,7 @@ class Gate:
             if waiter.is_hopeless(reads_at):
                 self._send_away(waiter, DeadlineMissed())
                 continue
-            if not room.fits(waiter.uncached, waiter.output, now):
+            if not room.fits(waiter.uncached, waiter.output, now, waiter.stands):
                 break
             queue.take(waiter)
             self.crowd.leave(waiter)
@@ -242,7 +242,7 @@ class Gate:
             Room(self._bounds),
             FairQueue[Waiter](self.shares, self._floors, self._settings.alike_in_a_row),
         )
-        lane.room.beside(*self._beside)
+        lane.room.beside(self._gateways)
         self._lanes[replica] = lane
         return lane
 
@@ -263,8 +263,10 @@ class Gate:
         lane = self._lanes.get(replica)
         if lane is None:
             return NO_PART
-        lane.room.next_due(self.clock())  # what is begun by now is
-        return lane.room.part(lane.queue.requests)
+        now = self.clock()
+        lane.room.next_due(now)  # what is begun by now is
+        first = lane.queue.head(now)
+        return lane.room.part(lane.queue.requests, FIRST if first is None else first.stands)
 
     def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
         """What another one has there; `NO_PART` once it is gone."""
@@ -273,11 +275,11 @@ class Gate:
         if lane.queue.requests:
             self.serve(lane, now)
 
-    def beside(self, gateways: int, name: str) -> None:
-        """So many of them send to these replicas, ourselves included, by this name."""
-        self._beside = (gateways, name)
+    def beside(self, gateways: int) -> None:
+        """So many of them send to these replicas, ourselves included."""
+        self._gateways = gateways
         for lane in self._lanes.values():
-            lane.room.beside(gateways, name)
+            lane.room.beside(gateways)
 
     # What it is told
 

@@ -93,7 +93,7 @@ class PeersSettings(Section):
         description="a file with a secret that all gateways share: others are not listened to; "
         "unset, those at other addresses than the above are not",
     )
-    tell_every_s: float = Field(0.02, gt=0, description="how often changes are told")
+    tell_every_s: float = Field(0.005, gt=0, description="how often changes are told")
     whole_every_s: float = Field(1.0, gt=0, description="how often everything is")
     silent_s: float = Field(
         3.0, gt=0, description="who is not heard for so long has nothing any more"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -31,7 +32,7 @@ from gateway.supply import Supply
 from gateway.tenants.document import read_documents
 from gateway.tenants.ration import ALONE, Ranks
 from gateway.tenants.tenancy import Tenancy
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaAddress, Usage
+from gateway.vocabulary import GenerationRequest, ModelName, ReplicaAddress, ReplicaId, Usage
 from tests.builders import a_request
 from tests.conftest import ManualClock
 
@@ -421,6 +422,33 @@ def test_who_waits_here_is_told_of() -> None:
         other.hear(one.told())
         ((_, row),) = other.peers.rows_of((Topic.REPLICA, "a:8000"))
         assert (row[2], row[5]) == (100, 0)
+
+    asyncio.run(law())
+
+
+def test_the_first_that_waits_has_its_place_by_the_clock_of_who_is_told() -> None:
+    async def law() -> None:
+        one, other = two("a")
+        other.clock = ManualClock()
+        other.clock.advance(5000.0)  # another machine: its clock has another origin
+        other.news._clock = other.gate.clock = other.clock
+        full = Sent(one, "a", 8000)
+        for tokens in (900, 100):
+            request = a_request(stream=True, prompt_tokens=tokens)
+            waits = one.gate.turn(request, one.replica("a").id, None, Client())
+            task = asyncio.create_task(waits)
+            await asyncio.sleep(0)
+        other.hear(one.whole())
+        (heard,) = other.gate._lanes[ReplicaId("a:8000")].room._others.values()
+        (first_due,) = {each.due for each in one.gate.crowd if each.uncached == 100}
+        assert heard.waiting == 2
+        assert heard.first_due - other.clock() == pytest.approx(first_due - one.clock(), abs=0.5)
+        rank, due = 1, first_due - one.clock() + other.clock()
+        assert heard.is_before((rank, due + 1.0))
+        assert not heard.is_before((rank, due - 1.0))
+        assert not heard.is_before((rank - 1, due + 1.0))
+        full.turn.first_byte(one.clock())
+        await task
 
     asyncio.run(law())
 

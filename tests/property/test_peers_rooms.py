@@ -17,9 +17,8 @@ from gateway.choose.target import Target
 from gateway.errors import GatewayError
 from gateway.fleet.ledger import Lease, Replica
 from gateway.hold.capacity import NO_PART as NO_ROOM_PART
-from gateway.hold.capacity import Bounds, Load, Room
+from gateway.hold.capacity import UNHEARD_S, Bounds, Load, Room
 from gateway.hold.capacity import Part as RoomPart
-from gateway.hold.rotation import UNHEARD_S
 from gateway.order import place
 from gateway.tenants.buckets import DAY_S
 from gateway.tenants.limits import MOST_LIVES, Allowance, Limits, Part, Reservation
@@ -159,8 +158,8 @@ def test_a_burst_to_all_gateways_passes_no_bound_by_more_than_a_request_of_each(
 ) -> None:
     """Nobody hears of anybody; what was there before is known to all."""
     rooms = [Room(bounds) for _ in range(gateways)]
-    for who, room in enumerate(rooms):
-        room.beside(gateways, str(who))
+    for room in rooms:
+        room.beside(gateways)
         if before:
             room.others("gone", RoomPart(before, 1, before, 0, 0), 1.0)
     loads = [(who, Load(tokens, 100, is_stream=True)) for who, tokens in burst]
@@ -177,7 +176,7 @@ def test_a_burst_to_all_gateways_passes_no_bound_by_more_than_a_request_of_each(
 
 def test_who_alone_sends_there_has_all_of_the_room_once_others_would_have_been_heard() -> None:
     room, now = Room(Bounds(commit_tokens=8000)), 1.0
-    room.beside(4, "we")
+    room.beside(4)
     went = []
     while room.unbegun < 7500:
         if room.try_take(Load(500, 0, is_stream=True), now):
@@ -189,13 +188,13 @@ def test_who_alone_sends_there_has_all_of_the_room_once_others_would_have_been_h
             now = due
     assert went.count(1.0) == 4, "a fourth of it"
     assert now < 1.0 + 8 * UNHEARD_S
-    room.beside(1, "we")
+    room.beside(1)
     assert room.next_due(now) is None
 
 
 def test_what_has_begun_is_not_taken_for_others_to_have_sent() -> None:
     room = Room(Bounds(commit_tokens=8000))
-    room.beside(4, "we")
+    room.beside(4)
     room.take(load := Load(4000, 0, is_stream=True), 1.0)
     assert not room.is_open(1.0)
     room.begun(load, 1.0)
@@ -434,29 +433,3 @@ def test_of_those_that_wait_elsewhere_as_much_goes_before_a_newcomer_as_of_ours(
     for peer in ("few", "many"):
         target.others(peer, NO_TARGET_PART, 11.0)
     assert target.behind(newcomer, 1500) == (1.0, 700.0)
-
-
-def test_what_would_leave_no_room_for_others_that_wait_is_sent_in_turn() -> None:
-    rooms = {name: Room(Bounds(commit_tokens=6000)) for name in ("a", "b", "c")}
-    for name, room in rooms.items():
-        room.beside(3, name)
-
-    def tell(waiting: int, now: float) -> None:
-        for name, room in rooms.items():
-            for peer, other in rooms.items():
-                if peer != name:
-                    room.others(peer, other.part(waiting), now)
-
-    rooms["a"].take(first := Load(5000, 0, is_stream=True), 1.0)
-    tell(1, 1.01)
-    rooms["a"].begun(first, 2.0)
-    tell(1, 2.0)
-    went = []
-    for now in (2.0, 2.01, 2.02):
-        for name, room in rooms.items():
-            if room.try_take(Load(5000, 0, is_stream=True), now):
-                went.append(name)
-        tell(1, now + 0.005)
-    assert went == ["b"], "it has not sent for longest, of equals by its name"
-    due = rooms["c"].next_due(2.0)
-    assert due is None or due > 2.0

@@ -15,7 +15,7 @@ from gateway.choose.chooser import Claim
 from gateway.hold.capacity import Bounds, Load, Part, Room
 from gateway.hold.fair_queue import FairQueue, Ticket
 from gateway.hold.shares import Shares
-from gateway.order import CLASSES
+from gateway.order import CLASSES, FIRST
 from gateway.settings import HoldSettings
 from gateway.vocabulary import Tenant
 from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
@@ -59,7 +59,7 @@ class Keeper(Router, Protocol):
 class Door:
     """What one gateway holds back, and what it counts at every replica."""
 
-    def __init__(self, specs: Sequence[ReplicaSpec], gateways: int, name: str) -> None:
+    def __init__(self, specs: Sequence[ReplicaSpec], gateways: int) -> None:
         hold = HoldSettings()
         shares = [Shares() for _ in CLASSES]
         floors = (0.0, hold.default_floor, hold.batch_floor)
@@ -76,20 +76,23 @@ class Door:
             for each in specs
         ]
         for room in self.rooms:
-            room.beside(gateways, name)
+            room.beside(gateways)
         self.timed: set[int] = set()  # replicas that will be looked at again by the clock
 
     def __repr__(self) -> str:
         return f"<Door {self.rooms!r} {self.queues!r}>"
 
-    def part(self, replica: int) -> Part:
+    def part(self, replica: int, now: float) -> Part:
         """Its own, to be told."""
-        return self.rooms[replica].part(self.queues[replica].requests)
+        queue = self.queues[replica]
+        first = queue.head(now)
+        return self.rooms[replica].part(queue.requests, FIRST if first is None else first.stands)
 
     def may_go(self, waiter: Waiter, replica: int, now: float) -> bool:
         """Is there room for it?"""
         room = self.rooms[replica]
-        return room.is_open(now) and room.fits(waiter.uncached, waiter.output, now)
+        place = waiter.stands if waiter.is_waiting else waiter.place
+        return room.is_open(now) and room.fits(waiter.uncached, waiter.output, now, place)
 
 
 class Held(World):
@@ -97,7 +100,7 @@ class Held(World):
 
     def __init__(self, specs: Sequence[ReplicaSpec], gateways: int = 1) -> None:
         super().__init__(specs)
-        self.doors = [Door(specs, gateways, str(which)) for which in range(gateways)]
+        self.doors = [Door(specs, gateways) for _ in range(gateways)]
         self._keeper: Keeper | None = None
         self._sent: dict[int, tuple[Room, Load]] = {}  # by arrival
 

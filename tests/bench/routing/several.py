@@ -215,13 +215,13 @@ class Several:
         """One gateway tells what has changed since it last did."""
         teller, self._told_at[which] = self._gateways[which], now
         untold, self._untold[which] = self._untold[which], set()
-        told = [(each, teller.part(each), self._room(which, each)) for each in sorted(untold)]
+        told = [(each, teller.part(each), self._room(which, each, now)) for each in sorted(untold)]
         placements = teller.chooser.placements()
         self._later(which, partial(self._hear, which, told, placements), now)
 
-    def _room(self, which: int, replica: int) -> Room:
+    def _room(self, which: int, replica: int, now: float) -> Room:
         """What it holds back there, and has sent."""
-        return NO_PART if self._held is None else self._held.doors[which].part(replica)
+        return NO_PART if self._held is None else self._held.doors[which].part(replica, now)
 
     def _hear(
         self,

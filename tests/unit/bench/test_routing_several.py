@@ -23,7 +23,7 @@ class Watched(Held):
 
     def _send(self, door: Door, waiter: Waiter, index: int, now: float) -> None:
         super()._send(door, waiter, index, now)
-        unbegun = sum(each.part(index).unbegun for each in self.doors)
+        unbegun = sum(each.part(index, now).unbegun for each in self.doors)
         self.most = max(self.most, unbegun)
 
 
