@@ -46,7 +46,7 @@ from gateway.hold.fair_queue import FairQueue
 from gateway.hold.shares import Shares
 from gateway.hold.turn import ChooseAgain, Claim, Client, Lane, Turn, Waiter
 from gateway.order import CLASSES, FIRST
-from gateway.vocabulary import ServiceClass
+from gateway.vocabulary import Role, ServiceClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,7 +69,8 @@ ASK_AT_ONCE: Final = 32
 PRIOR_OUTPUT_TOKENS: Final = 256.0
 LEARNING: Final = 0.02  # weight of a new answer's length in the mean
 
-_BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
+_BATCH: Final = ServiceClass.BATCH  # found faster by names of our own
+_PREFILL: Final = Role.PREFILL
 
 
 class Gate:
@@ -360,7 +361,8 @@ class Gate:
             key = waiter.model, waiter.tenant.service_class is _BATCH
             if key not in alike:
                 alike[key] = any(
-                    self._is_free(each.id, now, to_batch=key[1]) for each in self._serving(key[0])
+                    each.role is not _PREFILL and self._is_free(each.id, now, to_batch=key[1])
+                    for each in self._serving(key[0])
                 )
             if alike[key]:
                 asked[waiter.model, waiter.rank][waiter.lane].append(waiter)

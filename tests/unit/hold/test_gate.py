@@ -14,7 +14,14 @@ from gateway.hold.gate import ASK_AT_ONCE, Gate
 from gateway.hold.turn import ChooseAgain, Turn
 from gateway.order import place
 from gateway.settings import CrowdSettings, HoldSettings
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, ServiceClass, Tenant
+from gateway.vocabulary import (
+    GenerationRequest,
+    ModelName,
+    ReplicaId,
+    Role,
+    ServiceClass,
+    Tenant,
+)
 from tests.builders import MODEL, a_replica, a_route
 from tests.conftest import ManualClock
 
@@ -272,6 +279,22 @@ def test_nobody_chooses_again_for_a_replica_of_another_model(clock: ManualClock)
         at_once(a_turn(gate, tokens=5000))
         waiting = asyncio.create_task(a_life(gate, SOME, [R1]))
         gate.moved(other.id, takes_work=True)
+        await rest()
+        gate.check(clock())
+        await rest()
+        assert not waiting.done()
+        waiting.cancel()
+
+    asyncio.run(law())
+
+
+def test_nobody_chooses_again_for_a_replica_that_only_prefills(clock: ManualClock) -> None:
+    """It is sent nothing, so it never has anything to do."""
+
+    async def law() -> None:
+        gate = a_gate(clock, FIRST, a_replica("prefill", role=Role.PREFILL))
+        at_once(a_turn(gate, tokens=5000))
+        waiting = asyncio.create_task(a_turn(gate))
         await rest()
         gate.check(clock())
         await rest()
