@@ -1,7 +1,7 @@
 """A JSON body becomes a GenerationRequest: only the fields we decide by are read.
 
-The top level is split into its members without building their values (`msgspec.Raw`), so a prompt
-costs one scan and no copies; long strings are not even scanned (`gateway.parse.outline`).
+The top level is split into its members without building their values (`msgspec.Raw`), so a long
+prompt costs one scan and no copies.
 
 Invariant: what we decided by is what any correct JSON parser would read. A body with two members of
 one name has more than one reading, so it is refused; whether there are two is seen from the length
@@ -16,14 +16,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from gateway.errors import InvalidRequest
-from gateway.parse.outline import filled, outline
-from gateway.vocabulary import Buffer, GenerationRequest, ModelName, Route, Tokens
+from gateway.vocabulary import GenerationRequest, ModelName, Route, Tokens
 
-LONG_BODY: Final = 16 * 1024
-
-_SPLIT: Final[msgspec.json.Decoder[dict[str, Buffer]]] = msgspec.json.Decoder(
-    dict[str, msgspec.Raw]
-)
+_SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _SWITCH: Final = msgspec.json.Decoder(bool | None)
 _COUNT: Final = msgspec.json.Decoder(int | float | None)
@@ -71,7 +66,7 @@ def parse_json(
 
     `session` is what the request's head said of it; without, `prompt_cache_key` is one.
 
-    O(len(body)), no copy of the prompt.
+    O(len(body)), one scan, no copy of the prompt.
     """
     members = _split(body)
     model = _model(members)
@@ -93,29 +88,7 @@ def parse_json(
     )
 
 
-def _split(body: bytes) -> dict[str, Buffer]:
-    members = _split_by_outline(body) if len(body) > LONG_BODY else None
-    return _split_whole(body) if members is None else members
-
-
-def _split_by_outline(body: bytes) -> dict[str, Buffer] | None:
-    """Its members, where it is what most long bodies are; None where it must be looked at whole:
-    for half of a surrogate pair, too, which some engines take and then stumble over."""
-    if b"\\ud" in body or b"\\uD" in body:
-        return None
-    found = outline(body)
-    if found is None:
-        return None
-    short, gaps = found
-    try:
-        members = _SPLIT.decode(short)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    spaces = _spaces(short, members)
-    return None if spaces is None else filled(members, gaps, body, spaces)
-
-
-def _split_whole(body: bytes) -> dict[str, Buffer]:
+def _split(body: bytes) -> dict[str, msgspec.Raw]:
     try:
         members = _SPLIT.decode(body)
     except RecursionError:
@@ -124,14 +97,13 @@ def _split_whole(body: bytes) -> dict[str, Buffer]:
         raise InvalidRequest("The request body must be a JSON object.") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidRequest("The request body is not valid JSON.") from None
-    if _spaces(body, members) is None:
+    if not _accounts_for_all(body, members):
         _refuse_duplicates(body)
     return members
 
 
-def _spaces(body: bytes, members: dict[str, Buffer]) -> int | None:
-    """How many there are after each colon and comma, if the members fill the whole body: none where
-    it is written compactly, one in Python's default style. None where they may not fill it.
+def _accounts_for_all(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
+    """True when the members, written compactly or in Python's default style, fill the whole body.
 
     A member that was overwritten by a later one of its name would leave a hole. Written compactly
     there is no room for one, so the length tells; the spaces of the other style could be one.
@@ -141,13 +113,11 @@ def _spaces(body: bytes, members: dict[str, Buffer]) -> int | None:
     for name, raw in members.items():
         compact += len(name) + len(b'"":') + len(raw)
     if len(body) == compact:
-        return 0
-    if len(body) == compact + gaps + len(members) and _is_spaced(body, members):
-        return 1
-    return None
+        return True
+    return len(body) == compact + gaps + len(members) and _is_spaced(body, members)
 
 
-def _is_spaced(body: bytes, members: dict[str, Buffer]) -> bool:
+def _is_spaced(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
     """Is the body, byte for byte, its members in Python's default style? Doubtful: False."""
     at = 1
     for name, raw in members.items():
@@ -177,11 +147,11 @@ def _refuse_duplicates(body: bytes) -> None:
         raise InvalidRequest("The request body has two members with the same name.")
 
 
-def _context(members: dict[str, Buffer]) -> tuple[tuple[str, Buffer], ...]:
+def _context(members: dict[str, msgspec.Raw]) -> tuple[tuple[str, msgspec.Raw], ...]:
     return tuple([(name, members[name]) for name in sorted(members) if name in _CONTEXT])
 
 
-def _model(members: dict[str, Buffer]) -> ModelName:
+def _model(members: dict[str, msgspec.Raw]) -> ModelName:
     if "model" not in members:
         raise InvalidRequest("You must provide a `model`.", param="model")
     try:
@@ -193,14 +163,14 @@ def _model(members: dict[str, Buffer]) -> ModelName:
     return ModelName(model)
 
 
-def _stream(raw: Buffer) -> bool:
+def _stream(raw: msgspec.Raw) -> bool:
     try:
         return bool(_SWITCH.decode(raw))
     except msgspec.DecodeError:
         raise InvalidRequest("`stream` must be true or false.", param="stream") from None
 
 
-def _max_tokens(members: dict[str, Buffer]) -> int | None:
+def _max_tokens(members: dict[str, msgspec.Raw]) -> int | None:
     for name in _LIMITS:
         if name in members:
             limit = _count(name, members[name])
@@ -209,7 +179,7 @@ def _max_tokens(members: dict[str, Buffer]) -> int | None:
     return None
 
 
-def _count(name: str, raw: Buffer) -> int | None:
+def _count(name: str, raw: msgspec.Raw) -> int | None:
     """A number of tokens; 5.0 is one too, as it is to an engine. None for null."""
     try:
         count: float | None = _COUNT.decode(raw)

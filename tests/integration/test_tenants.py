@@ -257,7 +257,7 @@ def test_the_salt_is_the_tenant_s_and_the_rest_of_the_body_is_the_client_s(tmp_p
 
 @pytest.mark.parametrize("odd", [b"\\ud800", b"\\q", b"\x01"])
 def test_where_the_salt_cannot_be_put_nothing_is_sent(tmp_path: Path, odd: bytes) -> None:
-    """Inside of a long string, which we need not read ourselves: engines may, or take it."""
+    """However deep inside of a long string it is: some engines take it."""
     replica = Scripted()
 
     async def law() -> None:

@@ -142,6 +142,16 @@ def test_no_length_of_a_hidden_member_makes_up_for_the_spaces_of_another_layout(
     assert reference(text) is not None or isinstance(read(text.encode()), InvalidRequest)
 
 
+@pytest.mark.parametrize("half", ["\\ud800", "\\uDFFF", "\\ud83d\\u0041"])
+def test_half_of_a_surrogate_pair_is_refused(half: str) -> None:
+    """Python's parser takes it, and with it vLLM's server; its tokenizer may not."""
+    body = f'{{"model":"m","messages":"{"long " * 20_000}{half}"}}'
+    assert json.loads(body)
+    assert isinstance(read(body.encode()), InvalidRequest)
+    pair = body.replace(half, "\\ud83d\\ude00")
+    assert isinstance(read(pair.encode()), GenerationRequest)
+
+
 @given(texts, st.booleans())
 def test_the_prompt_is_measured_as_it_stands_in_the_body(text: str, ascii_only: bool) -> None:
     messages = [{"role": "user", "content": text}]
