@@ -98,13 +98,14 @@ class Placement(msgspec.Struct, frozen=True, array_like=True):
     """A prompt has been sent to a replica, as gateways tell each other before its engine does.
 
     `marks` are the hashes of its beginnings, 8 bytes each, of a kind that all gateways share. It is
-    told again once it `is_over`, having been read there or not, and then named by its last mark.
+    told again once it `is_over`, and whether it `was_read` there, and then named by its last mark.
     """
 
     replica: str
     tokens_per_byte: float
     marks: bytes
     is_over: bool = False
+    was_read: bool = True
 
 
 class BlocksStored(msgspec.Struct, frozen=True):

@@ -304,12 +304,11 @@ class CacheAware:
             target.pace.begin_unseen(cold, now)
         return owed
 
-    def _is_over(self, placement: Placement) -> None:
+    def _is_over(self, placement: Placement, was_read: bool) -> None:
         """One that others were told of has been read, or will not be."""
         if self.placements is not None:
-            self.placements.append(
-                replace(placement, marks=placement.marks[-MARK_BYTES:], is_over=True)
-            )
+            last = placement.marks[-MARK_BYTES:]
+            self.placements.append(replace(placement, marks=last, is_over=True, was_read=was_read))
 
     def _hits_of(
         self, choice: Choice[ReplicaView], prompt: Prompt, now: Seconds

@@ -3,9 +3,9 @@
 Each is taken as one that we sent: on its way at first, then whatever events say, and where there
 are none, believed to be kept. It is on its way until its gateway says that it is no longer: a
 prompt may wait there for as long as the replica's queue is. Whoever shares its beginning is on its
-way behind it meanwhile, and does not overtake it. If that is never heard, it is taken to have
-arrived after `ON_ITS_WAY_S`. It is not said whether it was read: one that was not is believed in
-until newer prompts push it out.
+way behind it meanwhile, and does not overtake it. One that was not read there (who waited for the
+replica may choose another) is forgotten. If neither is ever heard, it is taken to have arrived
+after `ON_ITS_WAY_S`.
 
 Invariants. Nothing is on its way for longer than `ON_ITS_WAY_S`, nor pending for longer than
 `PENDING_S` after it has arrived. What was never heard of does not arrive.
@@ -75,8 +75,10 @@ class Elsewhere:
         given = record.sent
         if placement.is_over:
             alike = self._by_mark.get((given, hashes[-1]))
-            if alike is not None:
+            if alike is not None and placement.was_read:
                 self._arrive(alike[0], now)
+            elif alike is not None:
+                self._fail(alike[0])
             return
         is_pending = record.source.certainty is not Certainty.SILENT
         unread_from, _ = self._texts.send(
@@ -88,15 +90,25 @@ class Elsewhere:
 
     def _arrive(self, coming: _Coming, now: Seconds) -> None:
         """The oldest with its last mark."""
+        self._comes_no_more(coming)
+        self._texts.arrived(coming.given, coming.hashes, coming.unread_from)
+        if coming.is_pending:
+            self._arrived.append((now, coming))
+
+    def _fail(self, coming: _Coming) -> None:
+        """The same: it was not read there."""
+        self._comes_no_more(coming)
+        self._texts.failed(coming.given, coming.hashes, coming.unread_from)
+        if coming.is_pending:
+            self._texts.settle(coming.given, coming.hashes)
+
+    def _comes_no_more(self, coming: _Coming) -> None:
         del self._coming[coming]
         key = (coming.given, coming.hashes[-1])
         alike = self._by_mark[key]
         alike.popleft()
         if not alike:
             del self._by_mark[key]
-        self._texts.arrived(coming.given, coming.hashes, coming.unread_from)
-        if coming.is_pending:
-            self._arrived.append((now, coming))
 
     def expire(self, now: Seconds) -> None:
         """Some time has passed."""

@@ -43,8 +43,8 @@ class Owed:
         self.work: Tokens = 0  # of its prefill
         self.owed: Tokens = 0  # of that, by a stream's first byte
         self.uncached: Tokens | None = uncached
-        self.on_over: Callable[[], object] | None = None
-        """Wants to hear, once, that it is on its way no longer."""
+        self.on_over: Callable[[bool], object] | None = None
+        """Wants to hear, once, that it is on its way no longer, and whether it was read."""
 
     def __repr__(self) -> str:
         return f"<Owed {self.owed}, {self._use}>"
@@ -93,7 +93,7 @@ class Owed:
             self._target.pace.prefilled(self.owed, now)
             self.owed = 0
         self._dispatch.first_byte(now)
-        self._is_over()
+        self._is_over(was_read=True)
 
     def answered(self, usage: Usage, now: Seconds) -> None:
         """The hit can be judged."""
@@ -112,9 +112,9 @@ class Owed:
             self.owed = 0
         self._target.footprint.end(*self._use)
         self._dispatch.ended()
-        self._is_over()
+        self._is_over(was_read=False)
 
-    def _is_over(self) -> None:
+    def _is_over(self, *, was_read: bool) -> None:
         on_over, self.on_over = self.on_over, None
         if on_over is not None:
-            on_over()
+            on_over(was_read)

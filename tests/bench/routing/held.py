@@ -1,19 +1,22 @@
 """Our default policy as it runs: what it chose is held until its replica is open.
 
 The queue, its order and what a replica may be given are the gateway's own (`gateway.hold`); only
-the tasks that wait are left out. Those that wait when their replica dies choose anew. Each of
-several gateways has queues and rooms of its own, and hears of the others' when it is told.
+the tasks that wait are left out. Those that wait when their replica dies choose anew, and so do
+some of those that wait while another has nothing to do. Each of several gateways has queues and
+rooms of its own, and hears of the others' when it is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Final, Protocol, runtime_checkable
 
 from gateway.choose.chooser import Claim
 from gateway.hold.capacity import Bounds, Load, Part, Room
 from gateway.hold.fair_queue import FairQueue, Ticket
+from gateway.hold.gate import ASK_AT_ONCE, WATCH_EVERY_S
 from gateway.hold.shares import Shares
 from gateway.order import CLASSES, FIRST
 from gateway.settings import HoldSettings
@@ -78,6 +81,8 @@ class Door:
         for room in self.rooms:
             room.beside(gateways)
         self.timed: set[int] = set()  # replicas that will be looked at again by the clock
+        self.waiting: list[dict[int, Waiter]] = [{} for _ in specs]  # by arrival, as they came
+        self.is_watched = False  # will be looked at for replicas that have nothing to do
 
     def __repr__(self) -> str:
         return f"<Door {self.rooms!r} {self.queues!r}>"
@@ -87,6 +92,15 @@ class Door:
         queue = self.queues[replica]
         first = queue.head(now)
         return self.rooms[replica].part(queue.requests, FIRST if first is None else first.stands)
+
+    def push(self, waiter: Waiter, replica: int) -> None:
+        """It waits there."""
+        self.queues[replica].push(waiter)
+        self.waiting[replica][waiter.job.arrival.number] = waiter
+
+    def is_free(self, replica: int, now: float) -> bool:
+        """Has it nothing to do, and nobody who waits to be given that?"""
+        return not self.queues[replica].requests and self.rooms[replica].is_open(now, to_batch=True)
 
     def may_go(self, waiter: Waiter, replica: int, now: float) -> bool:
         """Is there room for it?"""
@@ -126,9 +140,12 @@ class Held(World):
         if not door.queues[index].requests and door.may_go(waiter, index, now):
             self._send(door, waiter, index, now)
         else:
-            door.queues[index].push(waiter)
+            door.push(waiter, index)
             waiter.claim.waits(waiter.place)
             self.serve(door, index, now)
+            if not door.is_watched:
+                door.is_watched = True
+                self.at(now + WATCH_EVERY_S, partial(self._watch, door))
 
     def _send(self, door: Door, waiter: Waiter, index: int, now: float) -> None:
         room, load = door.rooms[index], Load(waiter.uncached, waiter.output, is_stream=True)
@@ -144,6 +161,7 @@ class Held(World):
             if waiter is None or not door.may_go(waiter, index, now):
                 break
             queue.take(waiter)
+            del door.waiting[index][waiter.job.arrival.number]
             waiter.claim.goes()
             self._send(door, waiter, index, now)
             self.keeper.sent(waiter.job.arrival, index, now)
@@ -151,6 +169,27 @@ class Held(World):
         if due is not None and index not in door.timed:
             door.timed.add(index)
             self.at(due, partial(self._due, door, index))
+
+    def _watch(self, door: Door, now: float) -> None:
+        """As `Gate.check` has some choose anew."""
+        lanes = [index for index, each in enumerate(door.waiting) if each]
+        door.is_watched = bool(lanes)
+        if not lanes:
+            return
+        self.at(now + WATCH_EVERY_S, partial(self._watch, door))
+        if any(door.is_free(index, now) for index in self._alive(now)):
+            most = max(ASK_AT_ONCE // len(lanes), 1)
+            asked = [list(door.waiting[index].items())[-most:] for index in lanes]
+            for index, waiters in zip(lanes, asked, strict=True):
+                for _, waiter in waiters:
+                    self._send_away(door, waiter, index, now)
+            for _, waiter in chain.from_iterable(asked):
+                self._dispatch(waiter.job, now, self.keeper)
+
+    def _send_away(self, door: Door, waiter: Waiter, index: int, now: float) -> None:
+        door.queues[index].remove(waiter)
+        del door.waiting[index][waiter.job.arrival.number]
+        self.keeper.ended(waiter.job.arrival, index, now, None)
 
     def _due(self, door: Door, index: int, now: float) -> None:
         door.timed.discard(index)
@@ -174,6 +213,5 @@ class Held(World):
         for door in self.doors:
             queue = door.queues[index]
             while self._dead[index] and (waiter := queue.head(now)) is not None:
-                queue.remove(waiter)
-                router.ended(waiter.job.arrival, index, now, None)
+                self._send_away(door, waiter, index, now)
                 self._dispatch(waiter.job, now, router)
