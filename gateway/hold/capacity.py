@@ -314,12 +314,14 @@ class Room:
             self._late_unbegun -= unbegun
             self._late_kv -= kv_tokens
 
-    def give_back(self, load: Load) -> None:
+    def give_back(self, load: Load, now: Seconds) -> None:
         """It has ended, however it did."""
+        if self.sequences == self.bounds.sequences:
+            self._gap_at = now
         self.sequences -= 1
         self.kv_tokens -= load.uncached + load.output
         if load.unbegun:
-            self.unbegun -= load.unbegun
+            self._lower(load.unbegun, now)
             if not load.is_stream and self.rate_per_s is not None:
                 self.free_at -= load.unbegun / self.rate_per_s
             load.unbegun = 0

@@ -169,7 +169,7 @@ class Gate:
         if waiter.is_waiting:
             self._leave(waiter)
         elif waiter.error is None:  # it had its turn in the same tick
-            waiter.lane.room.give_back(waiter.turn)
+            waiter.lane.room.give_back(waiter.turn, self.clock())
             waiter.lane.batches.discard(waiter.turn)
         self.serve(waiter.lane, self.clock())
 

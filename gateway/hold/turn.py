@@ -217,12 +217,13 @@ class Turn(Load):
         traceback: TracebackType | None,
     ) -> None:
         lane = self.lane
-        lane.room.give_back(self)
+        now = self._gate.clock()
+        lane.room.give_back(self, now)
         task = self._task
         if lane.batches:
             lane.batches.discard(self)
         if lane.queue.requests:
-            self._gate.serve(lane, self._gate.clock())
+            self._gate.serve(lane, now)
         if self.is_displaced and task is not None:
             self._settle(0)
             # Another cancellation may have come on top of ours, and means what it says.

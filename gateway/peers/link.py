@@ -21,6 +21,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from gateway.loops import kept
 from gateway.peers.book import Address, Book
 from gateway.peers.rows import Kind
 from gateway.peers.share import Change, Peers
@@ -112,8 +113,8 @@ class Link(asyncio.DatagramProtocol):
         await loop.create_datagram_endpoint(lambda: self, sock=self._sock)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._find(), name="find peers")
-                tasks.create_task(self._speak(), name="speak to peers")
+                tasks.create_task(kept("finding other gateways", self._find), name="find peers")
+                tasks.create_task(kept("speaking to them", self._speak), name="speak to peers")
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -204,20 +205,17 @@ class Link(asyncio.DatagramProtocol):
         asks = True
         while True:
             now = clock()
-            try:
-                self._book.forget(now)
-                gone = self.peers.expire(now)
-                if gone:
-                    self._rooms.heard(gone)
-                self._count()
-                if now >= whole_at or self._is_asked:
-                    whole_at = now + settings.whole_every_s
-                    self._tell_all(asks=asks)
-                    asks = False
-                else:
-                    self.wake()
-            except Exception:
-                log.exception("speaking to other gateways has a bug")
+            self._book.forget(now)
+            gone = self.peers.expire(now)
+            if gone:
+                self._rooms.heard(gone)
+            self._count()
+            if now >= whole_at or self._is_asked:
+                whole_at = now + settings.whole_every_s
+                self._tell_all(asks=asks)
+                asks = False
+            else:
+                self.wake()
             await asyncio.sleep(min(SWEEP_EVERY_S, settings.whole_every_s))
 
     def _count(self) -> None:

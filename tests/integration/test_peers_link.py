@@ -255,6 +255,28 @@ def test_who_leaves_says_so_and_who_falls_silent_is_found_out() -> None:
     run(law())
 
 
+def test_a_bug_met_while_it_speaks_or_looks_ends_neither(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Rooms):
+        is_broken = True
+
+        def rows(self) -> Rows:
+            if self.is_broken:
+                raise ZeroDivisionError
+            return super().rows()
+
+    async def law() -> None:
+        rooms = Broken()
+        one, _, at = a_link(("127.0.0.1", 9), rooms=rooms)
+        two, theirs, _ = a_link(at)
+        async with speaking(one, two):
+            await until(lambda: "speaking to them has a bug" in caplog.text)
+            assert not theirs.names[1:]
+            rooms.is_broken = False
+            await until(lambda: len(theirs.names) == 2)
+
+    run(law())
+
+
 def test_a_name_that_is_not_found_keeps_nobody_else_from_being_found() -> None:
     async def law() -> None:
         one, ours, at = a_link(("127.0.0.1", 9))

@@ -74,6 +74,23 @@ def test_who_waits_no_longer_or_is_gone_is_left_no_turn() -> None:
     assert ours.fits(100, 0, 0.0, place)
 
 
+def test_what_ends_unread_and_a_sequence_that_was_the_last_one_leave_gaps_too() -> None:
+    bounds = Bounds(commit_tokens=COMMIT, sequences=2)
+    ours, theirs, place = Room(bounds), Room(bounds), (1, 30.0)
+    ours.beside(2)
+    ours.take(unread := Load(COMMIT, 0, is_stream=True), 1.0)
+    ours.take(last := Load(0, 0, is_stream=True), 1.0)
+    ours.others("one", theirs.part(1, (1, 20.0)), 1.0)
+    ours.give_back(last, 5.0)
+    assert ours.next_due(5.0) is None
+    assert not ours.fits(0, 0, 5.0, place), "it was one of as many as may be"
+    assert ours.next_due(5.0) == 5.0 + TURN_S
+    ours.give_back(unread, 6.0)
+    assert not ours.fits(100, 0, 6.0, place)
+    assert ours.next_due(6.0) == 6.0 + TURN_S
+    assert ours.fits(100, 0, 6.0 + TURN_S, place)
+
+
 def test_a_newcomer_is_not_sent_past_those_that_wait_elsewhere() -> None:
     ours = Room(Bounds(commit_tokens=COMMIT))
     ours.others("one", Room(Bounds()).part(1, (1, 20.0)), 1.0)

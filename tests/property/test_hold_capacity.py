@@ -41,7 +41,7 @@ def test_a_room_holds_what_is_in_it_and_is_empty_at_rest(
             case "begun" if loads:
                 room.begun(loads[uncached % len(loads)], now)
             case "give_back" if loads:
-                room.give_back(loads.pop(uncached % len(loads)))
+                room.give_back(loads.pop(uncached % len(loads)), now)
         is_open = room.is_open(now)
         assert room.sequences == len(loads)
         assert room.kv_tokens == sum(each.uncached + each.output for each in loads)
@@ -58,7 +58,7 @@ def test_a_room_holds_what_is_in_it_and_is_empty_at_rest(
         due = room.next_due(now)
         assert due is None or due > now
     for load in loads:
-        room.give_back(load)
+        room.give_back(load, now)
     assert (room.sequences, room.kv_tokens, room.unbegun) == (0, 0, 0)
     assert room.next_due(now) is None
 
@@ -75,8 +75,8 @@ def test_a_slow_replica_is_given_what_it_reads_in_some_time_but_never_less_than_
         assert room.fits(1, 0, 0.0)
         room.take(last := Load(1, 0, is_stream=True), 0.0)
         assert not room.is_open(0.0)
-        room.give_back(first)
-        room.give_back(last)
+        room.give_back(first, 0.0)
+        room.give_back(last, 0.0)
 
 
 def test_an_unbounded_room_is_always_open() -> None:

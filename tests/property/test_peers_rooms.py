@@ -101,7 +101,7 @@ def test_a_room_is_filled_by_all_gateways(
             case "begun" if mine:
                 room.begun(mine[at % len(mine)], now)
             case "end" if mine:
-                room.give_back(mine.pop(at % len(mine)))
+                room.give_back(mine.pop(at % len(mine)), now)
             case "tell":
                 tell(who)
             case "die":
@@ -121,7 +121,7 @@ def test_a_room_is_filled_by_all_gateways(
     assert len({room.unbegun for room in rooms}) == 1
     for room, own in zip(rooms, loads, strict=True):
         for load in own:
-            room.give_back(load)
+            room.give_back(load, now)
     for who in range(GATEWAYS):
         tell(who)
     assert {(room.sequences, room.unbegun, room.kv_tokens) for room in rooms} == {(0, 0, 0)}

@@ -199,9 +199,9 @@ class Held(World):
         room, load = self._sent[job.arrival.number]
         room.begun(load, now)
 
-    def _left(self, job: Job, index: int) -> None:
+    def _left(self, job: Job, index: int, now: float) -> None:
         room, load = self._sent.pop(job.arrival.number)
-        room.give_back(load)
+        room.give_back(load, now)
 
     def _stepped(self, index: int, now: float, router: Router) -> None:
         super()._stepped(index, now, router)

@@ -186,7 +186,7 @@ class World:
         engine = self._engines[index]
         jobs, engine.stint = engine.jobs, None
         for job in jobs:
-            self._left(job, index)
+            self._left(job, index, now)
             router.ended(job.arrival, index, now, None)
             if job.first_token_at_s is None:
                 self._dispatch(Job(job.arrival, job.arrived_at_s), now, router)
@@ -212,7 +212,7 @@ class World:
             self._answered(job, index, now)
             router.first_token(job.arrival, index, now)
         for job in ended:
-            self._left(job, index)
+            self._left(job, index, now)
             router.ended(job.arrival, index, now, job.hit_tokens)
             self._end(job, index, now)
         stint = engine.stint
@@ -222,7 +222,7 @@ class World:
     def _answered(self, job: Job, index: int, now: float) -> None:
         """It had its first token."""
 
-    def _left(self, job: Job, index: int) -> None:
+    def _left(self, job: Job, index: int, now: float) -> None:
         """Its replica has it no longer."""
 
     def _end(self, job: Job, index: int, now: float) -> None:

@@ -354,7 +354,7 @@ class World:
         entry.usage = Usage(output_tokens=arrival.output_tokens)
         self._demands.left(entry)
         if entry.load is not None:
-            replica.room.give_back(entry.load)
+            replica.room.give_back(entry.load, now)
         replica.inflight -= 1
         first = entry.first_byte_at or now
         ttft_s = first - entry.received_at

@@ -6,6 +6,7 @@ from array import array
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.choose.dispatch import PENDING_S
 from gateway.choose.elsewhere import ON_ITS_WAY_S
@@ -72,6 +73,21 @@ def test_it_is_on_its_way_until_its_gateway_says_that_it_is_not() -> None:
     assert len(holdings._elsewhere) == 0
 
 
+def test_one_that_was_not_read_there_is_forgotten() -> None:
+    """Its gateway chose another replica for it, say: who shares its beginning finds nothing."""
+    holdings = Holdings(100_000, 100_000.0)
+    holdings.described(R1, EngineFacts(block_size=16))
+    holdings.certainty(R1, Certainty.EXACT)
+    holdings.placed(a_placement(), 1.0)
+    assert any(holdings.hits(a_prompt(), (R1,)).tokens)
+    holdings.placed(replace(an_end(), was_read=False), 9.0)
+    assert not any(holdings.hits(a_prompt(), (R1,)).tokens)
+    assert not holdings._texts.walk(a_prompt()).pending
+    assert len(holdings._elsewhere) == 0
+    holdings.tidy(9.0 + PENDING_S)
+    assert not len(holdings)
+
+
 def test_an_end_of_what_was_never_heard_of_is_left() -> None:
     holdings = Holdings(100_000, 100_000.0)
     holdings.placed(an_end(), 1.0)
@@ -95,7 +111,7 @@ def test_what_is_on_its_way_to_a_replica_that_starts_anew_is_forgotten_in_time()
 TEXTS = [bytes(2000), bytes(2000) + b"x" * 2000]
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(["sent", "sent", "over", "passed", "passed"]),
+        st.sampled_from(["sent", "sent", "over", "unread", "passed", "passed"]),
         st.integers(0, len(TEXTS) - 1),
         st.sampled_from([R1, R2]),
         st.sampled_from([0.5, PENDING_S, ON_ITS_WAY_S - 1.0]),
@@ -130,12 +146,15 @@ def test_as_many_are_on_their_way_as_were_said_to_be(
         if what == "sent":
             holdings.placed(Placement(replica, 0.25, marks), now)
             coming.append((now, which, replica))
-        elif what == "over":
-            holdings.placed(Placement(replica, 0.25, marks[-8:], is_over=True), now)
+        elif what in {"over", "unread"}:
+            was_read = what == "over"
+            end = Placement(replica, 0.25, marks[-8:], is_over=True, was_read=was_read)
+            holdings.placed(end, now)
             alike = [each for each in coming if each[1:] == (which, replica)]
             if alike:
                 coming.remove(alike[0])
-                arrived.append((now, which, replica))
+                if was_read:
+                    arrived.append((now, which, replica))
         else:
             now += passed_s
             holdings.tidy(now)
