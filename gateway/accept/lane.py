@@ -294,8 +294,8 @@ class Lane(HttpToolsProtocol):
             self._live = exchange
             if self.flow.write_paused:  # by a response before it
                 exchange.pause(exchange.received_at)
-        # Named, and so not by the loop: to be numbered costs a task a fifth of all that it costs.
-        exchange.task = asyncio.Task(self._door.serve(exchange), loop=self.loop, name="exchange")
+        # Not named: by uvloop, that costs 0.4 us, and the coroutine tells as much.
+        exchange.task = self.loop.create_task(self._door.serve(exchange))
 
     def exchange_ended(self, exchange: Exchange, *, reusable: bool) -> None:
         """The response is written: the connection is free for what comes next, or closes."""
