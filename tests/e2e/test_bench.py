@@ -18,8 +18,10 @@ BETWEEN_S = 0.15
 # vLLM's clock starts when its server has read a request and stops when a token has come out of the
 # engine, ours is the client's. Two engines take both cores of a small machine, and whatever stands
 # between the clocks waits for one, a request's way in and a first token's way out: tens of
-# milliseconds, as many for a long prompt as for a short one. So prompts and answers are long; two
-# prompts together are within what the gateway lets a replica owe, so that it holds neither back.
+# milliseconds, as many for a long prompt as for a short one. And where the first token is half a
+# character, its text comes with the second: one in ten here, some 150 ms each. So prompts and
+# answers are long; two prompts together are within what the gateway lets a replica owe, so that it
+# holds neither back.
 CHATS = """\
 question: Do our figures agree with vLLM's own?
 duration_s: 30
