@@ -24,7 +24,7 @@ from tests.builders import MODEL, a_chat, a_get, a_post, a_route
 from tests.house import RunningHouse, a_sim, run, running_house, until
 from tests.keyed import ACME, a_document
 
-SOON_S = 5.0  # far more than the 20 ms it takes, on a machine that does other things too
+SOON_S = 5.0  # far more than the 5 ms it takes, on a machine that does other things too
 
 
 def free_ports(count: int) -> list[int]:
