@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.scale.demands import Demands
     from gateway.tenants.tenancy import Strangers
 
-LEDGER, GATE, POLICY = 2, 7, 7
+LEDGER, GATE, POLICY = 2, 7, 8
 """How many figures of a replica's row are whose, in this order."""
 
 FIGURES: Final = {Topic.REPLICA: LEDGER + GATE + POLICY, Topic.TENANT: 8, Topic.MODEL: 13}

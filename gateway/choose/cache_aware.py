@@ -301,7 +301,7 @@ class CacheAware:
             owed.owed = cold
         else:  # its first byte says nothing of its prefill
             target.unseen += cold
-            target.pace.begin_unseen(cold, now)
+            owed.unseen = target.pace.begin_unseen(cold, now)
         return owed
 
     def _is_over(self, placement: Placement, was_read: bool) -> None:

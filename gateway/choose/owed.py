@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.choose.dispatch import Dispatch
+    from gateway.choose.pace import Unseen
     from gateway.choose.target import Target
     from gateway.order import Place
     from gateway.vocabulary import Seconds, Tokens, Usage
@@ -22,7 +23,8 @@ class Owed:
     """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
 
     __slots__ = (
-        "_crowded", "_dispatch", "_place", "_target", "_use", "on_over", "owed", "uncached", "work",
+        "_crowded", "_dispatch", "_place", "_target", "_use", "on_over", "owed", "uncached",
+        "unseen", "work",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +44,7 @@ class Owed:
         self._place: Place | None = None  # while it waits
         self.work: Tokens = 0  # of its prefill
         self.owed: Tokens = 0  # of that, by a stream's first byte
+        self.unseen: Unseen | None = None  # or this, by a unary request
         self.uncached: Tokens | None = uncached
         self.on_over: Callable[[bool], object] | None = None
         """Wants to hear, once, that it is on its way no longer, and whether it was read."""
@@ -110,6 +113,10 @@ class Owed:
             self._target.dropped += self.owed
             self._target.pace.dropped(self.owed)
             self.owed = 0
+        if self.unseen is not None:
+            self._target.ended_unseen += self.work
+            self._target.pace.ended_unseen(self.unseen)
+            self.unseen = None
         self._target.footprint.end(*self._use)
         self._dispatch.ended()
         self._is_over(was_read=False)

@@ -18,7 +18,9 @@ by as much again: it is not free, and whoever waits for what it holds waits no l
 worth.
 
 Unary responses show their first byte only when all is generated: their prompts are owed until the
-instant their prefill is predicted to be done, and a span that holds one teaches nothing; nor does
+instant their prefill is predicted to be done, or the response has ended, if that is sooner (where
+nothing but unary requests is sent, no rate is learnt, and a slow prior would have them owed for
+ever). A span that holds one teaches nothing; nor does
 one in which a prompt was dropped.
 
 What other gateways send there is told a moment late: it is owed like ours, and read like ours. A
@@ -51,6 +53,20 @@ HEARD_S: Final = 0.03  # what others had read is heard of so soon
 LEAST_JOINT_S: Final = 1.0  # a span that others had a part in, to be learnt from
 LEAST_RATE_PER_S: Final = 50.0
 MOST_RATE_PER_S: Final = 1_000_000.0
+LEAST_UNSEEN: Final = 64  # as many that have ended may be kept among those that have not
+
+
+class Unseen:
+    """The prompt of a unary request: so much work is owed of it, until then at most."""
+
+    __slots__ = ("due", "tokens")
+
+    def __init__(self, due: Seconds, tokens: Tokens) -> None:
+        self.due = due
+        self.tokens = tokens
+
+    def __repr__(self) -> str:
+        return f"<Unseen {self.tokens} owed until {self.due:.3f}>"
 
 
 class Pace:
@@ -58,8 +74,9 @@ class Pace:
 
     __slots__ = (
         "_busy_s", "_counted_at", "_cut_at", "_cut_done", "_done", "_is_clear", "_is_joint",
-        "_is_pinned", "_late_since", "_n", "_prior_per_s", "_since", "_sx", "_sxx", "_sxy", "_sy",
-        "_unseen", "_weight", "free_at", "has_learnt", "others_owed", "owed", "rate_per_s",
+        "_is_pinned", "_late_since", "_n", "_others_unseen", "_prior_per_s", "_since", "_sx",
+        "_sxx", "_sxy", "_sy", "_unseen", "_unseen_live", "_unseen_owed", "_weight", "free_at",
+        "has_learnt", "others_owed", "owed", "rate_per_s",
     )  # fmt: skip
 
     def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
@@ -71,9 +88,11 @@ class Pace:
         self._busy_s: Seconds = 0.0  # with prefill to do, until `_counted_at`
         self._counted_at: Seconds = 0.0
         self._is_pinned = is_pinned
-        self._unseen: deque[tuple[Seconds, Tokens]] = (
-            deque()
-        )  # of unary prompts: due when, how much
+        self._unseen: deque[Unseen] = deque()  # as they were sent; some have ended
+        self._unseen_live = 0  # of them, those that have not
+        self._unseen_owed: Tokens = 0  # their sum
+        self._others_unseen: deque[tuple[Tokens, Unseen]] = deque()
+        """Those of other gateways, whichever: how much of each has not ended."""
         self._since: Seconds = 0.0  # when this span began
         self._done: Tokens = 0  # finished in this span
         self._cut_at: Seconds | None = None  # where it ended, and another one began
@@ -134,12 +153,26 @@ class Pace:
         self.owed += tokens
         self._extend(tokens, now)
 
-    def begin_unseen(self, tokens: Tokens, now: Seconds) -> None:
+    def begin_unseen(self, tokens: Tokens, now: Seconds) -> Unseen:
         """The same, of a unary request."""
         self._pass(now)
         self._extend(tokens, now)
-        self._unseen.append((self.free_at, tokens))
+        unseen = Unseen(self.free_at, tokens)
+        if not tokens:
+            return unseen
+        self._unseen.append(unseen)
+        self._unseen_owed += tokens
+        self._unseen_live += 1
         self._is_clear = False
+        if len(self._unseen) > 2 * self._unseen_live + LEAST_UNSEEN:
+            self._unseen = deque([each for each in self._unseen if each.tokens])
+        return unseen
+
+    def ended_unseen(self, unseen: Unseen) -> None:
+        """It has ended, and had been read by then, or will not be. Only the first call counts."""
+        if unseen.tokens:
+            self.free_at -= unseen.tokens / self.rate_per_s
+            self._settle(unseen)
 
     def prefilled(self, tokens: Tokens, now: Seconds) -> None:
         """The first byte of such a stream has come."""
@@ -177,7 +210,7 @@ class Pace:
         self.owed = max(self.owed - tokens, 0)
         self.free_at -= tokens / self.rate_per_s
         if not self.owed and self._late_since is not None:
-            self.free_at = self._unseen[-1][0] if self._unseen else self._late_since
+            self.free_at = self._unseen[-1].due if self._unseen_live else self._late_since
             self._late_since = None
         self._is_clear = False
 
@@ -203,13 +236,36 @@ class Pace:
             self.others_owed -= tokens
             self.dropped(tokens)
 
+    def others_began_unseen(self, tokens: Tokens, now: Seconds) -> None:
+        """Another gateway has dispatched unary requests with so much work."""
+        if tokens > 0:
+            self._others_unseen.append((tokens, self.begin_unseen(tokens, now)))
+
+    def others_ended_unseen(self, tokens: Tokens) -> None:
+        """Of such requests so much work has ended: the oldest, for all that is known."""
+        others = self._others_unseen
+        while tokens > 0 and others:
+            left, oldest = others.popleft()
+            if left > tokens:
+                others.appendleft((left - tokens, oldest))
+            else:
+                self.ended_unseen(oldest)
+            tokens -= left
+
     def _extend(self, tokens: Tokens, now: Seconds) -> None:
         self.free_at = max(self.free_at, now) + tokens / self.rate_per_s
 
     def _unseen_tokens(self, now: Seconds) -> Tokens:
-        while self._unseen and self._unseen[0][0] <= now:
-            self._unseen.popleft()
-        return sum([tokens for _, tokens in self._unseen])
+        unseen = self._unseen
+        while unseen and ((first := unseen[0]).due <= now or not first.tokens):
+            self._settle(unseen.popleft())
+        return self._unseen_owed
+
+    def _settle(self, unseen: Unseen) -> None:
+        if unseen.tokens:
+            self._unseen_owed -= unseen.tokens
+            self._unseen_live -= 1
+            unseen.tokens = 0
 
     def _learn(self, tokens: Tokens, span_s: Seconds) -> None:
         if tokens <= 0 or span_s <= 0.0 or self._is_pinned:

@@ -27,14 +27,15 @@ class Part(Value, frozen=True):
     """One gateway's part in what a replica has been sent.
 
     Work of streams ever sent, that of those which have had a first byte, and of those which ended
-    without; work of unary requests ever sent; tokens in use now. Of all that was sent, how many
-    still wait at the gateway, and their work.
+    without; work of unary requests ever sent, and of those which have ended; tokens in use now. Of
+    all that was sent, how many still wait at the gateway, and their work.
     """
 
     sent: Tokens = 0
     read: Tokens = 0
     dropped: Tokens = 0
     unseen: Tokens = 0
+    ended_unseen: Tokens = 0
     in_use: Tokens = 0
     waiting: int = 0
     waiting_work: Tokens = 0
@@ -43,6 +44,11 @@ class Part(Value, frozen=True):
     def owed(self) -> Tokens:
         """Work of streams that is still to be read."""
         return max(self.sent - self.read - self.dropped, 0)
+
+    @property
+    def owed_unseen(self) -> Tokens:
+        """The same of unary requests, at most."""
+        return max(self.unseen - self.ended_unseen, 0)
 
 
 NO_PART: Final = Part()
@@ -53,7 +59,7 @@ class Target:
 
     __slots__ = (
         "_busy_s", "_looked_at", "_others", "_price", "busy", "congestion", "degree", "dropped",
-        "footprint", "pace", "read", "sent", "unseen", "waiting",
+        "ended_unseen", "footprint", "pace", "read", "sent", "unseen", "waiting",
     )  # fmt: skip
 
     def __init__(self, pace: Pace, price: Price) -> None:
@@ -72,6 +78,7 @@ class Target:
         self.read: Tokens = 0
         self.dropped: Tokens = 0
         self.unseen: Tokens = 0
+        self.ended_unseen: Tokens = 0
 
     def __repr__(self) -> str:
         return f"<Target {self.pace!r} {self.footprint!r}, {self.busy:.2f} busy>"
@@ -91,8 +98,9 @@ class Target:
         in_use = self.footprint.tokens - sum([each.in_use for each in self._others.values()])
         waiting = self.waiting
         return Part(
-            self.sent, self.read, self.dropped, self.unseen, in_use, len(waiting), waiting.work
-        )
+            self.sent, self.read, self.dropped, self.unseen, self.ended_unseen,
+            in_use, len(waiting), waiting.work,
+        )  # fmt: skip
 
     @property
     def is_crowded(self) -> bool:
@@ -119,13 +127,16 @@ class Target:
         pace = self.pace
         if part is not NO_PART:
             self._others[peer] = part
-        if was is None or part.sent < was.sent:  # new to us, gone, or counting anew
+        if was is None or part.sent < was.sent or part.unseen < was.unseen:
+            # new to us, gone, or counting anew
             pace.others_dropped(0 if was is None else was.owed)
+            pace.others_ended_unseen(0 if was is None else was.owed_unseen)
             pace.others_began(part.owed, now)
+            pace.others_began_unseen(part.owed_unseen, now)
         else:
             pace.others_began(part.sent - was.sent, now)
-            if part.unseen > was.unseen:
-                pace.begin_unseen(part.unseen - was.unseen, now)
+            pace.others_began_unseen(part.unseen - was.unseen, now)
+            pace.others_ended_unseen(part.ended_unseen - was.ended_unseen)
             pace.others_read(part.read - was.read, now)
             pace.others_dropped(part.dropped - was.dropped)
         self.footprint.tokens += part.in_use - (0 if was is None else was.in_use)

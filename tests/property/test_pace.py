@@ -9,12 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.choose.pace import CUT_S, HEARD_S, LEAST_RATE_PER_S, MOST_RATE_PER_S, Pace
+from gateway.choose.pace import (
+    CUT_S,
+    HEARD_S,
+    LEAST_RATE_PER_S,
+    LEAST_UNSEEN,
+    MOST_RATE_PER_S,
+    Pace,
+    Unseen,
+)
 from gateway.choose.price import Footprint, Price, work
 
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "unseen", "first", "drop"]),
+        st.sampled_from(["begin", "unseen", "unseen", "first", "drop", "end"]),
         st.integers(1, 200_000),
         st.floats(0.0, 30.0),
     ),
@@ -27,20 +35,25 @@ def test_a_pace_is_never_negative_and_rests_when_nothing_is_owed(
     events: list[tuple[str, int, float]], is_pinned: bool, rate_per_s: float
 ) -> None:
     pace, now = Pace(rate_per_s, is_pinned=is_pinned), 0.0
-    began, open_ = pace.rate_per_s, list[int]()
+    began, open_, unary = pace.rate_per_s, list[int](), list[Unseen]()
     for what, tokens, passed_s in events:
         now += passed_s
         if what == "begin":
             pace.begin(tokens, now)
             open_.append(tokens)
         elif what == "unseen":
-            pace.begin_unseen(tokens, now)
+            unary.append(pace.begin_unseen(tokens, now))
+        elif unary and what == "end":
+            pace.ended_unseen(unary.pop(tokens % len(unary)))
+        elif what == "end":
+            continue
         elif open_ and what == "first":
             pace.prefilled(open_.pop(0), now)
         elif open_:
             pace.dropped(open_.pop())
         assert pace.owed == sum(open_)
         pace.busy_s(now)
+        assert pace._unseen_tokens(now) == sum(each.tokens for each in unary if each.due > now)
         assert pace.free_at >= now if open_ else pace.wait_s(now) >= 0.0
         assert LEAST_RATE_PER_S <= pace.rate_per_s <= MOST_RATE_PER_S
         assert not is_pinned or pace.rate_per_s == began
@@ -49,6 +62,39 @@ def test_a_pace_is_never_negative_and_rests_when_nothing_is_owed(
     assert pace.owed == 0
     # What is left are unary prompts: their clock runs out by itself.
     assert pace.wait_s(now + 60 * 200_000 / LEAST_RATE_PER_S) == 0.0
+
+
+def test_unary_requests_that_have_ended_are_owed_no_longer_and_not_kept() -> None:
+    """However slow the replica is taken to be: nothing of theirs teaches its rate."""
+    pace = Pace(100.0)
+    open_ = [pace.begin_unseen(30_000, 0.0) for _ in range(8)]
+    for number in range(1, 2_000):
+        pace.ended_unseen(open_.pop(number % 7))
+        open_.append(pace.begin_unseen(30_000, number / 100))
+        assert pace._unseen_tokens(number / 100) == 8 * 30_000
+        assert len(pace._unseen) <= 2 * 8 + LEAST_UNSEEN + 1
+    for each in open_:
+        pace.ended_unseen(each)
+    assert pace._unseen_tokens(20.0) == 0
+    assert pace.wait_s(20.0) == pytest.approx(0.0, abs=1e-6)
+    assert not pace._unseen
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9_000)), max_size=40))
+def test_unary_work_of_others_ends_when_they_say_so(told: list[tuple[bool, int]]) -> None:
+    pace, owed = Pace(1.0 * LEAST_RATE_PER_S, is_pinned=True), 0
+    for began, tokens in told:
+        if began:
+            pace.others_began_unseen(tokens, 0.0)
+            owed += tokens
+        else:
+            pace.others_ended_unseen(tokens)
+            owed = max(owed - tokens, 0)
+        assert sum(left for left, _ in pace._others_unseen) == owed
+        assert pace._unseen_tokens(0.0) >= owed
+    pace.others_ended_unseen(owed)
+    assert pace._unseen_tokens(0.0) == 0
+    assert pace.wait_s(0.0) == pytest.approx(0.0, abs=1e-6)
 
 
 @given(st.integers(1, 200_000), st.floats(0.0, 60.0), st.floats(1_000.0, 100_000.0))
