@@ -20,4 +20,5 @@ monotonic: Final[Clock] = time.monotonic
 
 
 wall: Final[Callable[[], float]] = time.time
-"""Seconds since the epoch, for log lines and documents only; never for durations."""
+"""Seconds since the epoch, for log lines, documents, and what several gateways must agree on;
+never for durations."""
