@@ -58,6 +58,7 @@ ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST
 USER 0:0
 RUN ["python3", "-m", "pip", "install", "--no-cache-dir", "pandas==2.3.3", "pyarrow==26.0.1"]
 # As files: its Python may be older than ours, and executors need no more.
+COPY LICENSE /opt/headrace/LICENSE
 COPY serving/__init__.py /opt/headrace/serving/__init__.py
 COPY serving/jobs /opt/headrace/serving/jobs
 ENV PYTHONPATH=/opt/headrace PYTHONDONTWRITEBYTECODE=1

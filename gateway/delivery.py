@@ -130,34 +130,37 @@ class Delivery:
         rooms, tried = self._rooms, self._tried
         rooms.retries.earn()
         attempt = 1
-        while True:
-            candidates = await self._candidates()
-            if (
-                attempt == 1
-                and rooms.lessons.first_s
-                and rooms.chooser.doubts(self._request, candidates)
-            ):
-                self._request = await rooms.lessons.read_first(self._request, candidates)
+        try:
+            while True:
                 candidates = await self._candidates()
-            untried = candidates
-            if tried:  # whoever waited for the last one that was untried may find it gone
-                untried = [one for one in candidates if one not in tried] or candidates
-            choice = self._choose(untried)
-            tried.append(choice.replica)
-            leave_on = ANYTHING_GOES
-            if len(untried) > 1 and rooms.retries.may_follow(attempt, rooms.clock()):
-                leave_on = UNWELL if attempt == 1 else UNAVAILABLE
-            try:
-                return await self._attempt(choice, leave_on)
-            except ChooseAgain:
-                tried.pop()
-            except ReplicaError as error:
-                if self._exchange.has_started or not self._another():
-                    raise
-                if not rooms.retries.allows(error, attempt, rooms.clock()):
-                    raise
-                rooms.accounts.retries[error.reason] += 1
-                attempt += 1
+                if (
+                    attempt == 1
+                    and rooms.lessons.first_s
+                    and rooms.chooser.doubts(self._request, candidates)
+                ):
+                    self._request = await rooms.lessons.read_first(self._request, candidates)
+                    candidates = await self._candidates()
+                untried = candidates
+                if tried:  # whoever waited for the last one that was untried may find it gone
+                    untried = [one for one in candidates if one not in tried] or candidates
+                choice = self._choose(untried)
+                tried.append(choice.replica)
+                leave_on = ANYTHING_GOES
+                if len(untried) > 1 and rooms.retries.may_follow(attempt, rooms.clock()):
+                    leave_on = UNWELL if attempt == 1 else UNAVAILABLE
+                try:
+                    return await self._attempt(choice, leave_on)
+                except ChooseAgain:
+                    tried.pop()
+                except ReplicaError as error:
+                    if self._exchange.has_started or not self._another():
+                        raise
+                    if not rooms.retries.allows(error, attempt, rooms.clock()):
+                        raise
+                    rooms.accounts.retries[error.reason] += 1
+                    attempt += 1
+        finally:
+            rooms.gate.left(self._exchange)
 
     async def _candidates(self) -> Sequence[Replica]:
         """Who may be asked. A model that is known and has no replica is waited for; not by one that
@@ -175,9 +178,12 @@ class Delivery:
         return candidates
 
     def _another(self) -> bool:
-        """Is there a replica that has not been tried?"""
+        """Is there a replica that may be asked and has not been tried?"""
+        among = self._exchange.among
         try:
             candidates = self._rooms.fleet.candidates(self._request.model)
+            if among is not None:
+                candidates = _only(candidates, among)
         except GatewayError:
             return False
         return any(one not in self._tried for one in candidates)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.batch.pace import Pace, displaced
-from gateway.errors import UnknownModel
+from gateway.errors import Displaced, QueueFull, TooManyRequests, UnknownModel
 from gateway.vocabulary import ModelName
 
 if TYPE_CHECKING:
@@ -285,8 +285,7 @@ class Dispatcher:
         queue, number = flight.queue, flight.line.number
         if answer.status in _NO_ROOM or isinstance(answer.error, UnknownModel):
             self.outcomes["no_room"] += 1
-            is_ours = answer.error is not None and answer.status == 429  # its tenant's limits
-            return self._again(flight, is_full=not is_ours)
+            return self._again(flight, is_full=answer.error is None or _is_full(answer.error))
         if answer.status >= 500:
             queue.tries[number] += 1
             if queue.tries[number] < self._settings.max_attempts:
@@ -302,3 +301,9 @@ class Dispatcher:
         if is_full and (pace := self._paces.get(flight.queue.model)) is not None:
             pace.refused()
         flight.queue.back(flight.line, self._clock())
+
+
+def _is_full(error: GatewayError) -> bool:
+    """Was it we who had no room? Else its tenant's limits are reached, or nobody was there to be
+    asked: fewer lines at once would change nothing."""
+    return isinstance(error, QueueFull | TooManyRequests | Displaced)

@@ -62,10 +62,6 @@ class Elsewhere:
     def __repr__(self) -> str:
         return f"<Elsewhere: {len(self._coming)} on their way>"
 
-    def __len__(self) -> int:
-        """On their way, or pending."""
-        return len(self._coming) + len(self._arrived)
-
     def told(self, record: Record, placement: Placement, now: Seconds) -> None:
         """One has been sent to the replica of this record, or is no longer on its way there."""
         hashes = array("Q")

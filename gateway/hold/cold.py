@@ -23,7 +23,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import DeadlineMissed, Displaced, GatewayError, QueueFull, WaitedTooLong
+from gateway.errors import DeadlineMissed, Displaced, GatewayError, WaitedTooLong
 from gateway.hold.cold_starts import ColdStarts
 from gateway.hold.crowd import Count, Crowd
 from gateway.hold.fair_queue import Ticket
@@ -156,12 +156,8 @@ class ColdHold:
 
     def _make_room(self, awaited: Awaited, held: Held, now: Seconds) -> None:
         """Raises Rejected where there is none to be made."""
-        while (obstacle := awaited.crowd.obstacle(held)) is not None:
-            other = awaited.crowd.who_makes_room(held)
-            remaining_s = self._remaining_s(awaited, now)
-            if other is None or not isinstance(obstacle, QueueFull):
-                obstacle.retry_after_s = remaining_s
-                raise obstacle
+        remaining_s = self._remaining_s(awaited, now)
+        while (other := awaited.crowd.must_leave(held, remaining_s)) is not None:
             other.error = Displaced(retry_after_s=remaining_s)
             self._leave(awaited, other)
 

@@ -4,7 +4,8 @@ Where all is full, lower classes make room for higher ones; within a class, whoe
 part of what waits makes room for tenants who would still have less than that with one more. So one
 tenant alone may fill it, and cannot keep others out.
 
-Invariants. What is counted is what has joined and not left. Nobody joins beyond the bounds.
+Invariants. What is counted is what has joined and not left. Nobody joins beyond the bounds, unless
+it leaves a place of its own for another (`gateway.hold.gate`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gateway.errors import QueueFull, Rejected, TenantQueueFull
 from gateway.hold.fair_queue import Ticket
 from gateway.order import CLASSES
 from gateway.settings import CrowdSettings
-from gateway.vocabulary import Tokens
+from gateway.vocabulary import Seconds, Tokens
 
 T = TypeVar("T", bound=Ticket)
 
@@ -113,6 +114,18 @@ class Crowd(Generic[T]):
         if own is not None and not own.count.has_room(ticket, self._per_tenant):
             return TenantQueueFull()
         return None if self.count.has_room(ticket, self._in_all) else QueueFull()
+
+    def must_leave(self, ticket: T, retry_after_s: Seconds) -> T | None:
+        """Who has to leave, the next of them, before it may join; None: nobody any more. Raises
+        Rejected where that would not help either."""
+        obstacle = self.obstacle(ticket)
+        if obstacle is None:
+            return None
+        other = self.who_makes_room(ticket) if isinstance(obstacle, QueueFull) else None
+        if other is None:
+            obstacle.retry_after_s = retry_after_s
+            raise obstacle
+        return other
 
     def who_makes_room(self, ticket: T) -> T | None:
         """Of the lowest class below its own, who came last; else one of whoever has the most."""

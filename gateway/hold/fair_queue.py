@@ -10,8 +10,11 @@ An objective that has become infeasible is noticed when it would be next. It is 
 after it came, its work added, and holds nobody up (earliest deadline first alone would make every
 later one infeasible too).
 
-Invariants. A ticket that was pushed leaves exactly once, by `take` or by `remove`; sums are those
-of the tickets that wait. All is O(log n), amortised.
+Who is to choose anew is set aside: it waits here no longer, and until it has chosen its tenant has
+had what it had and its class is owed what it was.
+
+Invariants. A ticket that was pushed leaves exactly once, by `take`, by `remove`, or by `set_aside`
+and then `let_go`; sums are those of the tickets that wait. All is O(log n), amortised.
 """
 
 from __future__ import annotations
@@ -206,13 +209,16 @@ class _OfTenant(Generic[T]):
 class _Band(Generic[T]):
     """One class: its tenants by what they have had."""
 
-    __slots__ = ("_heap", "_run", "_tenants", "credit", "requests", "shares", "tokens", "weights")
+    __slots__ = (
+        "_heap", "_run", "_tenants", "aside", "credit", "requests", "shares", "tokens", "weights",
+    )  # fmt: skip
 
     def __init__(self, shares: Shares, run: int) -> None:
         self.shares = shares
         self._run = run
         self.credit = 0.0  # tokens that it may be given ahead of higher classes
         self.requests = 0
+        self.aside = 0  # that are to choose anew
         self.tokens: Tokens = 0
         self.weights = 0.0  # of the tenants that wait here
         self._tenants: dict[str, _OfTenant[T]] = {}
@@ -233,7 +239,7 @@ class _Band(Generic[T]):
         self.requests += 1
         self.tokens += ticket.uncached
 
-    def leave(self, ticket: T) -> Account:
+    def set_aside(self, ticket: T) -> None:
         account = ticket.account
         assert account is not None, "a ticket that waits has an account"
         found = self._tenants[account.name]
@@ -245,8 +251,15 @@ class _Band(Generic[T]):
         if not self.requests:
             self._tenants.clear()
             self._heap.clear()
-            self.credit = self.weights = 0.0
-        return account
+            self.weights = 0.0
+        self.aside += 1
+
+    def let_go(self, ticket: T) -> None:
+        self.aside -= 1
+        if not self.requests and not self.aside:
+            self.credit = 0.0
+        assert ticket.account is not None, "a ticket that has waited has an account"
+        self.shares.end(ticket.account)
 
     def head(self, now: Seconds) -> T | None:
         heap = self._heap
@@ -301,10 +314,18 @@ class FairQueue(Generic[T]):
 
     def remove(self, ticket: T) -> None:
         """It waits no longer, and was not served."""
-        band = self._bands[ticket.rank]
+        self.set_aside(ticket)
+        self.let_go(ticket)
+
+    def set_aside(self, ticket: T) -> None:
+        """It is to choose anew."""
         ticket.is_waiting = False
         self.requests -= 1
-        band.shares.end(band.leave(ticket))
+        self._bands[ticket.rank].set_aside(ticket)
+
+    def let_go(self, ticket: T) -> None:
+        """It was set aside, and has chosen, or does so no more."""
+        self._bands[ticket.rank].let_go(ticket)
 
     def head(self, now: Seconds, *, with_batch: bool = True) -> T | None:
         """Who is next; batches only `with_batch`, unless they have credit for it."""

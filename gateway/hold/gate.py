@@ -18,15 +18,17 @@ that replica's queue, until
 Shares are of all replicas: what is charged at one may make another the first at the next, which is
 seen there at its next event, or look.
 
+Who is asked to choose anew has waited: its place among those that wait is kept until it comes again
+or has left, and it is not refused.
+
 Invariants. What is taken of a room is given back exactly once, whatever happens between. A turn is
 taken when it is given, not when its task resumes: the same room is not given twice. Everybody in
-the crowd is in exactly one queue.
+the crowd is in exactly one queue, or chooses anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +42,7 @@ from gateway.errors import (
     QueueFull,
     WaitedTooLong,
 )
+from gateway.hold.asking import who_is_asked
 from gateway.hold.capacity import NO_PART, Bounds, Part, Room
 from gateway.hold.crowd import Crowd
 from gateway.hold.fair_queue import FairQueue
@@ -64,8 +67,6 @@ if TYPE_CHECKING:
     )
 
 WATCH_EVERY_S: Final = 0.25
-ASK_AT_ONCE: Final = 32
-"""How many of one model and class are asked to choose again when a replica has nothing to do."""
 PRIOR_OUTPUT_TOKENS: Final = 256.0
 LEARNING: Final = 0.02  # weight of a new answer's length in the mean
 
@@ -93,6 +94,7 @@ class Gate:
         )
         self._floors = (0.0, settings.default_floor, settings.batch_floor)
         self._lanes: dict[ReplicaId, Lane] = {}
+        self._choosing: dict[Client, Waiter] = {}  # anew
         self._gateways = 1
         self._mean_output = PRIOR_OUTPUT_TOKENS
         self._expected = int(self._mean_output)
@@ -114,8 +116,8 @@ class Gate:
         """A turn at `replica`, which does not hold `uncached` tokens of the prompt (None: unknown).
 
         The `claim` is told if it has to wait; None: it is made later, as a batch's is.
-        Raises ChooseAgain; Rejected where it may not wait; Evicted where it waited in vain. O(1)
-        while nobody waits, else O(log waiting).
+        Raises ChooseAgain, after which this or `left` is to be called; Rejected where it may not
+        wait; Evicted where it waited in vain. O(1) while nobody waits, else O(log waiting).
         """
         lane = self._lanes.get(replica) or self._lane(replica)
         output = self._expected
@@ -133,6 +135,8 @@ class Gate:
             and (not is_batch or lane.is_spare(now))
             and lane.room.try_take(turn, now)
         ):
+            if self._choosing:
+                self.left(client)
             if is_batch:
                 lane.take_batch(turn, now)
             else:
@@ -147,9 +151,15 @@ class Gate:
 
     async def _wait(self, waiter: Waiter, now: Seconds) -> None:
         lane = waiter.lane
-        self._make_room(waiter, now)
+        before = self._choosing.pop(waiter.client, None)
+        if before is None:
+            self._make_room(waiter, now)
+        elif isinstance(before.error, GatewayError):  # its place was needed
+            raise before.error
         self.crowd.join(waiter)
         lane.queue.push(waiter)
+        if before is not None:
+            self._give_up(before)
         self.on_change(lane.replica)
         self.serve(lane, now)
         if waiter.is_waiting:
@@ -171,7 +181,22 @@ class Gate:
         elif waiter.error is None:  # it had its turn in the same tick
             waiter.lane.room.give_back(waiter.turn, self.clock())
             waiter.lane.batches.discard(waiter.turn)
+            waiter.turn.settle(0)
+        else:
+            self.left(waiter.client)
         self.serve(waiter.lane, self.clock())
+
+    def left(self, client: Client) -> None:
+        """If it was to choose anew, it no longer is: it has a turn, has failed or has left."""
+        before = self._choosing.pop(client, None)
+        if before is not None:
+            self._give_up(before)
+
+    def _give_up(self, before: Waiter) -> None:
+        """The place of who was to choose anew."""
+        if isinstance(before.error, ChooseAgain):
+            self.crowd.leave(before)
+            before.lane.queue.let_go(before)
 
     def _make_room(self, waiter: Waiter, now: Seconds) -> None:
         """Raises Rejected where it cannot wait, or would in vain."""
@@ -182,12 +207,9 @@ class Gate:
                 raise DeadlineInfeasible(retry_after_s=wait_s)
             if wait_s > self._settings.max_wait_s and waiter.tenant.service_class is not _BATCH:
                 raise QueueFull(retry_after_s=wait_s)
-        while (obstacle := self.crowd.obstacle(waiter)) is not None:
-            other = self.crowd.who_makes_room(waiter)
-            if other is None or not isinstance(obstacle, QueueFull):
-                obstacle.retry_after_s = wait_s
-                raise obstacle
+        while (other := self.crowd.must_leave(waiter, wait_s)) is not None:
             self._send_away(other, Displaced(retry_after_s=wait_s))
+            asyncio.get_running_loop().call_soon(self.serve, other.lane, now)
 
     def serve(self, lane: Lane, now: Seconds) -> None:
         """Give turns while the replica is open."""
@@ -215,13 +237,9 @@ class Gate:
                 lane.others_at = now
                 lane.displace_batches()
             waiter.wake()
-        if queue.requests and lane.timer is None:
-            due = room.next_due(now)
-            if due is None and lane.rests_until > now:
-                due = lane.rests_until
-            if due is not None:
-                loop = asyncio.get_running_loop()
-                lane.timer = loop.call_later(max(due - now, 0.001), self._due, lane)
+        if queue.requests and lane.timer is None and (due := lane.next_due(now)) is not None:
+            loop = asyncio.get_running_loop()
+            lane.timer = loop.call_later(max(due - now, 0.001), self._due, lane)
 
     def _due(self, lane: Lane) -> None:
         lane.timer = None
@@ -232,9 +250,19 @@ class Gate:
         self.crowd.leave(waiter)
         self.on_change(waiter.lane.replica)
 
-    def _send_away(self, waiter: Waiter, error: GatewayError | ChooseAgain) -> None:
-        self._leave(waiter)
+    def _send_away(self, waiter: Waiter, error: GatewayError) -> None:
+        if waiter.is_waiting:
+            self._leave(waiter)
+        else:  # it is to choose anew, and has not yet
+            self._give_up(waiter)
         waiter.error = error
+        waiter.wake()
+
+    def _ask_again(self, waiter: Waiter) -> None:
+        waiter.lane.queue.set_aside(waiter)
+        self._choosing[waiter.client] = waiter
+        self.on_change(waiter.lane.replica)
+        waiter.error = ChooseAgain()
         waiter.wake()
 
     def _lane(self, replica: ReplicaId) -> Lane:
@@ -304,9 +332,9 @@ class Gate:
 
     def ask_again(self, replica: ReplicaId) -> None:
         """Its cache has been cleared, say: who waits for it chooses anew."""
-        for waiter in self.crowd:
+        for waiter in self._waiting():
             if waiter.lane.replica == replica:
-                self._send_away(waiter, ChooseAgain())
+                self._ask_again(waiter)
 
     def forget(self, replica: ReplicaId) -> None:
         """It has left."""
@@ -314,6 +342,10 @@ class Gate:
         lane = self._lanes.pop(replica, None)
         if lane is not None and lane.timer is not None:
             lane.timer.cancel()
+
+    def _waiting(self) -> list[Waiter]:
+        """In a queue, in the order of the crowd."""
+        return [waiter for waiter in self.crowd if waiter.is_waiting]
 
     # Its background loop
 
@@ -328,14 +360,14 @@ class Gate:
         """Send away who has waited too long, speak to who may think that we are gone, and see that
         no replica has nothing to do while others are waited for. O(waiting)."""
         settings = self._settings
-        for waiter in self.crowd:
+        for waiter in self._waiting():
             waited_s = now - waiter.since
             if waiter.is_hopeless(now):
                 self._send_away(waiter, DeadlineMissed())
             elif waited_s > settings.max_wait_s and waiter.tenant.service_class is not _BATCH:
                 wait_s = waiter.lane.room.wait_s(waiter.lane.queue.ahead(waiter.tenant))
                 self._send_away(waiter, WaitedTooLong(retry_after_s=wait_s))
-            elif waiter.turn.is_stream and self._is_time_to_speak(waiter, now):
+            elif waiter.is_time_to_speak(now, self._checked_at, settings.comment_every_s):
                 waiter.client.keep_waiting()
         for lane in self._lanes.values():
             if lane.queue.requests:
@@ -343,38 +375,22 @@ class Gate:
         self._checked_at = now
         self._share_out(now)
 
-    def _is_time_to_speak(self, waiter: Waiter, now: Seconds) -> bool:
-        """Every so often since it came, whatever it has waited for: by the clock, for whoever
-        chooses again waits anew."""
-        every_s, since = self._settings.comment_every_s, waiter.since
-        return (now - since) // every_s > max(self._checked_at - since, 0.0) // every_s
-
     def _share_out(self, now: Seconds) -> None:
         """If a replica has nothing to do, some who wait for others that serve the same model choose
-        anew. Each class for itself: else batches alone would be asked, who come last; and of every
-        lane some, for those of one may all have their reasons to stay. O(waiting + replicas that
-        serve the models waited for)."""
-        alike: dict[tuple[ModelName, bool], bool] = {}  # is there one that has nothing to do?
-        asked: defaultdict[tuple[ModelName, int], defaultdict[Lane, list[Waiter]]]
-        asked = defaultdict(lambda: defaultdict(list))
-        for waiter in self.crowd:
-            key = waiter.model, waiter.tenant.service_class is _BATCH
-            if key not in alike:
-                alike[key] = any(
-                    each.role is not _PREFILL and self._is_free(each.id, now, to_batch=key[1])
-                    for each in self._serving(key[0])
-                )
-            if alike[key]:
-                asked[waiter.model, waiter.rank][waiter.lane].append(waiter)
-        for by_lane in asked.values():
-            most = max(ASK_AT_ONCE // len(by_lane), 1)
-            for waiters in by_lane.values():
-                for waiter in waiters[-most:]:
-                    self._send_away(waiter, ChooseAgain())
+        anew. O(waiting + replicas that serve the models waited for)."""
 
-    def _is_free(self, replica: ReplicaId, now: Seconds, *, to_batch: bool) -> bool:
-        lane = self._lanes.get(replica)
-        return lane is None or lane.is_free(now, to_batch=to_batch)
+        def is_one_free(model: ModelName, to_batch: bool) -> bool:
+            lanes = [
+                self._lanes.get(each.id)
+                for each in self._serving(model)
+                if each.role is not _PREFILL
+            ]
+            return any(each is None or each.is_free(now, to_batch=to_batch) for each in lanes)
+
+        for lane, waiters in who_is_asked(self._waiting(), is_one_free).items():
+            for waiter in waiters:
+                self._ask_again(waiter)
+            self.serve(lane, now)
 
 
 def _nobody(_: ReplicaId) -> None:

@@ -92,6 +92,13 @@ class Waiter(Ticket):
         rate_per_s = turn.lane.room.rate_per_s
         self.work_s = 0.0 if rate_per_s is None else turn.uncached / rate_per_s
 
+    def is_time_to_speak(self, now: Seconds, looked_at: Seconds, every_s: Seconds) -> bool:
+        """To a stream, every so often since it came, whatever it has waited for: by the clock, for
+        whoever chooses again waits anew."""
+        if not self.turn.is_stream:
+            return False
+        return (now - self.since) // every_s > max(looked_at - self.since, 0.0) // every_s
+
     def wake(self) -> None:
         """Its waiting is over; `error` says how."""
         if self.future is not None and not self.future.done():
@@ -132,6 +139,11 @@ class Lane:
         if self.queue.requests and self.queue.head(now, with_batch=False) is not None:
             return False
         return self.room.is_open(now, to_batch=True)
+
+    def next_due(self, now: Seconds) -> Seconds | None:
+        """When it may be open by the clock alone; None: only when something happens."""
+        due = self.room.next_due(now)
+        return self.rests_until if due is None and self.rests_until > now else due
 
     def take_batch(self, turn: Turn, now: Seconds) -> None:
         """A batch has its turn. While there are others, its prompt takes no more than its part of
@@ -202,10 +214,10 @@ class Turn(Load):
             uncached = self.uncached
             if usage.prompt_tokens is not None and usage.cached_tokens is not None:
                 uncached = usage.prompt_tokens - usage.cached_tokens
-            self._settle(charge_of(uncached, self.output if output is None else output))
+            self.settle(charge_of(uncached, self.output if output is None else output))
 
-    def _settle(self, had: Tokens) -> None:
-        """What was charged becomes what it had."""
+    def settle(self, had: Tokens) -> None:
+        """What was charged for it becomes what it had."""
         waiter = self.waiter
         if waiter is not None and waiter.account is not None:
             self._gate.shares[waiter.rank].charge(waiter.account, had - waiter.charge)
@@ -225,7 +237,7 @@ class Turn(Load):
         if lane.queue.requests:
             self._gate.serve(lane, now)
         if self.is_displaced and task is not None:
-            self._settle(0)
+            self.settle(0)
             # Another cancellation may have come on top of ours, and means what it says.
             if not task.uncancel() and kind is asyncio.CancelledError:
                 raise ChooseAgain

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def test_no_shell_and_no_root() -> None:
     for target in ("gateway", "replica", "spark"):
         stage = DOCKERFILE.partition(f"AS {target}\n")[2].partition("\nFROM ")[0]
         assert re.search(r"^USER 10001:10001$", stage, re.MULTILINE)
+
+
+def test_they_carry_the_licence() -> None:
+    """In the wheel, which is built of what the builder is sent, or as a file."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (name,) = project["license-files"]
+    assert project["license"] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0" in (ROOT / name).read_text()
+    assert f"!{name}" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    spark = DOCKERFILE.partition("AS spark\n")[2].partition("\nFROM ")[0]
+    assert f"COPY {name} /opt/headrace/{name}" in spark
 
 
 def test_spark_is_what_the_chart_says() -> None:

@@ -9,12 +9,15 @@ import pytest
 
 from gateway.clock import monotonic
 from gateway.errands import Errands
-from gateway.errors import NoReplica
+from gateway.errors import ClosedBeforeReply, NoReplica
 from gateway.vocabulary import Outcome
 from tests.builders import a_chat, a_route
 from tests.house import RunningHouse, run, running_house, until
+from tests.misbehaving import house_before, script
+from tests.scripted import Scripted
 
 ROUTE = a_route()
+PATIENT = {"fleet": {"probe_every_s": 60.0, "failures_to_eject": 1_000_000}}
 
 
 def errands(house: RunningHouse) -> Errands:
@@ -56,6 +59,25 @@ def test_without_a_replica_it_is_told_so() -> None:
             answer = await errands(house).new(ROUTE, a_chat(), "").run()
             assert isinstance(answer.error, NoReplica)
             assert answer.status == 503
+
+    run(law())
+
+
+def test_what_is_to_go_to_some_is_tried_again_among_those_only() -> None:
+    async def law() -> None:
+        replicas = [Scripted(script("close")) for _ in range(3)]
+        async with house_before(*replicas, settings=PATIENT) as running:
+            errand = errands(running).new(ROUTE, a_chat(), "")
+            first, second, _ = (replica.id for replica in running.replicas)
+            errand.among = {first}
+            assert isinstance((await errand.run()).error, ClosedBeforeReply)
+            assert [len(replica.received) for replica in replicas] == [1, 0, 0]
+            assert not running.house.accounts.retries, "there is no other"
+            errand = errands(running).new(ROUTE, a_chat(), "")
+            errand.among = {first, second}
+            await errand.run()
+            assert [len(replica.received) for replica in replicas] == [2, 1, 0]
+            assert running.house.accounts.retries == {"closed_before_reply": 1}
 
     run(law())
 

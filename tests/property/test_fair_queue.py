@@ -38,11 +38,16 @@ class ModelQueue:
     tickets: list[Ticket] = field(default_factory=list)
     due: dict[Ticket, float] = field(default_factory=dict)
     late: set[Ticket] = field(default_factory=set)
+    aside: list[Ticket] = field(default_factory=list)
     runs: dict[str, tuple[int | None, int]] = field(default_factory=dict)
     credit: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
     def band(self, rank: int) -> list[Ticket]:
         return [each for each in self.tickets if each.rank == rank]
+
+    def all_of(self, rank: int) -> list[Ticket]:
+        """Those that choose anew too."""
+        return [each for each in self.tickets + self.aside if each.rank == rank]
 
 
 class Model:
@@ -58,7 +63,7 @@ class Model:
             others = [
                 self.counts[each.tenant.name].counter
                 for one in self.queues
-                for each in one.band(ticket.rank)
+                for each in one.all_of(ticket.rank)
             ]
             least = min(others, default=0.0)
             if name not in self.counts or self.counts[name].counter <= least:
@@ -69,14 +74,22 @@ class Model:
         queue.due[ticket] = ticket.place[1]
 
     def leave(self, queue: ModelQueue, ticket: Ticket) -> None:
+        self.set_aside(queue, ticket)
+        self.let_go(queue, ticket)
+
+    def set_aside(self, queue: ModelQueue, ticket: Ticket) -> None:
         name = ticket.tenant.name
         queue.tickets.remove(ticket)
-        self.counts[name].waiting -= 1
+        queue.aside.append(ticket)
         if not any(each.tenant.name == name for each in queue.tickets):
             queue.runs.pop(name, None)
-        if not queue.band(ticket.rank):
+
+    def let_go(self, queue: ModelQueue, ticket: Ticket) -> None:
+        queue.aside.remove(ticket)
+        self.counts[ticket.tenant.name].waiting -= 1
+        if not queue.all_of(ticket.rank):
             queue.credit[ticket.rank] = 0.0
-        if not any(one.band(ticket.rank) for one in self.queues):
+        if not any(one.all_of(ticket.rank) for one in self.queues):
             for tenant in TENANTS:
                 if tenant.service_class is ticket.tenant.service_class:
                     self.counts.pop(tenant.name, None)
@@ -189,6 +202,32 @@ class QueueMachine(RuleBasedStateMachine):
         self.queues[index].remove(ticket)
         self.model.leave(self.model.queues[index], ticket)
 
+    @rule(data=st.data())
+    @precondition(lambda self: any(self.queues))
+    def choose_anew(self, data: st.DataObject) -> None:
+        index = data.draw(st.sampled_from([i for i, each in enumerate(self.queues) if each]))
+        tickets = self.model.queues[index].tickets
+        for ticket in data.draw(st.sampled_from([tickets[:1], tickets[-1:], list(tickets)])):
+            self.queues[index].set_aside(ticket)
+            self.model.set_aside(self.model.queues[index], ticket)
+
+    @rule(data=st.data(), again=st.booleans())
+    @precondition(lambda self: any(each.aside for each in self.model.queues))
+    def have_chosen(self, data: st.DataObject, again: bool) -> None:
+        """To wait once more, the same or elsewhere, or no longer."""
+        index = data.draw(
+            st.sampled_from([i for i, each in enumerate(self.model.queues) if each.aside])
+        )
+        aside = self.model.queues[index].aside
+        for ticket in data.draw(st.sampled_from([aside[:1], list(aside)])):
+            if again:
+                another = Ticket(ticket.tenant, ticket.since, ticket.uncached, group=ticket.group)
+                elsewhere = data.draw(st.integers(0, len(self.queues) - 1))
+                self.queues[elsewhere].push(another)
+                self.model.push(self.model.queues[elsewhere], another)
+            self.queues[index].let_go(ticket)
+            self.model.let_go(self.model.queues[index], ticket)
+
     @rule(data=st.data(), with_batch=st.booleans(), most=st.integers(1, 12))
     @precondition(lambda self: any(self.queues))
     def serve(self, data: st.DataObject, with_batch: bool, most: int) -> None:
@@ -228,6 +267,15 @@ class QueueMachine(RuleBasedStateMachine):
                 own = [each for each in model.tickets if each.tenant is tenant]
                 ahead = queue.ahead(tenant) - sum(each.uncached for each in higher)
                 assert sum(each.uncached for each in own) - 1e-6 <= ahead <= band + 1e-6
+
+    @invariant()
+    def classes_are_owed_what_they_have_waited_for(self) -> None:
+        for queue, model in zip(
+            getattr(self, "queues", []),
+            self.model.queues if hasattr(self, "model") else [],
+            strict=True,
+        ):
+            assert [band.credit for band in queue._bands] == model.credit
 
     @invariant()
     def whoever_was_served_waits_no_longer(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 import hypothesis.strategies as st
@@ -27,6 +27,7 @@ TENANTS = [
     Tenant("h", ttft_objective_s=1.0),
     Tenant("b", ServiceClass.BATCH),
 ]
+ONE_OF_EACH_CLASS = [each for each in TENANTS if each.name != "h"]
 SMALL = HoldSettings(
     commit_tokens=1000,
     max_sequences=4,
@@ -44,7 +45,9 @@ EVENTS = (
 class Someone:
     """A client, and what became of it."""
 
-    def __init__(self, gate: Gate, clock: ManualClock, rng: Random) -> None:
+    def __init__(
+        self, gate: Gate, clock: ManualClock, rng: Random, tenants: Sequence[Tenant]
+    ) -> None:
         self.gate = gate
         self.clock = clock
         self.rng = rng
@@ -63,7 +66,7 @@ class Someone:
         self.request = GenerationRequest(
             request.route, request.model, request.stream, request.prompt_bytes,
             request.prompt_tokens, request.max_tokens, prompt=b"p" * rng.choice((10, 3000)),
-            tenant=rng.choice(TENANTS),
+            tenant=rng.choice(tenants),
             deadline=rng.choice((None, None, clock() + rng.uniform(0.0, 10.0))),
         )  # fmt: skip
 
@@ -76,8 +79,11 @@ class Someone:
         except asyncio.CancelledError:
             self.outcome = "left"
             raise
+        finally:
+            self.gate.left(self)
 
     async def _live(self) -> str:
+        keeps_its_place = False
         while True:
             replica = self.rng.choice(REPLICAS)
             try:
@@ -85,8 +91,12 @@ class Someone:
                     await self.done.wait()
                     self.turn.answered(Usage(self.turn.uncached, 7, 0), self.clock())
             except ChooseAgain:
+                keeps_its_place = self.turn is None  # not one that was displaced
+                await asyncio.sleep(0)  # others come while it chooses
                 continue
             except Rejected as error:
+                if keeps_its_place:
+                    return "refused its own place"
                 return "rejected" if error.retry_after_s is not None else "left in the dark"
             except Evicted:
                 return "evicted"
@@ -106,12 +116,13 @@ class World:
             SMALL, self.clock, lambda _: [each for each in FLEET if each.id not in self.out]
         )
         self.people: list[tuple[Someone, asyncio.Task[None]]] = []
+        self.tenants = self.rng.choice((TENANTS, ONE_OF_EACH_CLASS))
 
     async def happen(self, event: str) -> None:
-        gate, now, replica = self.gate, self.clock(), self.rng.choice(REPLICAS)
+        gate, replica = self.gate, self.rng.choice(REPLICAS)
         match event:
             case "come":
-                someone = Someone(gate, self.clock, self.rng)
+                someone = Someone(gate, self.clock, self.rng, self.tenants)
                 self.people.append((someone, asyncio.create_task(someone.live())))
             case "first_byte":
                 self.one(lambda each: each.turn is not None, self.begin)
@@ -125,9 +136,9 @@ class World:
                 await self.rest()
                 await self.judge()
             case "pass":
-                self.clock.advance(self.rng.uniform(0.0, 6.0))
+                self.let_time_pass()
             case "check":
-                gate.check(now)
+                gate.check(self.clock())
             case "facts":
                 gate.described(replica, EngineFacts(cache_tokens=self.rng.randrange(500, 5000)))
             case "out":
@@ -140,6 +151,11 @@ class World:
                 gate.ask_again(replica)
             case _:
                 await self.rest()
+
+    def let_time_pass(self) -> None:
+        self.clock.advance(self.rng.uniform(0.0, 6.0))
+        if self.tenants is ONE_OF_EACH_CLASS:
+            self.gate.check(self.clock())
 
     def leave_at_once(self) -> None:
         """In the very tick in which it was given its turn."""
@@ -170,12 +186,18 @@ class World:
             await asyncio.sleep(0)
 
     async def judge(self) -> None:
-        """With all tasks at rest. What is charged at one replica may make another the first at the
-        next: that is seen when the gate looks."""
+        """With all tasks at rest. What time alone has changed, and what is charged at one replica
+        and makes another tenant the first at the next, is seen when the gate looks. All else holds
+        without that: where it looks whenever time has passed, and each class is of one tenant."""
         self.count()
+        if self.tenants is ONE_OF_EACH_CLASS:
+            self.nobody_waits_in_vain()
         self.gate.check(self.clock())
         await self.rest()
         self.count()
+        self.nobody_waits_in_vain()
+
+    def nobody_waits_in_vain(self) -> None:
         for lane in self.gate._lanes.values():
             reads_at = self.clock() + lane.room.wait_s(0)  # who is first then, goes first
             first = lane.queue.head(reads_at, with_batch=lane.is_spare(self.clock()))

@@ -14,9 +14,10 @@ from itertools import chain
 from typing import Final, Protocol, runtime_checkable
 
 from gateway.choose.chooser import Claim
+from gateway.hold.asking import ASK_AT_ONCE
 from gateway.hold.capacity import Bounds, Load, Part, Room
 from gateway.hold.fair_queue import FairQueue, Ticket
-from gateway.hold.gate import ASK_AT_ONCE, WATCH_EVERY_S
+from gateway.hold.gate import WATCH_EVERY_S
 from gateway.hold.shares import Shares
 from gateway.order import CLASSES, FIRST
 from gateway.settings import HoldSettings

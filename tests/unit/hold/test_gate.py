@@ -10,7 +10,8 @@ import pytest
 
 from gateway.errors import Displaced, TenantQueueFull
 from gateway.fleet.ledger import Replica
-from gateway.hold.gate import ASK_AT_ONCE, Gate
+from gateway.hold.asking import ASK_AT_ONCE
+from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain, Turn
 from gateway.order import place
 from gateway.settings import CrowdSettings, HoldSettings
@@ -196,6 +197,28 @@ def test_who_leaves_as_its_turn_is_given_leaves_it_to_the_next(
         assert leaving.cancelled()
         assert not next_one.cancelled()
         assert next_one.result().lane.batches == ({next_one.result()} if tenant is BATCH else set())
+
+    asyncio.run(law())
+
+
+def test_who_leaves_as_its_turn_is_given_is_charged_nothing(clock: ManualClock) -> None:
+    async def law() -> None:
+        gate = a_gate(clock, max_sequences=1)
+        first = await a_turn(gate)
+        order: list[str] = []
+
+        async def live(tenant: Tenant) -> None:
+            with await a_turn(gate, tenant):
+                order.append(tenant.name)
+
+        tenants = [Tenant(name) for name in "aaabb"]
+        leaving, *lives = [asyncio.create_task(live(each)) for each in tenants]
+        await rest()
+        with first:
+            first.first_byte(clock())
+        leaving.cancel()
+        await asyncio.gather(*lives)
+        assert order == ["b", "a", "a", "b"], "the second of `a` is what the one that left paid for"
 
     asyncio.run(law())
 
