@@ -5,9 +5,12 @@ Prompts are counted in work (`price.work`): tokens as they would cost without co
 Rates are learnt from busy spans: a span begins when work is owed and ends when none is; the work
 finished over its length needs no taking apart into single requests, and holds for any GPU, degree
 of parallelism or slice, with whatever decoding goes on beside. A span costs a + work / rate
-seconds; both are fitted by least squares over spans that fade, and a prior that is worth a few of
-them and fades as they come. Under load a span may never end, so one that has lasted a while is cut
-at a first byte: what was finished since the last cut then belongs to the time since.
+seconds; both are fitted by least squares over spans that fade, and a prior that fades as they come.
+Spans that are all alike tell a and rate apart by nothing but noise, and would have it that work
+costs nothing, or all: so a is believed to be small, to within SPAN_SPREAD_S, the more firmly the
+more the spans differ by what their work does not explain (the posterior mean of a normal prior).
+Under load a span may never end, so one that has lasted a while is cut at a first byte: what was
+finished since the last cut then belongs to the time since.
 
 The clock `free_at` says when the prefill that is owed will be done. It moves on with every prompt
 dispatched, drains with time, and is set right by every first byte seen (research: a queue that is
@@ -44,9 +47,10 @@ from typing import Final
 from gateway.vocabulary import Seconds, Tokens
 
 PRIOR_RATE_PER_S: Final = 8_000.0  # a mid-size model on one data-centre GPU
-PRIOR_SPAN_S: Final = 0.02
-PRIOR_TOKENS: Final = 2_000.0
-PRIOR_WEIGHT: Final = 2.0  # in spans
+PRIOR_SPAN_S: Final = 0.02  # a, or half of the mean span, if that is less
+PRIOR_WEIGHT: Final = 1.0  # in spans
+MOST_PRIOR_TOKENS: Final = 4_000.0  # in one of them
+SPAN_SPREAD_S: Final = 0.05  # by so much may a be another than PRIOR_SPAN_S
 FADE: Final = 0.97  # per span: some thirty of them count
 CUT_S: Final = 2.0  # a span that has lasted so long is cut at the next first byte
 HEARD_S: Final = 0.03  # what others had read is heard of so soon
@@ -75,8 +79,8 @@ class Pace:
     __slots__ = (
         "_busy_s", "_counted_at", "_cut_at", "_cut_done", "_done", "_is_clear", "_is_joint",
         "_is_pinned", "_late_since", "_n", "_others_unseen", "_prior_per_s", "_since", "_sx",
-        "_sxx", "_sxy", "_sy", "_unseen", "_unseen_live", "_unseen_owed", "_weight", "free_at",
-        "has_learnt", "others_owed", "owed", "rate_per_s",
+        "_sxx", "_sxy", "_sy", "_syy", "_unseen", "_unseen_live", "_unseen_owed", "_weight",
+        "free_at", "has_learnt", "others_owed", "owed", "rate_per_s",
     )  # fmt: skip
 
     def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
@@ -100,7 +104,7 @@ class Pace:
         self._late_since: Seconds | None = None  # what is owed was to be done then
         self._is_clear = True  # the span shows all that was done in it
         self._is_joint = False  # others have a part in it
-        self._n = self._sx = self._sy = self._sxx = self._sxy = 0.0  # of the spans seen
+        self._n = self._sx = self._sy = self._sxx = self._sxy = self._syy = 0.0  # of spans seen
         self._weight = PRIOR_WEIGHT
         self._prior_per_s = self.rate_per_s = _within(rate_per_s)
 
@@ -157,10 +161,14 @@ class Pace:
         """The same, of a unary request."""
         self._pass(now)
         self._extend(tokens, now)
-        unseen = Unseen(self.free_at, tokens)
+        kept = self._unseen
+        while kept and not kept[-1].tokens:
+            kept.pop()
+        # The clock may have been set back since the last one came, which is read before this one.
+        unseen = Unseen(max(self.free_at, kept[-1].due) if kept else self.free_at, tokens)
         if not tokens:
             return unseen
-        self._unseen.append(unseen)
+        kept.append(unseen)
         self._unseen_owed += tokens
         self._unseen_live += 1
         self._is_clear = False
@@ -277,6 +285,7 @@ class Pace:
         self._sy = FADE * self._sy + span_s
         self._sxx = FADE * self._sxx + tokens * tokens
         self._sxy = FADE * self._sxy + tokens * span_s
+        self._syy = FADE * self._syy + span_s * span_s
         self._fit()
 
     def _fit(self) -> None:
@@ -287,20 +296,31 @@ class Pace:
             self.free_at = self._counted_at + left_s * was_per_s / self.rate_per_s
 
     def _fitted(self) -> float:
-        """The prior is a span of no work and one of twice PRIOR_TOKENS, so that it has a slope."""
+        """The prior is half without work, and half of as much work as is usual here."""
         if not self.has_learnt:
             return self._prior_per_s
-        weight, prior_s = self._weight, PRIOR_TOKENS / self._prior_per_s
-        n = self._n + weight
-        sx = self._sx + weight * PRIOR_TOKENS
-        sy = self._sy + weight * (PRIOR_SPAN_S + prior_s)
-        sxx = self._sxx + weight * 2.0 * PRIOR_TOKENS**2
-        sxy = self._sxy + weight * PRIOR_TOKENS * (PRIOR_SPAN_S + 2.0 * prior_s)
+        half = self._weight / 2
+        usual = min(self._sx / self._n, MOST_PRIOR_TOKENS)
+        empty_s = min(PRIOR_SPAN_S, self._sy / self._n / 2)
+        prior_s = empty_s + usual / self._prior_per_s
+        empty = half + self._noise() / SPAN_SPREAD_S**2
+        n = self._n + half + empty
+        sx = self._sx + half * usual
+        sy = self._sy + half * prior_s + empty * empty_s
+        sxx = self._sxx + half * usual**2
+        sxy = self._sxy + half * usual * prior_s
         spread = n * sxx - sx**2
         slope = (n * sxy - sx * sy) / spread if spread > 0.0 else 0.0
-        if slope <= 0.0:  # all spans alike: the mean is all there is to learn
+        if slope <= 0.0:  # more work took less: the mean is all there is to learn
             slope = sy / sx
         return _within(1.0 / slope)
+
+    def _noise(self) -> float:
+        """By how much spans differ from what their work explains, squared, in the mean."""
+        n, sx, sy = self._n, self._sx, self._sy
+        spread, rise = self._sxx - sx**2 / n, self._sxy - sx * sy / n
+        explained = rise**2 / spread if spread > 0.0 else 0.0
+        return max(self._syy - sy**2 / n - explained, 0.0) / n
 
 
 def _within(rate_per_s: float) -> float:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.choose.target import Target
     from gateway.vocabulary import ReplicaView
-
-SELDOM: Final = 0.5
-"""Of the evidence that is usual in a pool: who has shown less is taken to be like the others. Where
-all are seen often, a slow one must not be thought faster for having fast neighbours."""
 
 
 class Pool:
@@ -50,16 +46,18 @@ class Pool:
         ]
 
     def _share(self) -> None:
-        """What others have shown is likely of those that have shown little, each for its degree.
+        """What others have shown is likely of those that have shown less than is usual, each for
+        its degree.
 
         Else those that are believed to be slower than they are would be given nothing, and never
-        show it, and whoever is tried first would be given everything.
+        show it, and whoever is tried first would be given everything. What they have shown
+        themselves soon outweighs it.
         """
         own = [(each, each.pace.evidence) for each in self.targets]
         usual = sum([evidence for _, evidence in own], 0.0) / len(own)
         shown = sum([evidence * each.pace.rate_per_s for each, evidence in own], 0.0)
         degrees = sum([evidence * each.degree for each, evidence in own], 0.0)
         for each, evidence in own:
-            if evidence < SELDOM * usual:
+            if evidence < usual:
                 of_others = shown - evidence * each.pace.rate_per_s
                 each.pace.prior(of_others / (degrees - evidence * each.degree) * each.degree)

@@ -6,7 +6,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.choose.pace import (
@@ -31,6 +31,18 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.booleans(), st.floats(1e-3, 1e9))
+@example(
+    [
+        ("begin", 1, 0.0),
+        ("begin", 1, 1.0),  # the first is late, so more is taken to be
+        ("unseen", 1, 0.0),
+        ("first", 1, 0.0),  # and is not
+        ("unseen", 1, 0.0),
+        ("begin", 1, 1.0),
+    ],
+    False,
+    1.0,
+)
 def test_a_pace_is_never_negative_and_rests_when_nothing_is_owed(
     events: list[tuple[str, int, float]], is_pinned: bool, rate_per_s: float
 ) -> None:
@@ -161,6 +173,21 @@ def test_whatever_was_believed_a_steady_rate_is_learnt(
         pace.prefilled(tokens, now)
         now += 0.1
     assert pace.rate_per_s == pytest.approx(rate_per_s, rel=0.1)
+
+
+@given(st.integers(0, 9_999), st.floats(1_000.0, 20_000.0), st.floats(0.3, 2.0))
+def test_prompts_all_alike_that_take_now_less_now_more_teach_the_rate_too(
+    seed: int, rate_per_s: float, span_s: float
+) -> None:
+    """What differs between them is noise, and says nothing of what work costs."""
+    pace, now, rng = Pace(8_000.0), 0.0, Random(seed)
+    for _ in range(40):
+        tokens = round(rate_per_s * span_s * rng.uniform(0.99, 1.01))
+        pace.begin(tokens, now)
+        now += span_s * rng.uniform(0.7, 1.3)
+        pace.prefilled(tokens, now)
+        now += 0.1
+    assert pace.rate_per_s == pytest.approx(rate_per_s, rel=0.35)
 
 
 KEYS = st.tuples(st.integers(0, 2), st.sampled_from([0, 512, 2048]), st.integers(1, 900))
