@@ -80,8 +80,9 @@ $(COMPILED)/.ready: $(READY) setup.py pyproject.toml $(shell find gateway servin
 compiled: $(COMPILED)/.ready ## the hot path as C, in the environment .venv-compiled
 	$(COMPILED)/bin/python -P -m gateway --version
 
+# What the tests start finds the tests, and not the sources beside them.
 test-compiled: $(COMPILED)/.ready ## tests of the hot path's rooms, against what was compiled
-	PYTHONSAFEPATH=1 $(COMPILED)/bin/python -m pytest -o pythonpath=$(COMPILED)/path -m 'not pure' $(COMPILED_TESTS)
+	PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)/path) $(COMPILED)/bin/python -m pytest -o pythonpath=$(COMPILED)/path -m 'not pure' $(COMPILED_TESTS)
 
 bench: $(COMPILED)/.ready ## CPU per request and per chunk, compiled and not, beside other gateways
 	$(BIN)/python -m tests.bench.hotpath --python $(COMPILED)/bin/python $(ARGS)
