@@ -131,6 +131,11 @@ class Errand:
         """Keep a piece of the body."""
         self._parts.append(data)
 
+    @property
+    def sink(self) -> Callable[[bytes], None]:
+        """No shorter way."""
+        return self.write
+
     def finish(self) -> None:
         """The response is whole: nothing more to do."""
 

@@ -21,7 +21,7 @@ from gateway.accept.reply import error_event, error_reply, told_event
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Container, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from gateway.accept.amend import Value
     from gateway.accept.head import Head
@@ -231,6 +231,14 @@ class Exchange:
         else:
             self._head = None
             self._line.transport.write(head + data)
+
+    @property
+    def sink(self) -> Callable[[bytes], object]:
+        """What body bytes are written by from now on: the transport's own `write`, once the head is
+        out."""
+        if self._head is not None or self._is_early:
+            return self.write
+        return self._line.transport.write
 
     def keep_waiting(self) -> None:
         """A stream waits for its turn: say so, that nobody on the way thinks that we are gone.

@@ -6,7 +6,6 @@ thread and read by a collector when Prometheus asks (`gateway.account.metrics`).
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,19 +24,26 @@ STEP_BOUNDS_S: Final[tuple[float, ...]] = (
 class Histogram:
     """Observations counted by upper bound (inclusive), and their sum."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_last", "bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(self.bounds) + 1)  # the last: above every bound
         self.total = 0.0
+        self._last = 0  # where the last one was counted: most are near the one before
 
     def __repr__(self) -> str:
         return f"<Histogram of {sum(self.counts)}, sum {self.total:.6g}>"
 
     def observe(self, value: float) -> None:
-        """O(log bounds)."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+        """O(bounds between this value and the one before)."""
+        bounds, at = self.bounds, self._last
+        while at and value <= bounds[at - 1]:
+            at -= 1
+        while at < len(bounds) and value > bounds[at]:
+            at += 1
+        self._last = at
+        self.counts[at] += 1
         self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:

@@ -6,28 +6,25 @@ Sans-IO logic lives elsewhere (`http1`, `relay`); this file is the socket's side
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from gateway.relay.http1 import ResponseReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.relay.attempt import Attempt
 
 Request = tuple[bytes, ...]
 """A whole one, in one piece or some."""
 
 
-class User(Protocol):
-    """Who is using the connection now."""
+class Connection:
+    """One TCP or TLS connection to one replica, used by one attempt at a time.
 
-    def received(self, data: bytes) -> None: ...
-
-    def lost(self, *, cleanly: bool) -> None: ...
-
-
-class Connection(asyncio.Protocol):
-    """One TCP or TLS connection to one replica, used by one attempt at a time."""
+    An `asyncio.Protocol` in all but name: compiled, a class without a base from outside is reached
+    without the interpreter.
+    """
 
     __slots__ = (
         "_on_idle_death",
@@ -44,7 +41,7 @@ class Connection(asyncio.Protocol):
         self._on_idle_death = on_idle_death
         self.loop = asyncio.get_running_loop()  # to find it anew costs an attempt 0.2 us
         self.reader = ResponseReader()
-        self.user: User | None = None
+        self.user: Attempt | None = None
         self.transport: asyncio.Transport
         self.is_closed = False
         self.is_outdated = False  # made by TLS as it no longer is: not to be used again
@@ -53,7 +50,7 @@ class Connection(asyncio.Protocol):
         use = "closed" if self.is_closed else "in use" if self.user else "idle"
         return f"<Connection {use} {self.reader!r}>"
 
-    def begin(self, user: User, request: Request) -> None:
+    def begin(self, user: Attempt, request: Request) -> None:
         """Send a whole request; what comes back goes to `user` until `release`."""
         self.user = user
         self.reader.expect()
@@ -83,20 +80,27 @@ class Connection(asyncio.Protocol):
         if not self.transport.is_closing() and not self.transport.is_reading():
             self.transport.resume_reading()
 
-    # asyncio.Protocol
+    # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # TCP and TLS give no other kind
 
     def data_received(self, data: bytes) -> None:
-        if self.user is None:
+        user = self.user
+        if user is not None:
+            user.received(data)
+        else:
             self.abort()  # a replica that speaks unasked: the next response could not be trusted
             self._on_idle_death(self)
-        else:
-            self.user.received(data)
 
     def eof_received(self) -> None:
         """Let the transport close: a replica that has said its last has nothing more to read."""
+
+    def pause_writing(self) -> None:
+        """A request that a replica is slow to take waits whole, as it has come."""
+
+    def resume_writing(self) -> None:
+        """The replica has taken it."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True

@@ -11,7 +11,6 @@ ProtocolBroken, and the same body however it is cut into reads.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 import httptools
@@ -50,9 +49,8 @@ def unframed(whole_chunk: bytes) -> bytes:
     return whole_chunk[whole_chunk.index(b"\r\n") + 2 : -2]
 
 
-@lru_cache(maxsize=4096)
-def _size_line(read_bytes: int) -> bytes | None:
-    """How a read of so many bytes begins if it is one whole chunk; None if it cannot be one.
+def _size_line(read_bytes: int) -> bytes:
+    """How a read of so many bytes begins if it is one whole chunk; empty if it cannot be one.
 
     There is one such line at most: of a longer body, the line is no shorter.
     """
@@ -61,7 +59,11 @@ def _size_line(read_bytes: int) -> bytes | None:
         line = b"%x\r\n" % max(body_bytes, 0)
         if body_bytes > 0 and len(line) == digits + 2:
             return line
-    return None
+    return b""
+
+
+_SIZE_LINES: Final = [_size_line(read_bytes) for read_bytes in range(2048)]
+"""Of reads that are as short as one event mostly is."""
 
 
 def chunk(piece: bytes) -> bytes:
@@ -144,8 +146,9 @@ class ResponseReader:
         """
         if not self._is_clean or self.is_complete:
             return False
-        line = _size_line(len(data))
-        return line is not None and data.startswith(line) and data.endswith(b"\r\n")
+        length = len(data)
+        line = _SIZE_LINES[length] if length < len(_SIZE_LINES) else _size_line(length)
+        return line != b"" and data.startswith(line) and data.endswith(b"\r\n")
 
     def feed(self, data: bytes) -> None:
         """Take one read. Raises ProtocolBroken when this is not an HTTP response."""

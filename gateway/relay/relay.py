@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
 from gateway.errors import ClosedBeforeReply, ConnectFailed, ConnectTimedOut
@@ -129,12 +129,12 @@ class Relay:
 
     async def _connect(self, address: ReplicaAddress) -> Connection:
         parts = urlsplit(address.url)
-        forget = functools.partial(self._pool.remove, address.id)
+        connection = Connection(functools.partial(self._pool.remove, address.id))
         renewals = self._renewals
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(forget),
+                await connection.loop.create_connection(
+                    lambda: cast("asyncio.Protocol", connection),
                     parts.hostname or "",
                     parts.port or 0,
                     ssl=self._tls_context() if parts.scheme == "https" else None,
