@@ -99,6 +99,8 @@ class Placement(msgspec.Struct, frozen=True, array_like=True):
 
     `marks` are the hashes of its beginnings, 8 bytes each, of a kind that all gateways share. It is
     told again once it `is_over`, and whether it `was_read` there, and then named by its last mark.
+    `fresh_from` is the first of its marks that its gateway took to be new to the replica, `gateway`
+    the number of that among all.
     """
 
     replica: str
@@ -106,6 +108,8 @@ class Placement(msgspec.Struct, frozen=True, array_like=True):
     marks: bytes
     is_over: bool = False
     was_read: bool = True
+    fresh_from: int = 0
+    gateway: int = 0
 
 
 class BlocksStored(msgspec.Struct, frozen=True):

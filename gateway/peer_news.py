@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.scale.demands import Demands
     from gateway.tenants.tenancy import Strangers
 
-LEDGER, GATE, POLICY = 2, 7, 8
+LEDGER, GATE, POLICY = 2, 7, 9
 """How many figures of a replica's row are whose, in this order."""
 
 FIGURES: Final = {Topic.REPLICA: LEDGER + GATE + POLICY, Topic.TENANT: 8, Topic.MODEL: 13}
@@ -183,12 +183,13 @@ class PeerNews:
         """Others have sent these."""
         now = self._clock()
         for each in placements:
-            if each.replica in self._replicas:
-                self._chooser.placed(each, now)
+            name = ReplicaId(each.replica)
+            if name in self._replicas and self._chooser.placed(each, now):
+                self._stir(name)
 
     def beside(self, gateways: Sequence[str], ours: int) -> None:
         """Limits are kept by all of these together, caches filled, and replicas given work."""
-        self._chooser.beside(len(gateways))
+        self._chooser.beside(len(gateways), ours)
         self._gate.beside(len(gateways))
         if self._tenants is not None:
             self._tenants.ranks = Ranks(len(gateways), ours) if len(gateways) > 1 else ALONE

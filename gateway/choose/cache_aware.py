@@ -20,6 +20,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.choose.chooser import Choice, Claim
+from gateway.choose.doubled import Brought, Doubled
 from gateway.choose.elsewhere import MARK_BYTES
 from gateway.choose.holdings import Holdings
 from gateway.choose.owed import Owed
@@ -67,7 +68,9 @@ class CacheAware:
     __slots__ = (
         "_attention_tokens",
         "_crowded",
+        "_doubled",
         "_footprint",
+        "_gateway",
         "_looked_at",
         "_overhead_tokens",
         "_pools",
@@ -100,6 +103,8 @@ class CacheAware:
         self._crowded: set[Target] = set()  # those that somebody waits for
         self.placements: list[Placement] | None = None
         """Since they were last taken; None while there is nobody to be told."""
+        self._gateway = 0  # our number among all
+        self._doubled = Doubled()
         self._reuse = 0.5  # how much of prompts is found cached
         self._reuse_weight = REUSE_WEIGHT
 
@@ -153,8 +158,9 @@ class CacheAware:
 
     # What other gateways have there. A `Memory`
 
-    def beside(self, gateways: int) -> None:
+    def beside(self, gateways: int, ours: int) -> None:
         """One in so many of all requests comes to us: it says as much as those of the others."""
+        self._gateway = ours
         self.placements = [] if gateways > 1 else None
         self._reuse_weight = min(REUSE_WEIGHT * gateways, MOST_REUSE_WEIGHT)
 
@@ -172,9 +178,10 @@ class CacheAware:
         else:
             self._crowded.discard(target)
 
-    def placed(self, placement: Placement, now: Seconds) -> None:
+    def placed(self, placement: Placement, now: Seconds) -> bool:
         """A prompt was sent by another gateway, or is on its way no longer."""
         self.holdings.placed(placement, now)
+        return not placement.is_over and self._doubled.told(placement)
 
     # What is over, and what is learnt
 
@@ -283,18 +290,12 @@ class CacheAware:
         found = hit / max(hits.prompt_tokens, 1)
         self._reuse += self._reuse_weight * (found - self._reuse)
         dispatch = self.holdings.dispatched(prompt, name, now, (hit, hits.ruler))
-        placement: Placement | None = None
-        if self.placements is not None and uncached >= WORTH_TELLING and prompt.hashes:
-            tokens_per_byte = request.prompt_tokens / len(prompt)
-            placement = Placement(name, tokens_per_byte, prompt.hashes.tobytes())
-            self.placements.append(placement)
         beginning = prompt.hashes[0] if prompt.hashes else 0
-        self._prompt = None  # it is a view of the request's body
         use = (beginning, hit, uncached + self._overhead_tokens)
         owed = Owed(target, self._crowded, use, uncached, dispatch)
         owed.work = cold
-        if placement is not None:
-            owed.on_over = partial(self._is_over, placement)
+        if self.placements is not None and uncached >= WORTH_TELLING and prompt.hashes:
+            self._tell(owed, prompt, name, hits.prompt_tokens)
         if request.stream:
             target.sent += cold
             target.pace.begin(cold, now)
@@ -302,10 +303,25 @@ class CacheAware:
         else:  # its first byte says nothing of its prefill
             target.unseen += cold
             owed.unseen = target.pace.begin_unseen(cold, now)
+        self._prompt = None  # it is a view of the request's body
         return owed
 
-    def _is_over(self, placement: Placement, was_read: bool) -> None:
+    def _tell(self, owed: Owed, prompt: Prompt, name: ReplicaId, prompt_tokens: Tokens) -> None:
+        """Others are told of it, and may have sent the same."""
+        assert self.placements is not None
+        brought = Brought(owed, prompt, prompt_tokens, self._gateway, self._attention_tokens)
+        tokens_per_byte = prompt.request.prompt_tokens / len(prompt)
+        marks, fresh_from = prompt.hashes.tobytes(), brought.fresh_from
+        placement = Placement(
+            name, tokens_per_byte, marks, fresh_from=fresh_from, gateway=self._gateway
+        )  # fmt: skip
+        self.placements.append(placement)
+        self._doubled.add(name, brought)
+        owed.on_over = partial(self._is_over, placement, brought)
+
+    def _is_over(self, placement: Placement, brought: Brought, was_read: bool) -> None:
         """One that others were told of has been read, or will not be."""
+        self._doubled.remove(placement.replica, brought)
         if self.placements is not None:
             last = placement.marks[-MARK_BYTES:]
             self.placements.append(replace(placement, marks=last, is_over=True, was_read=was_read))

@@ -8,7 +8,7 @@ on the views alone, so permuting replicas permutes scores.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
@@ -132,6 +132,9 @@ class Claim(Protocol):
     def goes(self) -> None:
         """It is sent now. To be told of those that have waited."""
 
+    def follow(self, on_less: Callable[[Tokens], object]) -> None:
+        """From now on who is told here hears by how much `uncached` becomes less."""
+
     def first_byte(self, now: Seconds) -> None:
         """The replica has read the prompt."""
 
@@ -155,15 +158,16 @@ class Memory(Protocol):
     def others(self, replica: ReplicaId, peer: str, part: Part, now: Seconds) -> None:
         """Another gateway's; `NO_PART` once it is gone."""
 
-    def beside(self, gateways: int) -> None:
-        """There are so many, we among them, that share all requests."""
+    def beside(self, gateways: int, ours: int) -> None:
+        """There are so many that share all requests, and we are this one of them."""
 
     placements: list[Placement] | None
     """Prompts sent, and those no longer on their way, to be told to other gateways; None while
     there are none."""
 
-    def placed(self, placement: Placement, now: Seconds) -> None:
-        """Another gateway has sent one, or one of its is over."""
+    def placed(self, placement: Placement, now: Seconds) -> bool:
+        """Another gateway has sent one, or one of its is over. Does our own part become another
+        for that?"""
 
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. Off the critical path: stops after every slice."""
@@ -205,6 +209,8 @@ class _NoClaim:
     def waits(self, place: Place) -> None: ...
 
     def goes(self) -> None: ...
+
+    def follow(self, on_less: Callable[[Tokens], object]) -> None: ...
 
     def first_byte(self, now: Seconds) -> None: ...
 
@@ -288,10 +294,10 @@ class Chooser:
         if self.memory is not None:
             self.memory.others(replica, peer, part, now)
 
-    def beside(self, gateways: int) -> None:
-        """There are so many gateways, we among them: others are to be told, or nobody."""
+    def beside(self, gateways: int, ours: int = 0) -> None:
+        """There are so many gateways, and we are this one: others are to be told, or nobody."""
         if self.memory is not None:
-            self.memory.beside(gateways)
+            self.memory.beside(gateways, ours)
 
     def placements(self) -> list[Placement]:
         """The prompts that were sent since the last call, and those that are over."""
@@ -301,10 +307,10 @@ class Chooser:
         taken, memory.placements = memory.placements, []
         return taken
 
-    def placed(self, placement: Placement, now: Seconds) -> None:
-        """Another gateway has sent a prompt to a replica, or one of its is over."""
-        if self.memory is not None:
-            self.memory.placed(placement, now)
+    def placed(self, placement: Placement, now: Seconds) -> bool:
+        """Another gateway has sent a prompt to a replica, or one of its is over. True where our own
+        part there is another for that: what both have sent is read once."""
+        return self.memory is not None and self.memory.placed(placement, now)
 
     def learn(self, claim: Claim, tokenised: Tokenised) -> Iterator[None]:
         """The prompt of a dispatch in tokens. To be iterated to its end, off the critical path: it

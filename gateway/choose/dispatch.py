@@ -147,6 +147,10 @@ class Dispatch:
         read = min(self._unread_from, len(self.hashes))
         return MARKS[read - 1] / len(self._prompt) if read and self._prompt is not None else 0.0
 
+    def foresees(self, tokens: Tokens) -> None:
+        """So many more will be found there, which others bring."""
+        self._predicted += tokens
+
     def watch(self) -> None:
         """Its hit will be settled: remember from now on how the replica's blocks change."""
         self._instant = self.record.source.watch()

@@ -23,8 +23,8 @@ class Owed:
     """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
 
     __slots__ = (
-        "_crowded", "_dispatch", "_place", "_target", "_use", "on_over", "owed", "uncached",
-        "unseen", "work",
+        "_crowded", "_dispatch", "_on_less", "_place", "_target", "_use", "on_over", "owed",
+        "uncached", "unseen", "work",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +48,7 @@ class Owed:
         self.uncached: Tokens | None = uncached
         self.on_over: Callable[[bool], object] | None = None
         """Wants to hear, once, that it is on its way no longer, and whether it was read."""
+        self._on_less: Callable[[Tokens], object] | None = None
 
     def __repr__(self) -> str:
         return f"<Owed {self.owed}, {self._use}>"
@@ -88,6 +89,31 @@ class Owed:
             self._place = None
             if not self._target.is_crowded:
                 self._crowded.discard(self._target)
+
+    def follow(self, on_less: Callable[[Tokens], object]) -> None:
+        """It has been sent: who is to hear by how much less it has to prefill."""
+        self._on_less = on_less
+
+    def less(self, tokens: Tokens, work: Tokens) -> None:
+        """Another gateway has sent so many of its tokens there, too, which are read once: so much
+        work is left."""
+        less, self.work = self.work - work, work
+        target, place = self._target, self._place
+        if place is not None:
+            target.waiting.remove(place, work + less)
+            target.waiting.add(place, work)
+        if self.owed:
+            self.owed -= less
+            target.spared += less
+            target.pace.spared(less)
+        elif self.unseen is not None:
+            target.ended_unseen += less
+            target.pace.spared_unseen(self.unseen, less)
+        assert self.uncached is not None
+        self.uncached -= tokens
+        self._dispatch.foresees(tokens)
+        if self._on_less is not None:
+            self._on_less(tokens)
 
     def first_byte(self, now: Seconds) -> None:
         """Its prompt has been read. Only the first call counts."""

@@ -215,12 +215,24 @@ class Pace:
 
     def dropped(self, tokens: Tokens) -> None:
         """Such a stream ended without a first byte."""
+        self.spared(tokens)
+        self._is_clear = False
+
+    def spared(self, tokens: Tokens) -> None:
+        """So much of such streams is not to be read: another gateway has sent the same."""
         self.owed = max(self.owed - tokens, 0)
         self.free_at -= tokens / self.rate_per_s
         if not self.owed and self._late_since is not None:
             self.free_at = self._unseen[-1].due if self._unseen_live else self._late_since
             self._late_since = None
-        self._is_clear = False
+
+    def spared_unseen(self, unseen: Unseen, tokens: Tokens) -> None:
+        """The same of a unary request."""
+        tokens = min(tokens, unseen.tokens - 1)
+        if tokens > 0:
+            unseen.tokens -= tokens
+            self._unseen_owed -= tokens
+            self.free_at -= tokens / self.rate_per_s
 
     def others_began(self, tokens: Tokens, now: Seconds) -> None:
         """Another gateway has dispatched streams with so much work."""
@@ -243,6 +255,13 @@ class Pace:
         if tokens > 0:
             self.others_owed -= tokens
             self.dropped(tokens)
+
+    def others_spared(self, tokens: Tokens) -> None:
+        """So much of such streams is not to be read after all."""
+        tokens = min(tokens, self.others_owed)
+        if tokens > 0:
+            self.others_owed -= tokens
+            self.spared(tokens)
 
     def others_began_unseen(self, tokens: Tokens, now: Seconds) -> None:
         """Another gateway has dispatched unary requests with so much work."""

@@ -37,6 +37,8 @@ from gateway.vocabulary import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.order import Place
 
 
@@ -219,6 +221,10 @@ class Shadowed:
         """It is sent now."""
         for claim in self._claims:
             claim.goes()
+
+    def follow(self, on_less: Callable[[Tokens], object]) -> None:
+        """Of the live one's."""
+        self._claims[0].follow(on_less)
 
     def first_byte(self, now: Seconds) -> None:
         """Its prompt has been read, wherever it was."""

@@ -28,7 +28,8 @@ class Part(Value, frozen=True):
 
     Work of streams ever sent, that of those which have had a first byte, and of those which ended
     without; work of unary requests ever sent, and of those which have ended; tokens in use now. Of
-    all that was sent, how many still wait at the gateway, and their work.
+    all that was sent, how many still wait at the gateway, and their work. Of the work of streams,
+    what is read with that of other gateways.
     """
 
     sent: Tokens = 0
@@ -39,11 +40,12 @@ class Part(Value, frozen=True):
     in_use: Tokens = 0
     waiting: int = 0
     waiting_work: Tokens = 0
+    spared: Tokens = 0
 
     @property
     def owed(self) -> Tokens:
         """Work of streams that is still to be read."""
-        return max(self.sent - self.read - self.dropped, 0)
+        return max(self.sent - self.read - self.dropped - self.spared, 0)
 
     @property
     def owed_unseen(self) -> Tokens:
@@ -59,7 +61,7 @@ class Target:
 
     __slots__ = (
         "_busy_s", "_looked_at", "_others", "_price", "busy", "congestion", "degree", "dropped",
-        "ended_unseen", "footprint", "pace", "read", "sent", "unseen", "waiting",
+        "ended_unseen", "footprint", "pace", "read", "sent", "spared", "unseen", "waiting",
     )  # fmt: skip
 
     def __init__(self, pace: Pace, price: Price) -> None:
@@ -77,6 +79,7 @@ class Target:
         self.sent: Tokens = 0
         self.read: Tokens = 0
         self.dropped: Tokens = 0
+        self.spared: Tokens = 0
         self.unseen: Tokens = 0
         self.ended_unseen: Tokens = 0
 
@@ -99,7 +102,7 @@ class Target:
         waiting = self.waiting
         return Part(
             self.sent, self.read, self.dropped, self.unseen, self.ended_unseen,
-            in_use, len(waiting), waiting.work,
+            in_use, len(waiting), waiting.work, self.spared,
         )  # fmt: skip
 
     @property
@@ -139,4 +142,5 @@ class Target:
             pace.others_ended_unseen(part.ended_unseen - was.ended_unseen)
             pace.others_read(part.read - was.read, now)
             pace.others_dropped(part.dropped - was.dropped)
+            pace.others_spared(part.spared - was.spared)
         self.footprint.tokens += part.in_use - (0 if was is None else was.in_use)

@@ -244,6 +244,17 @@ class Room:
                 self.begun_tokens += load.uncached
                 self._have_begun(load.uncached, now)
 
+    def spared(self, load: Load, tokens: Tokens, now: Seconds) -> None:
+        """So much of its prompt is read with what another gateway has sent."""
+        load.uncached -= tokens
+        self.kv_tokens -= tokens
+        unbegun = min(tokens, load.unbegun)
+        if unbegun:
+            load.unbegun -= unbegun
+            self._lower(unbegun, now)
+            if not load.is_stream and self.rate_per_s is not None:
+                self.free_at -= unbegun / self.rate_per_s
+
     def _lower(self, tokens: Tokens, now: Seconds) -> None:
         """So many un-begun are begun: is there room for the next?"""
         self.unbegun -= tokens

@@ -143,6 +143,8 @@ class Gate:
                 lane.others_at = now
                 if lane.batches:
                     lane.displace_batches()
+            if claim is not None and self._gateways > 1:
+                claim.follow(turn.spared)
         else:
             await self._wait(Waiter(request, turn, client), now)
         if is_batch:
@@ -222,7 +224,7 @@ class Gate:
             if waiter.is_hopeless(reads_at):
                 self._send_away(waiter, DeadlineMissed())
                 continue
-            if not room.fits(waiter.uncached, waiter.output, now, waiter.stands):
+            if not room.fits(waiter.look(), waiter.output, now, waiter.stands):
                 break
             queue.take(waiter)
             self.crowd.leave(waiter)
@@ -230,6 +232,7 @@ class Gate:
             waiter.turn.waiter = waiter
             if waiter.turn.claim is not None:
                 waiter.turn.claim.goes()
+                waiter.turn.claim.follow(waiter.turn.spared)
             room.take(waiter.turn, now)
             if waiter.tenant.service_class is _BATCH:
                 lane.take_batch(waiter.turn, now)

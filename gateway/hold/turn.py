@@ -14,6 +14,8 @@ from gateway.hold.fair_queue import FairQueue, Ticket
 from gateway.hold.shares import charge_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.errors import GatewayError
     from gateway.hold.capacity import Room
     from gateway.hold.gate import Gate
@@ -61,6 +63,13 @@ class Claim(Protocol):
 
     def goes(self) -> None: ...
 
+    @property
+    def uncached(self) -> Tokens | None:
+        """What it has to prefill, as far as is known by now."""
+
+    def follow(self, on_less: Callable[[Tokens], object]) -> None:
+        """From now on who is told here hears by how much that becomes less."""
+
     def first_byte(self, now: Seconds) -> None: ...
 
     def answered(self, usage: Usage, now: Seconds) -> None: ...
@@ -98,6 +107,13 @@ class Waiter(Ticket):
         if not self.turn.is_stream:
             return False
         return (now - self.since) // every_s > max(looked_at - self.since, 0.0) // every_s
+
+    def look(self) -> Tokens:
+        """What it has to prefill by now: perhaps other gateways have sent its beginning."""
+        turn = self.turn
+        if turn.claim is not None and turn.claim.uncached is not None:
+            turn.uncached = turn.claim.uncached
+        return turn.uncached
 
     def wake(self) -> None:
         """Its waiting is over; `error` says how."""
@@ -193,6 +209,15 @@ class Turn(Load):
 
     def __enter__(self) -> Self:
         return self
+
+    def spared(self, tokens: Tokens) -> None:
+        """It is with its replica, and so much of it is read with what another gateway has sent."""
+        gate, lane = self._gate, self.lane
+        now = gate.clock()
+        lane.room.spared(self, tokens, now)
+        gate.on_change(lane.replica)
+        if lane.queue.requests:
+            gate.serve(lane, now)
 
     def first_byte(self, now: Seconds) -> None:
         """The replica has read the prompt. Only the first call counts."""

@@ -458,3 +458,41 @@ def test_a_replica_that_has_left_is_not_spoken_of() -> None:
     Sent(one, "a", 100).ends()
     one.joins("b")
     assert not one.told()
+
+
+def test_a_beginning_that_two_gateways_have_sent_is_owed_and_unbegun_once() -> None:
+    """Once both have heard of it, and told each other what became of their parts."""
+    sides = one, other = two("a")
+    open_ = [Sent(each, "a", 3000, prompt=b"a" * 12_000) for each in sides]
+    for mine in open_:
+        mine.claim.follow(mine.turn.spared)
+    said = [each.news.placements() for each in sides]
+    one.news.placed(said[1])
+    other.news.placed(said[0])
+    other.hear(one.told())
+    one.hear(other.told())
+    assert figures(one, "a")[2:5] == figures(other, "a")[2:5]
+    _, _, unbegun, sequences, owed, _ = figures(one, "a")
+    assert sequences == 2
+    assert 3000 < unbegun < 3300
+    assert 3000 < owed < 3500
+    for mine in open_:
+        mine.begins()
+        mine.ends()
+    other.hear(one.told())
+    one.hear(other.told())
+    assert figures(one, "a")[2:5] == figures(other, "a")[2:5] == (0, 0, 0)
+
+
+def test_that_less_is_owed_for_another_gateway_is_told() -> None:
+    """Though it waits, and nothing happens at the gate."""
+    one, other = two("a")
+    for each in (one, other):
+        Sent(each, "a", 3000, prompt=b"a" * 12_000)
+    said = one.news.placements()
+    other.told()
+    other.woken = 0
+    other.news.placed(said)
+    assert other.woken
+    key = (Topic.REPLICA, "a:8000")
+    assert key in other.news.news()

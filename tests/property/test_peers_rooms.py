@@ -29,7 +29,7 @@ from tests.builders import a_request
 GATEWAYS = 3
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["take", "take", "begun", "end", "tell", "tell", "die"]),
+        st.sampled_from(["take", "take", "begun", "end", "spare", "tell", "tell", "die"]),
         st.integers(0, GATEWAYS - 1),
         st.integers(1, 5000),
         st.integers(0, 50),
@@ -91,6 +91,10 @@ def test_a_room_is_filled_by_all_gateways(
             if other != who:
                 room.others(str(who), rooms[who].part(waiting=0), now)
 
+    def die(who: int) -> None:
+        for each in rooms:
+            each.others(str(who), NO_ROOM_PART, now)
+
     for what, who, tokens, at in steps:
         now += 0.01
         room, mine = rooms[who], loads[who]
@@ -102,11 +106,13 @@ def test_a_room_is_filled_by_all_gateways(
                 room.begun(mine[at % len(mine)], now)
             case "end" if mine:
                 room.give_back(mine.pop(at % len(mine)), now)
+            case "spare" if mine:
+                load = mine[at % len(mine)]
+                room.spared(load, min(tokens, load.uncached - 1), now)
             case "tell":
                 tell(who)
             case "die":
-                for each in rooms:
-                    each.others(str(who), NO_ROOM_PART, now)
+                die(who)
         for each, own in zip(rooms, loads, strict=True):
             part = each.part(waiting=0)
             assert part.sequences == len(own)
@@ -235,6 +241,11 @@ def test_what_a_replica_owes_is_owed_by_all_and_nothing_is_left(
                 dropped = mine.pop(at % len(mine))
                 target.dropped += dropped
                 target.pace.dropped(dropped)
+            case "spare" if mine:
+                less = min(tokens, mine[at % len(mine)] - 1)
+                mine[at % len(mine)] -= less
+                target.spared += less
+                target.pace.spared(less)
             case "tell":
                 tell(who)
             case "die":

@@ -45,6 +45,12 @@ class Waiter(Ticket):
         self.job = job
         self.claim = claim
 
+    @property
+    def left(self) -> int:
+        """What it has to prefill by now."""
+        assert self.claim.uncached is not None
+        return self.claim.uncached
+
 
 @runtime_checkable
 class Keeper(Router, Protocol):
@@ -107,7 +113,7 @@ class Door:
         """Is there room for it?"""
         room = self.rooms[replica]
         place = waiter.stands if waiter.is_waiting else waiter.place
-        return room.is_open(now) and room.fits(waiter.uncached, waiter.output, now, place)
+        return room.is_open(now) and room.fits(waiter.left, waiter.output, now, place)
 
 
 class Held(World):
@@ -149,10 +155,16 @@ class Held(World):
                 self.at(now + WATCH_EVERY_S, partial(self._watch, door))
 
     def _send(self, door: Door, waiter: Waiter, index: int, now: float) -> None:
-        room, load = door.rooms[index], Load(waiter.uncached, waiter.output, is_stream=True)
+        room, load = door.rooms[index], Load(waiter.left, waiter.output, is_stream=True)
         room.take(load, now)
         self._sent[waiter.job.arrival.number] = room, load
+        waiter.claim.follow(partial(self._spared, waiter.job.arrival, index))
         self._submit(waiter.job, index, now)
+
+    def _spared(self, arrival: Arrival, index: int, tokens: int) -> None:
+        """As `Turn.spared`; who waits is served when the news that say so have been heard."""
+        room, load = self._sent[arrival.number]
+        room.spared(load, tokens, self.now)
 
     def serve(self, door: Door, index: int, now: float) -> None:
         """Send those who wait while there is room; look again when the clock alone may make it."""

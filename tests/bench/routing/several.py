@@ -235,7 +235,9 @@ class Several:
             if other == which:
                 continue
             for placement in placements:
-                gateway.chooser.placed(placement, now)
+                if gateway.chooser.placed(placement, now):
+                    at = next(each.index for each in gateway.views if each.id == placement.replica)
+                    self._tell(other, at, now)
             for replica, part, room in told:
                 gateway.others(str(which), replica, part, now)
                 if self._held is not None:
@@ -279,8 +281,8 @@ def _several(
     gateways = [Gateway(policy(settings, rng), specs) for _ in range(number)]
     several = Several(gateways, caches, rng, late_s, is_told=is_told)
     caches.listen(several.blocks)
-    for gateway in gateways:
-        gateway.chooser.beside(number if is_told else 1)
+    for at, gateway in enumerate(gateways):
+        gateway.chooser.beside(number if is_told else 1, at)
     return several
 
 

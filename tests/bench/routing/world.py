@@ -113,6 +113,7 @@ class World:
         self._order = count()
         self._followers: dict[int, list[Arrival]] = {}
         self._served: list[Served] = []
+        self.now = 0.0
 
     def __repr__(self) -> str:
         return f"<World {self._engines!r}>"
@@ -148,6 +149,7 @@ class World:
         router.members(self._alive(0.0))
         while self._events:
             now, kind, _, index, arrival = heapq.heappop(self._events)
+            self.now = now
             if kind == _Kind.STEPPED:
                 self._stepped(index, now, router)
             elif kind == _Kind.TOLD:

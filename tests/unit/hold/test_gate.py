@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -411,6 +411,17 @@ class Claim:
     def __init__(self, alone: int | None = None) -> None:
         self.told: list[object] = []
         self.alone = alone
+        self.uncached: int | None = None
+        self.on_less: Callable[[int], object] | None = None
+
+    def less(self, tokens: int) -> None:
+        assert self.uncached is not None
+        self.uncached -= tokens
+        if self.on_less is not None:
+            self.on_less(tokens)
+
+    def follow(self, on_less: Callable[[int], object]) -> None:
+        self.on_less = on_less
 
     def waits(self, place: object) -> None:
         self.told.append(place)
@@ -479,6 +490,42 @@ def test_the_policy_is_told_who_waits_and_where_and_who_no_longer(clock: ManualC
         assert claims[2].told == [places[1], "goes", "first byte"]
 
     asyncio.run(scenario())
+
+
+def test_what_another_gateway_has_sent_too_takes_no_room_twice(clock: ManualClock) -> None:
+    """Of who has been sent, and of who waits: there is room for less sooner."""
+
+    async def law() -> None:
+        gate = a_gate(clock, FIRST)
+        gate.beside(2)
+        claims = [Claim() for _ in range(3)]
+        turns = []
+        for claim in claims:
+            claim.uncached = 900
+            turn = gate.turn(a_request(SOME, 900), R1, 900, Client(), claim)
+            turns.append(asyncio.create_task(turn))
+            await rest()
+        assert [each.done() for each in turns] == [True, False, False]
+        claims[1].less(750)
+        gate.check(clock())
+        await rest()
+        assert not turns[1].done(), "there is room for a hundred"
+        clock.advance(1.0)  # what the other may have sent meanwhile has been heard
+        claims[0].less(400)
+        await rest()
+        assert [each.done() for each in turns] == [True, True, False]
+        assert gate.part(R1).unbegun == 500 + 150
+        claims[2].less(600)
+        clock.advance(1.0)
+        gate.check(clock())
+        await rest()
+        assert gate.part(R1).unbegun == 500 + 150 + 300
+        for each in turns:
+            with each.result() as given:
+                given.first_byte(clock())
+        assert gate.part(R1).unbegun == gate.part(R1).kv_tokens == gate.part(R1).sequences == 0
+
+    asyncio.run(law())
 
 
 def test_who_follows_does_not_overtake_its_leader(clock: ManualClock) -> None:
