@@ -154,7 +154,7 @@ def _nginx(surroundings: Surroundings, _peer_policy: str) -> Subject:
         raise Unavailable("nginx is not installed (Debian: apt-get install nginx-light)")
     (port,) = free_ports(1)
     folder = surroundings.folder / "nginx"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     servers = "\n".join(f"    server 127.0.0.1:{replica};" for replica in surroundings.replicas)
     (folder / "nginx.conf").write_text(
         _NGINX_CONF.replace("@SERVERS@", servers).replace("@PORT@", str(port))

@@ -28,6 +28,7 @@ from tests.bench.peers.replicas import MODEL
 from tests.bench.peers.subjects import Behind, Contender, command
 from tests.bench.peers.trace import Ask
 from tests.bench.processes import Child, Cores, cpu_s, free_ports, running
+from tests.bench.subjects import Surroundings
 
 PATIENCE_S: Final = 30.0
 _READY_S: Final = 40.0
@@ -84,7 +85,9 @@ def measure_capacity(site: Site, asks: Sequence[Ask]) -> float:
 def measure(site: Site, contender: Contender, asks: Sequence[Ask], ideal: float) -> Figures:
     """Run the plan through one gateway. Raises LoadFailed, and Unavailable."""
     with replicas_up(site) as behind:
-        subject = command(contender, behind, site.cache, site.python)
+        ports = tuple(map(_port_of, behind.urls))
+        surroundings = Surroundings(ports, site.folder, site.cache, site.root, site.python)
+        subject = command(contender, behind, surroundings)
         name = contender.name.replace("/", "-")
         with running(
             name, subject.command, core=site.cores.subject, folder=site.folder, root=site.root

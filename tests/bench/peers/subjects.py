@@ -6,20 +6,29 @@ endpoint, block size and model of every replica, as its help asks. smg's tokeniz
 is used for gRPC workers only; and it polls queue lengths every second instead of every ten, because
 its overload protection leaves out a replica by the last length it saw (eight waiting or more), and
 in a run as short and as quick as these ten seconds are an age: its mean is 2.7 times as long then,
-and longer also with that protection or its warm-up switched off instead.
+and longer also with that protection or its warm-up switched off instead. nginx chooses nothing: it
+is there for what a proxy in C takes to pass the same streams on.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from tests.bench.peers.replicas import MODEL
 from tests.bench.processes import free_ports
-from tests.bench.subjects import HEADRACE, PINS, Subject, Unavailable, headrace_version, install
+from tests.bench.subjects import (
+    HEADRACE,
+    PINS,
+    Subject,
+    Surroundings,
+    Unavailable,
+    headrace_version,
+    install,
+    prepare,
+)
 
 BLOCK_SIZE: Final = 16
 
@@ -66,6 +75,7 @@ CONTENDERS: Final = (
     Contender("vllm-router", "round_robin"),
     Contender("smg", "cache_aware"),
     Contender("smg", "round_robin"),
+    Contender("nginx", "round_robin"),
 )
 
 
@@ -81,16 +91,13 @@ def available(contenders: Sequence[Contender], cache: Path) -> dict[str, str]:
     return missing
 
 
-def command(
-    contender: Contender, behind: Behind, cache: Path, python: Path = Path(sys.executable)
-) -> Subject:
-    """How to start it; `python` has the Headrace to be measured. Raises Unavailable."""
-    if contender.gateway == HEADRACE:
-        return _headrace(contender, behind, python)
-    return _MAKERS[contender.gateway](contender, behind, cache)
+def command(contender: Contender, behind: Behind, surroundings: Surroundings) -> Subject:
+    """How to start it. Raises Unavailable."""
+    return _MAKERS[contender.gateway](contender, behind, surroundings)
 
 
-def _headrace(contender: Contender, behind: Behind, python: Path) -> Subject:
+def _headrace(contender: Contender, behind: Behind, surroundings: Surroundings) -> Subject:
+    python = surroundings.python
     (port,) = free_ports(1)
     replicas = [part for url in behind.urls for part in ("--replica", url)]
     flags = ("--port", str(port), "--policy", contender.policy)
@@ -98,8 +105,8 @@ def _headrace(contender: Contender, behind: Behind, python: Path) -> Subject:
     return Subject(contender.name, headrace_version(python), line, port, "/readyz")
 
 
-def _vllm_router(contender: Contender, behind: Behind, cache: Path) -> Subject:
-    script = install("vllm-router", cache) / "vllm-router"
+def _vllm_router(contender: Contender, behind: Behind, surroundings: Surroundings) -> Subject:
+    script = install("vllm-router", surroundings.cache) / "vllm-router"
     port, metrics_port = free_ports(2)
     line = [str(script), "--host", "127.0.0.1", "--port", str(port)]
     line += ["--worker-urls", *behind.urls, "--policy", contender.policy]
@@ -112,8 +119,8 @@ def _vllm_router(contender: Contender, behind: Behind, cache: Path) -> Subject:
     return Subject(contender.name, PINS["vllm-router"], tuple(line), port, "/health")
 
 
-def _smg(contender: Contender, behind: Behind, cache: Path) -> Subject:
-    script = install("smg", cache) / "smg"
+def _smg(contender: Contender, behind: Behind, surroundings: Surroundings) -> Subject:
+    script = install("smg", surroundings.cache) / "smg"
     port, metrics_port = free_ports(2)
     line = [str(script), "launch", "--host", "127.0.0.1", "--port", str(port)]
     line += ["--worker-urls", *behind.urls, "--policy", contender.policy, "--backend", "vllm"]
@@ -123,7 +130,14 @@ def _smg(contender: Contender, behind: Behind, cache: Path) -> Subject:
     return Subject(contender.name, PINS["smg"], tuple(line), port, "/health")
 
 
-_MAKERS: Final[dict[str, Callable[[Contender, Behind, Path], Subject]]] = {
+def _nginx(contender: Contender, _behind: Behind, surroundings: Surroundings) -> Subject:
+    subject = prepare("nginx", surroundings, peer_policy=contender.policy)
+    return replace(subject, name=contender.name)
+
+
+_MAKERS: Final[dict[str, Callable[[Contender, Behind, Surroundings], Subject]]] = {
+    HEADRACE: _headrace,
     "vllm-router": _vllm_router,
     "smg": _smg,
+    "nginx": _nginx,
 }

@@ -36,6 +36,7 @@ from tests.bench.peers.trace import (
     prompt_text,
 )
 from tests.bench.routing.cache import Arrival, ideal_hit_tokens
+from tests.bench.subjects import Surroundings
 
 BLOCKS = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 
@@ -193,7 +194,7 @@ def test_a_record_says_all_that_is_needed_to_believe_it(tmp_path: Path) -> None:
 
 def test_headrace_is_started_under_the_policy_asked_for(tmp_path: Path) -> None:
     behind = Behind(("http://127.0.0.1:1", "http://127.0.0.1:2"), ("tcp://a:1", "tcp://a:2"))
-    line = command(OURS, behind, tmp_path).command
+    line = command(OURS, behind, Surroundings((1, 2), tmp_path, tmp_path, tmp_path)).command
     assert line[line.index("--policy") + 1] == "cache-aware"
     assert [line[i + 1] for i, part in enumerate(line) if part == "--replica"] == [*behind.urls]
 
