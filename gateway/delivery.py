@@ -174,6 +174,7 @@ class Delivery:
                 return rooms.fleet.candidates(model)  # which says why there are none
             if self._entry.trace is not None:
                 self._entry.trace.begin(WAIT, rooms.clock())
+            rooms.gate.left(exchange)  # it waits for whatever comes now, and there is room for that
             await rooms.cold.wait(known, self._request, exchange)
         return candidates
 

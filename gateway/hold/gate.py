@@ -189,7 +189,7 @@ class Gate:
         self.serve(waiter.lane, self.clock())
 
     def left(self, client: Client) -> None:
-        """If it was to choose anew, it no longer is: it has a turn, has failed or has left."""
+        """If it was to choose anew, it no longer is: it has a turn, waits elsewhere or has left."""
         before = self._choosing.pop(client, None)
         if before is not None:
             self._give_up(before)
