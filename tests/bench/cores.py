@@ -28,17 +28,15 @@ from multiprocessing.synchronize import Barrier as SharedBarrier
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
-import orjson
 import yaml
 
 from tests.bench.figures import Spread
+from tests.bench.keep import ROOT, keep
 from tests.bench.load import ClosedLoop, Serials, run_closed_loop
-from tests.bench.machine import describe
 from tests.bench.measure import wait_ready
 from tests.bench.processes import Child, cpu_s, free_ports, running
 from tests.bench.prompts import Book, write_book
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 SHAPES: Final = ("one", "strangers", "linked", "workers")
 PLAN: Final = ClosedLoop(concurrency=32, warm_up_s=0.5, window_s=2.0)
 
@@ -74,8 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = table(found)
     print(text)
     if args.record:
-        set_up = {"rounds": args.rounds, "took_s": round(time.monotonic() - began_s)}
-        print(write(text, found, set_up | describe(ROOT)))
+        set_up = {
+            "command": f"python -m tests.bench.cores --rounds {args.rounds} --record",
+            "took_s": round(time.monotonic() - began_s),
+        }
+        raw = {shape: [each._asdict() for each in rounds] for shape, rounds in found.items()}
+        print(keep("cores", "A second core", __doc__ or "", text, raw, set_up))
     return 0
 
 
@@ -183,24 +185,6 @@ def table(found: Mapping[str, Sequence[Measured]]) -> str:
             f"| {cpu.median:.0f} ({cpu.low:.0f}-{cpu.high:.0f}) |"
         )
     return "\n".join(lines)
-
-
-def write(text: str, found: Mapping[str, Sequence[Measured]], set_up: Mapping[str, object]) -> Path:
-    """The dated pair of files."""
-    stem = ROOT / "docs" / "benchmarks" / f"{time.strftime('%Y-%m-%d')}-cores-{set_up['commit']}"
-    raw = {shape: [each._asdict() for each in rounds] for shape, rounds in found.items()}
-    stem.with_suffix(".json").write_bytes(
-        orjson.dumps({"set_up": set_up, "rounds": raw}, option=orjson.OPT_INDENT_2) + b"\n"
-    )
-    facts = "\n".join(f"- {name}: {value}" for name, value in set_up.items())
-    _, _, about = (__doc__ or "").partition("\n\n")
-    page = stem.with_suffix(".md")
-    page.write_text(
-        f"# A second core, {time.strftime('%Y-%m-%d')}, commit {set_up['commit']}\n\n"
-        f"{about.strip()}\n\n{text}\n\n## Set-up\n\n"
-        f"- command: python -m tests.bench.cores\n{facts}\n"
-    )
-    return page
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import Pipe
 from random import Random
 from socket import socket
@@ -28,6 +28,7 @@ from gateway.peers.link import Link, listen
 from gateway.peers.rows import Key, Row, Rows, Topic
 from gateway.peers.share import Change
 from gateway.settings import PeersSettings
+from tests.bench.keep import keep
 
 FIGURES: Final = 12
 MARKS: Final = bytes(80)
@@ -113,8 +114,20 @@ async def hear(rooms: Rooms, sock: socket, to: Address) -> tuple[float, int]:
     return used, link.datagrams["heard"]
 
 
-def measure(replicas: int, every_s: float, lasting_s: float) -> str:
-    """One line of the table."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One line of the table: rates a second, lateness and CPU a second in milliseconds."""
+
+    changes: float
+    datagrams: float
+    late_p50_ms: float
+    late_p99_ms: float
+    tell_ms: float
+    hear_ms: float
+
+
+def measure(replicas: int, every_s: float, lasting_s: float) -> Told:
+    """At one rate of changes."""
     settings = PeersSettings()
     ends = [listen(settings), listen(settings)]
     addresses: list[Address] = [end.getsockname() for end in ends]
@@ -134,10 +147,8 @@ def measure(replicas: int, every_s: float, lasting_s: float) -> str:
     os.waitpid(listener, 0)
     for end in ends:
         end.close()
-    return (
-        f"| {1 / every_s:.0f} | {datagrams / lasting_s:.0f} | {median:.2f} | {most:.2f} "
-        f"| {1e3 * told_s / lasting_s:.2f} | {1e3 * heard_s / lasting_s:.2f} |"
-    )
+    tell_ms, hear_ms = (1e3 * used_s / lasting_s for used_s in (told_s, heard_s))
+    return Told(1 / every_s, datagrams / lasting_s, median, most, tell_ms, hear_ms)
 
 
 async def _on_core(core: int, what: Awaitable[T]) -> T:
@@ -155,12 +166,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--replicas", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each rate")
     parser.add_argument("--rates", default="5,50,500,2000", help="changes a second, by commas")
-    args = parser.parse_args(arguments)
-    print("| changes/s | datagrams/s | late ms, p50 | p99 | CPU ms/s to tell | to hear |")
-    print("|---|---|---|---|---|---|")
+    parser.add_argument("--record", action="store_true", help="keep a copy in docs/benchmarks")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(words)
+    lines = [
+        "| changes/s | datagrams/s | late ms, p50 | p99 | CPU ms/s to tell | to hear |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    print("\n".join(lines))
+    found = []
     for rate in args.rates.split(","):
-        print(measure(args.replicas, 1.0 / float(rate), args.seconds), flush=True)
+        found.append(measure(args.replicas, 1.0 / float(rate), args.seconds))
+        lines.append(_line(found[-1]))
+        print(lines[-1], flush=True)
+    if args.record:
+        set_up = {"command": " ".join(["python -m tests.bench.telling", *words])}
+        raw, text = [asdict(each) for each in found], "\n".join(lines)
+        print(keep("telling", "What telling costs", __doc__ or "", text, raw, set_up))
     return 0
+
+
+def _line(told: Told) -> str:
+    return (
+        f"| {told.changes:.0f} | {told.datagrams:.0f} | {told.late_p50_ms:.2f} "
+        f"| {told.late_p99_ms:.2f} | {told.tell_ms:.2f} | {told.hear_ms:.2f} |"
+    )
 
 
 if __name__ == "__main__":
