@@ -27,6 +27,8 @@ def extensions() -> list[Extension]:
     made: list[Extension] = mypycify(
         sources, group_name="headrace", opt_level="2", debug_level="0", multi_file=True
     )
+    for each in made:
+        each.extra_compile_args.append("-fvisibility=hidden")  # a smaller table, and straight calls
     return made
 
 
