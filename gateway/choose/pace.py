@@ -48,7 +48,7 @@ from gateway.vocabulary import Seconds, Tokens
 
 PRIOR_RATE_PER_S: Final = 8_000.0  # a mid-size model on one data-centre GPU
 PRIOR_SPAN_S: Final = 0.02  # a, or half of the mean span, if that is less
-PRIOR_WEIGHT: Final = 1.0  # in spans
+PRIOR_WEIGHT: Final = 2.0  # in spans
 MOST_PRIOR_TOKENS: Final = 4_000.0  # in one of them
 SPAN_SPREAD_S: Final = 0.05  # by so much may a be another than PRIOR_SPAN_S
 FADE: Final = 0.97  # per span: some thirty of them count
