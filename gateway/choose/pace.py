@@ -77,10 +77,11 @@ class Pace:
     """The clock and the learnt rate of one replica. O(1) per event, spread over its prompts."""
 
     __slots__ = (
-        "_busy_s", "_counted_at", "_cut_at", "_cut_done", "_done", "_is_clear", "_is_joint",
+        "_busy_s", "_counted_at", "_cut_at", "_cut_done", "_done", "_first_per_s",
+        "_is_clear", "_is_joint",
         "_is_pinned", "_late_since", "_n", "_others_unseen", "_prior_per_s", "_since", "_sx",
         "_sxx", "_sxy", "_sy", "_syy", "_unseen", "_unseen_live", "_unseen_owed", "_weight",
-        "free_at", "has_learnt", "others_owed", "owed", "rate_per_s",
+        "free_at", "has_learnt", "others_owed", "owed", "rate_per_s", "shown_per_s",
     )  # fmt: skip
 
     def __init__(self, rate_per_s: float = PRIOR_RATE_PER_S, *, is_pinned: bool = False) -> None:
@@ -106,7 +107,9 @@ class Pace:
         self._is_joint = False  # others have a part in it
         self._n = self._sx = self._sy = self._sxx = self._sxy = self._syy = 0.0  # of spans seen
         self._weight = PRIOR_WEIGHT
-        self._prior_per_s = self.rate_per_s = _within(rate_per_s)
+        self._first_per_s = self._prior_per_s = self.rate_per_s = _within(rate_per_s)
+        self.shown_per_s = self.rate_per_s
+        """The rate by its own showing, whatever others have shown."""
 
     @property
     def evidence(self) -> float:
@@ -114,7 +117,13 @@ class Pace:
         return self._n / (self._n + self._weight)
 
     def prior(self, rate_per_s: float) -> None:
-        """Something has become known of those like it; what is pinned is known better."""
+        """Something has become known of it; what is pinned is known better."""
+        self._first_per_s = _within(rate_per_s)
+        self.likely(rate_per_s)
+        self._show()
+
+    def likely(self, rate_per_s: float) -> None:
+        """So fast are those like it, by what they have shown."""
         if not self._is_pinned:
             self._prior_per_s = _within(rate_per_s)
             self._fit()
@@ -305,23 +314,27 @@ class Pace:
         self._sxx = FADE * self._sxx + tokens * tokens
         self._sxy = FADE * self._sxy + tokens * span_s
         self._syy = FADE * self._syy + span_s * span_s
+        self._show()
         self._fit()
+
+    def _show(self) -> None:
+        self.shown_per_s = self.rate_per_s if self._is_pinned else self._fitted(self._first_per_s)
 
     def _fit(self) -> None:
         """By all that is known now; what is owed is then done sooner, or later."""
-        was_per_s, self.rate_per_s = self.rate_per_s, self._fitted()
+        was_per_s, self.rate_per_s = self.rate_per_s, self._fitted(self._prior_per_s)
         if self.free_at > self._counted_at:
             left_s = self.free_at - self._counted_at
             self.free_at = self._counted_at + left_s * was_per_s / self.rate_per_s
 
-    def _fitted(self) -> float:
+    def _fitted(self, prior_per_s: float) -> float:
         """The prior is half without work, and half of as much work as is usual here."""
         if not self.has_learnt:
-            return self._prior_per_s
+            return prior_per_s
         half = self._weight / 2
         usual = min(self._sx / self._n, MOST_PRIOR_TOKENS)
         empty_s = min(PRIOR_SPAN_S, self._sy / self._n / 2)
-        prior_s = empty_s + usual / self._prior_per_s
+        prior_s = empty_s + usual / prior_per_s
         empty = half + self._noise() / SPAN_SPREAD_S**2
         n = self._n + half + empty
         sx = self._sx + half * usual

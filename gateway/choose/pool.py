@@ -55,9 +55,9 @@ class Pool:
         """
         own = [(each, each.pace.evidence) for each in self.targets]
         usual = sum([evidence for _, evidence in own], 0.0) / len(own)
-        shown = sum([evidence * each.pace.rate_per_s for each, evidence in own], 0.0)
+        shown = sum([evidence * each.pace.shown_per_s for each, evidence in own], 0.0)
         degrees = sum([evidence * each.degree for each, evidence in own], 0.0)
         for each, evidence in own:
             if evidence < usual:
-                of_others = shown - evidence * each.pace.rate_per_s
-                each.pace.prior(of_others / (degrees - evidence * each.degree) * each.degree)
+                of_others = shown - evidence * each.pace.shown_per_s
+                each.pace.likely(of_others / (degrees - evidence * each.degree) * each.degree)
