@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _TERM_GRACE_S: Final = 3.0
 _SCHED_CLOCK: Final = 2  # CPUCLOCK_SCHED in the kernel's posix-timers ABI
 _LIBC: Final = ctypes.CDLL(None)
+_GIVE_WAY: Final = 10  # of `nice`
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,7 @@ class Child:
 
     def pids(self) -> tuple[int, ...]:
         """The child and all its descendants, as they are now."""
-        children: dict[int, list[int]] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue
-                children.setdefault(int(fields[1]), []).append(int(entry.name))
-        found = [self.process.pid]
-        for pid in found:
-            found.extend(children.get(pid, ()))
-        return tuple(found)
+        return tree_of(self.process.pid)
 
     def resident_bytes(self) -> int:
         """Resident memory of the whole tree, shared pages counted in each process."""
@@ -72,6 +62,31 @@ class Child:
     def log_tail(self, lines: int = 12) -> str:
         """The end of what it wrote."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def tree_of(pid: int) -> tuple[int, ...]:
+    """A process and all its descendants, as they are now."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [pid]
+    for each in found:
+        found.extend(children.get(each, ()))
+    return tuple(found)
+
+
+def engines_give_way(pids: Iterable[int]) -> None:
+    """Of these, the processes in which vLLM computes let its servers, and everybody else, go first.
+    Every thread has a priority of its own."""
+    for pid in pids:
+        if (Path("/proc") / str(pid) / "comm").read_text().startswith("VLLM::"):
+            for thread in (Path("/proc") / str(pid) / "task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), _GIVE_WAY)
 
 
 def cpu_s(pids: Sequence[int]) -> float:

@@ -36,7 +36,7 @@ from typing import IO, Any, Final
 from loadtest.record import Run, read_record
 from loadtest.workloads import LongContext
 from tests.bench.machine import describe
-from tests.bench.processes import Child, free_ports
+from tests.bench.processes import engines_give_way, free_ports, tree_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
@@ -46,8 +46,6 @@ SEED: Final = 99
 TEXTS: Final = 4000
 MODEL: Final = "SmolLM2-135M-Instruct"
 START_S: Final = 300.0
-GIVE_WAY: Final = 10
-"""Of `nice`, for the engines' own processes."""
 
 SCENARIO: Final = """\
 question: Do three witnesses agree?
@@ -118,19 +116,11 @@ def _up(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[str]
     url = f"http://127.0.0.1:{port}"
     try:
         healthy = _wait(url, process, log, args.replicas)
-        _give_way(Child("up", process, log))
+        engines_give_way(tree_of(process.pid))
         yield url, healthy
     finally:
         process.terminate()
         process.wait(60)
-
-
-def _give_way(stack: Child) -> None:
-    """Engines that compute let their servers go first. Every thread has a priority of its own."""
-    for pid in stack.pids():
-        if (Path("/proc") / str(pid) / "comm").read_text().startswith("VLLM::"):
-            for thread in (Path("/proc") / str(pid) / "task").iterdir():
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), GIVE_WAY)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path, replicas: int) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.record import ReplicaFigures, read_record
+from tests.bench.processes import engines_give_way, tree_of
 from tests.e2e.conftest import CHAT, EMBEDDINGS, Stack
 
 CLOSE = 0.05
@@ -17,11 +18,11 @@ BETWEEN_S = 0.15
 
 # vLLM's clock starts when its server has read a request and stops when a token has come out of the
 # engine, ours is the client's. Two engines take both cores of a small machine, and whatever stands
-# between the clocks waits for one, a request's way in and a first token's way out: tens of
-# milliseconds, as many for a long prompt as for a short one. And where the first token is half a
-# character, its text comes with the second: one in ten here, some 150 ms each. So prompts and
-# answers are long; two prompts together are within what the gateway lets a replica owe, so that it
-# holds neither back.
+# between the clocks would wait for one, a request's way in and a first token's way out: hundreds of
+# milliseconds while both compute, so engines give way to their servers. And where the first token
+# is half a character, its text comes with the second: one in ten here, some 150 ms each. So prompts
+# and answers are long; two prompts together are within what the gateway lets a replica owe, so that
+# it holds neither back.
 CHATS = """\
 question: Do our figures agree with vLLM's own?
 duration_s: 30
@@ -57,6 +58,8 @@ def bench(stack: Stack, folder: Path, scenario: str, model: str) -> Path:
 
 
 def test_chats_are_counted_and_timed_as_vllm_does(stack: Stack, tmp_path: Path) -> None:
+    for replica in stack.chat_replicas:
+        engines_give_way(tree_of(replica.pid))
     (run,) = read_record(bench(stack, tmp_path, CHATS, CHAT).read_bytes()).runs
     ours = run.everything
     chats = [each for each in run.replicas if each.output_tokens]
