@@ -3,6 +3,10 @@
 Pure. Costs are CPU microseconds, latencies microseconds, memory bytes. A cost per streamed chunk
 is what remains of a stream's CPU time when a unary request's has been taken off, shared among the
 events after the first, which the unary figure already pays for.
+
+A cost *when calm* is the tenth percentile over slices of a tenth of a second. A core that is half
+of a physical one runs at two thirds of its pace while the other half works for somebody else,
+which comes and goes within such a slice; what is cheapest is what ran alone.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ class Figure(StrEnum):
     CHUNK = "cpu_us_per_chunk"
     ADDED_P50 = "added_p50_us"
     ADDED_P99 = "added_p99_us"
+
+
+_CALM_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,11 @@ def per_chunk_us(cpu_s: float, *, streams: int, events: int, unary_us: float) ->
     if chunks <= 0:
         raise ValueError("no chunk passed in the window")
     return (cpu_s * 1e6 - streams * unary_us) / chunks
+
+
+def when_calm(slices_us: Sequence[float]) -> float:
+    """What it costs in the calmest tenth of the slices. Raises ValueError when there are none."""
+    return percentile(slices_us, _CALM_SHARE)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -95,24 +107,24 @@ class Verdict:
 
 
 def verdicts(
-    spreads: Mapping[str, Mapping[Figure, Spread]], *, ours: str, peers: Sequence[str]
+    costs: Mapping[str, Mapping[Figure, float]], *, ours: str, peers: Sequence[str]
 ) -> list[Verdict]:
     """Judge every target that can be judged: without ours or without any peer there is none."""
     found = []
     for target in TARGETS:
-        mine = spreads.get(ours, {}).get(target.figure)
-        if mine is None:
+        mine_us = costs.get(ours, {}).get(target.figure)
+        if mine_us is None:
             continue
         if target.limit_us is not None:
-            found.append(Verdict(target, mine.median, target.limit_us, None))
+            found.append(Verdict(target, mine_us, target.limit_us, None))
             continue
         theirs = {
-            peer: spreads[peer][target.figure].median
+            peer: costs[peer][target.figure]
             for peer in peers
-            if target.figure in spreads.get(peer, {})
+            if target.figure in costs.get(peer, {})
         }
         if theirs and target.peer_ratio is not None:
             best = min(theirs, key=lambda peer: theirs[peer])
             allowed_us = target.peer_ratio * theirs[best]
-            found.append(Verdict(target, mine.median, allowed_us, best))
+            found.append(Verdict(target, mine_us, allowed_us, best))
     return found

@@ -1,6 +1,6 @@
 """`python -m tests.bench.hotpath`: what a request, a chunk and an idle gateway cost, beside peers.
 
-Prints a table of medians with ranges, the verdict on each target and what to know about them;
+Prints a table of costs, the verdict on each target and what to know about them;
 `--record` keeps a dated copy under docs/benchmarks. Ends with 0 when every subject asked for was
 measured (whatever the verdicts say), 1 when one failed, 2 when nothing could be measured.
 """
@@ -116,14 +116,19 @@ def _compare(bench: Bench, args: argparse.Namespace) -> int:
     if not runners:
         raise LoadFailed("; ".join(f"{name}: {why}" for name, why in (skipped | failures).items()))
     records = [runner.record() for runner in runners]
-    spreads = {record.name: record.spreads() for record in records}
+    judged = {
+        "when calm": {record.name: record.calm() for record in records},
+        "over all": {record.name: record.medians() for record in records},
+    }
     record = Record(
         date=time.strftime("%Y-%m-%d"),
         machine=describe(ROOT),
         set_up=_set_up(bench, args, time.monotonic() - began_s),
         subjects=records,
         skipped=skipped | failures,
-        verdicts=verdicts(spreads, ours=HEADRACE, peers=RUST_PEERS),
+        verdicts={
+            way: verdicts(costs, ours=HEADRACE, peers=RUST_PEERS) for way, costs in judged.items()
+        },
     )
     lines = [*verdict_lines(record.verdicts), *notes(record)]
     print("\n" + table(record) + "\n\n" + "\n".join(lines))

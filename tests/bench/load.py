@@ -15,7 +15,8 @@ import gc
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from time import perf_counter
 from typing import Final, cast
 
@@ -26,6 +27,7 @@ from tests.bench.prompts import Book
 
 _SETTLE_S: Final = 15.0  # longest wait for the last replies of a run
 _CONNECT_S: Final = 5.0
+_SLICE_S: Final = 0.1  # of a window; short beside what a neighbour does, long beside a request
 
 
 class LoadFailed(Exception):
@@ -54,6 +56,7 @@ class Window:
     finished: int
     events: int
     reads: int
+    slices: tuple[Window, ...] = ()  # the same, of each tenth of a second of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +182,7 @@ async def closed_loop(
             asker.ask(book.request(serials.take()))
         await asyncio.sleep(plan.warm_up_s)
         tally.latencies_s.clear()
-        before = _Reading.take(tally, meter)
-        await asyncio.sleep(plan.window_s)
-        window = before.until(_Reading.take(tally, meter))
+        window = await _metered(tally, meter, plan.window_s)
         is_over = True
         await _settle(tally, quiet)
     finally:
@@ -278,6 +279,15 @@ async def _settle(tally: Tally, quiet: asyncio.Event) -> None:
     if tally.faults:
         some = ", ".join(sorted(set(tally.faults))[:4])
         raise LoadFailed(f"{len(tally.faults)} faults in {tally.sent} requests: {some}")
+
+
+async def _metered(tally: Tally, meter: Callable[[], float], window_s: float) -> Window:
+    readings = [_Reading.take(tally, meter)]
+    for _ in range(round(window_s / _SLICE_S)):
+        await asyncio.sleep(_SLICE_S)
+        readings.append(_Reading.take(tally, meter))
+    slices = tuple(one.until(next_) for one, next_ in pairwise(readings))
+    return replace(readings[0].until(readings[-1]), slices=slices)
 
 
 @dataclass(frozen=True, slots=True)

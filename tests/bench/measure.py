@@ -19,7 +19,7 @@ from typing import Final
 
 import orjson
 
-from tests.bench.figures import Figure, per_chunk_us, per_request_us, percentile
+from tests.bench.figures import Figure, per_chunk_us, per_request_us, percentile, when_calm
 from tests.bench.load import (
     ClosedLoop,
     LoadFailed,
@@ -86,6 +86,9 @@ class Runner:
     child: Child
     idle_bytes: int
     rounds: list[dict[Figure, float]] = field(default_factory=list)
+    unary: list[Window] = field(default_factory=list)  # slices, of all rounds
+    large: list[Window] = field(default_factory=list)
+    streamed: list[Window] = field(default_factory=list)
     streamed_events: int = 0
     streamed_reads: int = 0
     requests: int = 0
@@ -99,9 +102,21 @@ class Runner:
             idle_bytes=self.idle_bytes,
             loaded_bytes=self.child.resident_bytes(),
             rounds=self.rounds,
+            slices=self._slices(),
             reads_per_event=self.streamed_reads / max(1, self.streamed_events),
             asides_per_request=self.asides / max(1, self.requests),
         )
+
+    def _slices(self) -> dict[Figure, list[float]]:
+        unary = [per_request_us(each.meter, each.finished) for each in self.unary if each.finished]
+        large = [per_request_us(each.meter, each.finished) for each in self.large if each.finished]
+        unary_us = when_calm(unary)
+        chunk = [
+            per_chunk_us(each.meter, streams=each.finished, events=each.events, unary_us=unary_us)
+            for each in self.streamed
+            if each.events > each.finished
+        ]
+        return {Figure.UNARY: unary, Figure.LARGE: large, Figure.CHUNK: chunk}
 
 
 class Bench:
@@ -145,8 +160,10 @@ class Bench:
         plan, figures = self.plan, dict[Figure, float]()
         _, window = self._load(runner, self.books.small, plan.small_concurrency)
         figures[Figure.UNARY] = per_request_us(window.meter, window.finished)
+        runner.unary += window.slices
         _, window = self._load(runner, self.books.large, plan.large_concurrency)
         figures[Figure.LARGE] = per_request_us(window.meter, window.finished)
+        runner.large += window.slices
         tally, window = self._load(runner, self.books.streamed, plan.streams)
         figures[Figure.CHUNK] = per_chunk_us(
             window.meter,
@@ -154,6 +171,7 @@ class Bench:
             events=window.events,
             unary_us=figures[Figure.UNARY],
         )
+        runner.streamed += window.slices
         runner.streamed_events += tally.events
         runner.streamed_reads += tally.reads
         latency = self.latency(runner.subject.port, number)

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from tests.bench.figures import Figure, Spread, Verdict
+from tests.bench.figures import Figure, Spread, Verdict, when_calm
 
 MIB: Final = 1 << 20
 _HEADINGS: Final = (
@@ -38,12 +38,21 @@ class SubjectRecord:
     idle_bytes: int
     loaded_bytes: int
     rounds: Sequence[Mapping[Figure, float]]
+    slices: Mapping[Figure, Sequence[float]]
     reads_per_event: float
     asides_per_request: float
 
     def spreads(self) -> dict[Figure, Spread]:
         """Each figure over the rounds."""
         return {figure: Spread.of([each[figure] for each in self.rounds]) for figure in Figure}
+
+    def medians(self) -> dict[Figure, float]:
+        """Each figure, the median over the rounds."""
+        return {figure: spread.median for figure, spread in self.spreads().items()}
+
+    def calm(self) -> dict[Figure, float]:
+        """Each cost when calm; latencies have none."""
+        return {figure: when_calm(slices) for figure, slices in self.slices.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +64,15 @@ class Record:
     set_up: Mapping[str, object]
     subjects: Sequence[SubjectRecord]
     skipped: Mapping[str, str]
-    verdicts: Sequence[Verdict]
+    verdicts: Mapping[str, Sequence[Verdict]]  # by what they judge: when calm, over all
 
 
 def table(record: Record) -> str:
-    """A Markdown table that also reads well in a terminal: medians, and the range over rounds."""
+    """A Markdown table that also reads well in a terminal: costs when calm, medians, ranges."""
     rows: list[tuple[str, ...]] = [_HEADINGS]
     for subject in record.subjects:
-        spreads = subject.spreads()
-        cells = [_cell(spreads[figure]) for figure in _ORDER]
+        spreads, calm = subject.spreads(), subject.calm()
+        cells = [_cell(calm.get(figure), spreads[figure]) for figure in _ORDER]
         memory = (f"{subject.idle_bytes / MIB:.0f}", f"{subject.loaded_bytes / MIB:.0f}")
         rows.append((subject.name, *cells, *memory))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
@@ -72,9 +81,10 @@ def table(record: Record) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _cell(spread: Spread) -> str:
+def _cell(calm: float | None, spread: Spread) -> str:
     digits = 0 if spread.median >= 100 else 1
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}-{spread.high:.{digits}f})"
+    over_all = f"{spread.median:.{digits}f} ({spread.low:.{digits}f}-{spread.high:.{digits}f})"
+    return over_all if calm is None else f"{calm:.{0 if calm >= 100 else 1}f}; {over_all}"
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -83,21 +93,22 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join([first, *rest]) + " |"
 
 
-def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """One sentence for each target."""
-    lines = []
-    for verdict in verdicts:
-        state = "met" if verdict.is_met else "MISSED"
-        label, ours_us = verdict.target.label, verdict.ours_us
-        if verdict.peer is None or verdict.target.peer_ratio is None:
-            lines.append(f"{state}: {label}: {ours_us:.1f} us, limit {verdict.allowed_us:.0f} us")
-            continue
-        ratio = ours_us * verdict.target.peer_ratio / verdict.allowed_us
-        lines.append(
-            f"{state}: {label}: {ratio:.2f} of {verdict.peer} "
-            f"({ours_us:.1f} us), target {verdict.target.peer_ratio}"
-        )
-    return lines
+def verdict_lines(verdicts: Mapping[str, Sequence[Verdict]]) -> list[str]:
+    """One sentence for each target and each way to judge it."""
+    return [
+        f"{way}, {'met' if verdict.is_met else 'MISSED'}: {_verdict_line(verdict)}"
+        for way, judged in verdicts.items()
+        for verdict in judged
+    ]
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    label, ours_us = verdict.target.label, verdict.ours_us
+    if verdict.peer is None or verdict.target.peer_ratio is None:
+        return f"{label}: {ours_us:.1f} us, limit {verdict.allowed_us:.0f} us"
+    ratio = ours_us * verdict.target.peer_ratio / verdict.allowed_us
+    allowed = f"target {verdict.target.peer_ratio}"
+    return f"{label}: {ratio:.2f} of {verdict.peer} ({ours_us:.1f} us), {allowed}"
 
 
 def notes(record: Record) -> list[str]:
@@ -134,8 +145,8 @@ def _page(record: Record, stem: str) -> str:
     versions = [f"- {subject.name}: {subject.version}" for subject in record.subjects]
     parts = [
         f"# Hot path, {record.date}, commit {record.machine['commit']}",
-        "Medians over the rounds, range in brackets. CPU is whole-process time on one core; "
-        "README.md in this folder says how it is measured.",
+        "Costs: when calm; median over the rounds (their range). CPU is whole-process time on one "
+        "core; README.md in this folder says how it is measured.",
         table(record),
         "\n".join(f"- {line}" for line in verdict_lines(record.verdicts) + notes(record)),
         "## Subjects\n\n" + "\n".join(versions),

@@ -71,6 +71,23 @@ def test_the_window_meters_only_what_passed_between_its_two_readings() -> None:
     asyncio.run(scenario())
 
 
+def test_a_window_is_made_of_slices_that_add_up_to_it() -> None:
+    readings = iter((5.0, 6.0, 7.5, 7.75))
+
+    async def scenario() -> None:
+        book = write_book(seed=3, size_bytes=2048, is_stream=False, templates=8)
+        plan = ClosedLoop(concurrency=4, warm_up_s=0.02, window_s=0.3)
+        async with replicas() as port:
+            _, window = await closed_loop(
+                port, book, plan, serials=Serials(), meter=lambda: next(readings)
+            )
+        assert [each.meter for each in window.slices] == [1.0, 1.5, 0.25]
+        assert sum(each.finished for each in window.slices) == window.finished > 0
+        assert sum(each.wall_s for each in window.slices) == pytest.approx(window.wall_s)
+
+    asyncio.run(scenario())
+
+
 def test_a_gateway_that_cannot_be_reached_is_a_failure_and_not_a_figure() -> None:
     book = write_book(seed=3, size_bytes=2048, is_stream=False, templates=1)
     (port,) = free_ports(1)

@@ -5,11 +5,11 @@ import pytest
 
 from tests.bench.figures import (
     Figure,
-    Spread,
     per_chunk_us,
     per_request_us,
     percentile,
     verdicts,
+    when_calm,
 )
 from tests.bench.hotspots import hottest
 from tests.bench.prompts import write_book
@@ -32,17 +32,20 @@ def test_a_percentile_is_a_value_that_was_seen() -> None:
     assert [percentile(values, share) for share in (0.01, 0.5, 0.99, 1.0)] == [1, 50, 99, 100]
 
 
-def spread(median: float) -> Spread:
-    return Spread(median, median, median, 1)
+def test_what_is_cheap_when_calm_does_not_move_with_what_a_neighbour_does() -> None:
+    alone = [100.0 + step for step in range(20)]
+    beside = [150.0 + step for step in range(80)]
+    assert when_calm(alone + beside) == 109.0
+    assert when_calm(alone + [cost * 3 for cost in beside]) == 109.0
 
 
 def test_a_ratio_is_against_the_cheaper_peer_and_a_limit_against_nobody() -> None:
-    spreads = {
-        "ours": {Figure.UNARY: spread(60.0), Figure.CHUNK: spread(18.0), Figure.LARGE: spread(260)},
-        "one": {Figure.UNARY: spread(150.0), Figure.CHUNK: spread(20.0)},
-        "two": {Figure.UNARY: spread(130.0), Figure.CHUNK: spread(24.0)},
+    costs = {
+        "ours": {Figure.UNARY: 60.0, Figure.CHUNK: 18.0, Figure.LARGE: 260.0},
+        "one": {Figure.UNARY: 150.0, Figure.CHUNK: 20.0},
+        "two": {Figure.UNARY: 130.0, Figure.CHUNK: 24.0},
     }
-    found = verdicts(spreads, ours="ours", peers=("one", "two"))
+    found = verdicts(costs, ours="ours", peers=("one", "two"))
     assert [(each.target.figure, each.peer, each.is_met) for each in found] == [
         (Figure.UNARY, "two", True),
         (Figure.CHUNK, "one", False),
@@ -52,8 +55,8 @@ def test_a_ratio_is_against_the_cheaper_peer_and_a_limit_against_nobody() -> Non
 
 
 def test_without_a_peer_only_the_plain_limit_is_judged() -> None:
-    spreads = {"ours": {figure: spread(10.0) for figure in Figure}}
-    found = verdicts(spreads, ours="ours", peers=("one", "two"))
+    costs = {"ours": dict.fromkeys(Figure, 10.0)}
+    found = verdicts(costs, ours="ours", peers=("one", "two"))
     assert [each.target.figure for each in found] == [Figure.LARGE]
     assert verdicts({}, ours="ours", peers=("one",)) == []
 
