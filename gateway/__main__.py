@@ -10,7 +10,6 @@ import argparse
 import logging
 import os
 import sys
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,7 +116,7 @@ class CheckSettingsCommand:
             return _complain(error)
         import yaml
 
-        document = without_passwords(settings.model_dump(mode="json"))
+        document = without_passwords(settings.document())
         sys.stdout.write(yaml.safe_dump(document, sort_keys=False))
         return 0
 
@@ -172,6 +171,8 @@ def _commands(argv: list[str]) -> dict[str, Command]:
     found |= {"keys": KeysCommand(), "doctor": DoctorCommand()}
     if argv and argv[0] in found:
         return found
+    from importlib.metadata import entry_points
+
     offered = sorted(entry_points(group=GROUP), key=lambda each: each.name)
     for entry in [each for each in offered if each.name in argv[:1]] or offered:
         loaded: Any = entry.load()
@@ -191,7 +192,7 @@ def _read(path: str | None) -> Settings:
 
 def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
     """The settings with what the flags say; validated again as a whole."""
-    document = settings.model_dump(mode="json")
+    document = settings.document()
     if args.replica:
         document["fleet"]["replicas"] = [*document["fleet"]["replicas"], *args.replica]
     for section, knob, value in (

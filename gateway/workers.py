@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -76,8 +77,8 @@ class Supervisor:
         """Raises OSError where a port is taken."""
         self._port = _reserved(settings.accept.host, settings.accept.port)
         port: int = self._port.getsockname()[1]
-        accept = settings.accept.model_copy(update={"port": port})
-        self._settings = settings.model_copy(update={"accept": accept})
+        accept = replace(settings.accept, port=port)
+        self._settings = replace(settings, accept=accept)
         self._folder = Path(tempfile.mkdtemp(prefix="headrace-"))
         peers = settings.peers
         self._posts = [Post(index, listen(peers, index)) for index in range(peers.workers)]

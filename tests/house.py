@@ -366,7 +366,7 @@ def _settings(given: Mapping[str, Mapping[str, Any]], urls: Sequence[str]) -> Se
     }
     for section, knobs in given.items():
         own[section] = {**own.get(section, {}), **knobs}
-    return Settings.model_validate(own)
+    return Settings.of(own)
 
 
 def _ready(house: House) -> set[str]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from pydantic import ValidationError
 
-from gateway.section import Section, SettingsError
+from gateway.section import Section, SectionError, SettingsError
 from gateway.settings import ReplicaSettings
 from gateway.vocabulary import ReplicaAddress
 
@@ -23,11 +22,10 @@ class _Listing(Section):
 def read_listing(content: bytes) -> tuple[ReplicaAddress, ...]:
     """The replicas in YAML or JSON, in their order. Raises SettingsError."""
     try:
-        listing = _Listing.model_validate(_document(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the whole"
-        raise SettingsError(f"{where}: {first['msg']}") from None
+        listing = _Listing.of(_document(content))
+    except SectionError as error:
+        where, what = error.problems[0]
+        raise SettingsError(f"{where or 'the whole'}: {what}") from None
     return tuple(each for replica in listing.replicas for each in replica.addresses())
 
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Any, Self
+from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
-
-from gateway.section import Section, SettingsError, problems, read_document
+from gateway.section import Section, SectionError, SettingsError, read_document
 from gateway.settings.clients import (
     AcceptSettings,
     AdmitSettings,
@@ -92,42 +90,32 @@ __all__ = [
 class Settings(Section):
     """The whole house, a section per room."""
 
-    accept: AcceptSettings = Field(default_factory=AcceptSettings)
-    tenants: TenantsSettings = Field(default_factory=TenantsSettings)
-    admit: AdmitSettings = Field(default_factory=AdmitSettings)
-    hold: HoldSettings = Field(default_factory=HoldSettings)
-    choose: ChooseSettings = Field(default_factory=ChooseSettings)
-    merge: MergeSettings = Field(default_factory=MergeSettings)
-    relay: RelaySettings = Field(default_factory=RelaySettings)
-    fleet: FleetSettings = Field(default_factory=FleetSettings)
-    peers: PeersSettings = Field(default_factory=PeersSettings)
-    batch: BatchSettings = Field(default_factory=BatchSettings)
-    tokens: TokensSettings = Field(default_factory=TokensSettings)
-    account: AccountSettings = Field(default_factory=AccountSettings)
-    scale: ScaleSettings = Field(default_factory=ScaleSettings)
-    console: ConsoleSettings = Field(default_factory=ConsoleSettings)
-    trust: TrustSettings = Field(default_factory=TrustSettings)
+    accept: AcceptSettings = AcceptSettings()
+    tenants: TenantsSettings = TenantsSettings()
+    admit: AdmitSettings = AdmitSettings()
+    hold: HoldSettings = HoldSettings()
+    choose: ChooseSettings = ChooseSettings()
+    merge: MergeSettings = MergeSettings()
+    relay: RelaySettings = RelaySettings()
+    fleet: FleetSettings = FleetSettings()
+    peers: PeersSettings = PeersSettings()
+    batch: BatchSettings = BatchSettings()
+    tokens: TokensSettings = TokensSettings()
+    account: AccountSettings = AccountSettings()
+    scale: ScaleSettings = ScaleSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    trust: TrustSettings = TrustSettings()
 
-    @model_validator(mode="after")
-    def _one_authority(self) -> Self:
+    def __post_init__(self) -> None:
         if self.trust.spiffe.socket is not None and self.relay.replica_ca is not None:
             raise ValueError("`relay.replica_ca` and `trust.spiffe` exclude each other")
-        return self
-
-    @model_validator(mode="after")
-    def _one_recorder(self) -> Self:
         if self.account.recording is not None and self.peers.workers > 1:
             raise ValueError("`account.recording` is written by one process: set peers.workers: 1")
-        return self
-
-    @model_validator(mode="after")
-    def _no_open_door(self) -> Self:
         if not (self.tenants.path or self.tenants.anonymous or _is_loopback(self.accept.host)):
             raise ValueError(
                 f"listening on {self.accept.host} lets anybody in: set tenants.path to a file of "
                 "API keys (`headrace keys create`), or say `tenants: {anonymous: true}`"
             )
-        return self
 
     @classmethod
     def load(cls, text: str, environ: Mapping[str, str]) -> Self:
@@ -138,12 +126,12 @@ class Settings(Section):
         return cls.of(read_document(text, environ))
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Self:
+    def of(cls, document: object) -> Self:
         """Settings from a mapping of sections. Raises SettingsError as `load` does."""
         try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            lines = [f"  {each}" for each in problems(error)]
+            return super().of(document)
+        except SectionError as error:
+            lines = [f"  {each}" for each in error.problems]
             raise SettingsError("\n".join(["the settings cannot be used:", *lines])) from None
 
 

@@ -9,33 +9,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import field
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, ValidationError
+from msgspec import Meta
 
-from gateway.section import Section, SettingsError, problems
+from gateway.section import Section, SectionError, SettingsError, knob
 from gateway.tenants.limits import Limits
 from gateway.vocabulary import ModelName, ServiceClass, Tenant
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 """Names stand in logs and metrics."""
 
 
 class TenantDocument(Section):
     """What a tenant may have."""
 
-    name: Name = Field(description="in logs and metrics")
-    service_class: ServiceClass = Field(
+    name: Annotated[Name, Meta(description="in logs and metrics")]
+    service_class: ServiceClass = knob(
         ServiceClass.DEFAULT, alias="class", description="interactive, default or batch"
     )
-    weight: float = Field(1.0, gt=0, le=1000, description="share of service within its class")
-    models: tuple[str, ...] | None = Field(None, description="unset: all")
-    requests_per_minute: int | None = Field(None, gt=0, description="unset: any number")
-    tokens_per_minute: int | None = Field(None, gt=0, description="prompt and generated")
-    tokens_per_day: int | None = Field(None, gt=0, description="the same, by UTC days")
-    max_concurrent: int | None = Field(None, gt=0, description="requests open at once")
-    ttft_objective_s: float | None = Field(None, gt=0, description="hoped for: to the first byte")
-    isolate_cache: bool = Field(False, description="shares no cached prompts with other tenants")
+    weight: float = knob(1.0, gt=0, le=1000, description="share of service within its class")
+    models: tuple[str, ...] | None = knob(None, description="unset: all")
+    requests_per_minute: int | None = knob(None, gt=0, description="unset: any number")
+    tokens_per_minute: int | None = knob(None, gt=0, description="prompt and generated")
+    tokens_per_day: int | None = knob(None, gt=0, description="the same, by UTC days")
+    max_concurrent: int | None = knob(None, gt=0, description="requests open at once")
+    ttft_objective_s: float | None = knob(None, gt=0, description="hoped for: to the first byte")
+    isolate_cache: bool = knob(False, description="shares no cached prompts with other tenants")
 
     def tenant(self) -> Tenant:
         """As the other rooms know it."""
@@ -61,22 +62,22 @@ class TenantDocument(Section):
 class KeyDocument(Section):
     """A key: whose it is, and its hash."""
 
-    id: Name = Field(description="in logs and lists")
-    tenant: Name = Field(description="whose it is")
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(
-        repr=False, description="of the whole key, in hexadecimal"
-    )
-    created: str | None = Field(None, description="a date, for people")
+    id: Annotated[Name, Meta(description="in logs and lists")]
+    tenant: Annotated[Name, Meta(description="whose it is")]
+    sha256: Annotated[
+        str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="of the whole key, in hexadecimal")
+    ] = field(repr=False)
+    created: str | None = knob(None, description="a date, for people")
 
 
 class Document(Section):
     """One file, or all of them."""
 
-    salt_secret: Annotated[str, StringConstraints(min_length=32)] | None = Field(
-        None, repr=False, description="of which the salts of isolated tenants are made"
+    salt_secret: Annotated[str, Meta(min_length=32)] | None = knob(
+        None, is_secret=True, description="of which the salts of isolated tenants are made"
     )
-    tenants: tuple[TenantDocument, ...] = Field((), description="who there is")
-    keys: tuple[KeyDocument, ...] = Field((), description="what opens")
+    tenants: tuple[TenantDocument, ...] = knob((), description="who there is")
+    keys: tuple[KeyDocument, ...] = knob((), description="what opens")
 
 
 def read_documents(files: Mapping[str, bytes]) -> Document:
@@ -115,9 +116,9 @@ def _read(name: str, content: bytes) -> Document:
     if not isinstance(document, dict):
         raise SettingsError(f"{name} must be a mapping of tenants and keys")
     try:
-        return Document.model_validate(document)
-    except ValidationError as error:
-        lines = [f"  {each}" for each in problems(error)]
+        return Document.of(document)
+    except SectionError as error:
+        lines = [f"  {each}" for each in error.problems]
         raise SettingsError("\n".join([f"{name} cannot be used:", *lines])) from None
 
 

@@ -3,7 +3,9 @@
 import ast
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -68,8 +70,7 @@ def test_whatever_is_caught_is_named() -> None:
 
 def sections(section: type[Section], at: str = "") -> list[tuple[str, type[Section]]]:
     found = [(at, section)]
-    for name, field in section.model_fields.items():
-        kind = field.annotation
+    for name, kind in get_type_hints(section).items():
         if isinstance(kind, type) and issubclass(kind, Section):
             found += sections(kind, f"{at}.{name}")
     return found
@@ -78,10 +79,12 @@ def sections(section: type[Section], at: str = "") -> list[tuple[str, type[Secti
 @pytest.mark.parametrize(("where", "section"), sections(Settings))
 def test_every_section_and_every_knob_is_explained(where: str, section: type[Section]) -> None:
     assert section.__doc__, where
-    for name, field in section.model_fields.items():
-        kind = field.annotation
+    hints = get_type_hints(section, include_extras=True)
+    for knob in fields(section):
+        kind = hints[knob.name]
         if not (isinstance(kind, type) and issubclass(kind, Section)):
-            assert field.description, f"{where}.{name}"
+            said = [each.description for each in getattr(kind, "__metadata__", ())]
+            assert knob.metadata.get("description") or any(said), f"{where}.{knob.name}"
 
 
 def errors(kind: type[GatewayError]) -> list[type[GatewayError]]:

@@ -40,7 +40,7 @@ def best_us(act: Callable[[], object], times: int) -> float:
 
 def a_house(replicas: int) -> House:
     """Not serving; all replicas healthy, and so much sent that there is everything to show."""
-    house = House(Settings.model_validate({"account": {"access_log": "off"}}))
+    house = House(Settings.of({"account": {"access_log": "off"}}))
     names = [f"http://10.0.{each // 250}.{each % 250 + 1}:8000" for each in range(replicas)]
     addresses = [ReplicaAddress(name, (ModelName(MODEL),)) for name in names]
     house.roster.apply(addresses, "static")

@@ -104,7 +104,7 @@ def gateway(ports: Sequence[int], asking: Path) -> None:
         "replay_endpoint": f"tcp://127.0.0.1:{events[1]}",
     }
     address = {"url": f"http://127.0.0.1:{replica}", "models": ["m"], "kv_events": source}
-    settings = Settings.model_validate(
+    settings = Settings.of(
         {
             "accept": {"port": port},
             "fleet": {"replicas": [address]},

@@ -61,7 +61,7 @@ def watching(path: Path) -> FleetSettings:
 def test_every_source_in_the_settings_is_heard(tmp_path: Path) -> None:
     file = tmp_path / "fleet.yaml"
     file.write_text(listing(3))
-    settings = FleetSettings.model_validate(
+    settings = FleetSettings.of(
         {
             "replicas": ["http://127.0.0.1:1"],
             "dns": [{"name": "localhost", "port": 2}],

@@ -450,7 +450,7 @@ def test_the_pod_with_the_least_to_lose_is_named_and_only_once(
 def test_what_is_asked_is_what_the_role_names(tmp_path: Path, find: str) -> None:
     async def law() -> None:
         async with following(tmp_path, find=find) as it:
-            settings = KubernetesSettings.model_validate({"enabled": True, "find": find})
+            settings = KubernetesSettings.of({"enabled": True, "find": find})
             needed = {
                 (verb, right.resource.group, right.resource.plural)
                 for right in rights(settings)

@@ -250,7 +250,7 @@ def test_a_gateway_whose_scaler_cannot_start_leaves_nothing_running() -> None:
     async def law() -> None:
         settings = {"accept": {"port": 0}, "scale": {"keda": {"port": 0, "host": "192.0.2.1"}}}
         before = set(threading.enumerate())
-        house = House(Settings.model_validate(settings))
+        house = House(Settings.of(settings))
         (writer,) = [each for each in threading.enumerate() if each not in before]
         with pytest.raises(OSError, match="cannot listen"):
             await house.serve(house.server())

@@ -370,7 +370,7 @@ def test_a_house_listens_when_its_policy_wants_to_know() -> None:
                 {"choose": {"policy": "least-work"}},
                 {**aware, "fleet": {"kv_events": {"listen": "off"}}},
             ):
-                assert House(Settings.model_validate(unheard)).kv_events is None
+                assert House(Settings.of(unheard)).kv_events is None
             async with running_house(aware, replicas=[sim.url]) as running:
                 replica = ReplicaId(sim.url.removeprefix("http://"))
                 heard = running.house.heard

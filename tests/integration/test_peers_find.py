@@ -58,10 +58,10 @@ def test_every_worker_of_every_pod_behind_a_name_is_spoken_to() -> None:
     async def law() -> None:
         port = two_free_ports()
         async with a_listener(port) as first, a_listener(port + 1) as second:
-            settings = PeersSettings.model_validate(
+            settings = PeersSettings.of(
                 {"host": "127.0.0.1", "dns": "localhost", "port": port, "workers": 2}
             )
-            rooms, sock = Rooms(), listen(PeersSettings.model_validate({"host": "127.0.0.1"}))
+            rooms, sock = Rooms(), listen(PeersSettings.of({"host": "127.0.0.1"}))
             link = Link(settings, rooms, (monotonic, time.time), sock)
             async with speaking(link):
                 await asyncio.wait_for(first.get(), 5.0)
@@ -72,7 +72,7 @@ def test_every_worker_of_every_pod_behind_a_name_is_spoken_to() -> None:
 
 def test_a_worker_listens_at_its_own_port_and_says_which_is_taken() -> None:
     port = two_free_ports()
-    settings = PeersSettings.model_validate({"host": "127.0.0.1", "port": port})
+    settings = PeersSettings.of({"host": "127.0.0.1", "port": port})
     with listen(settings, 1) as sock:
         assert sock.getsockname()[1] == port + 1
         with pytest.raises(OSError, match=r"peers: .*UDP port"):
@@ -95,7 +95,7 @@ def test_a_name_that_cannot_be_looked_up_for_a_while_keeps_what_it_had(
             return await look_up(*args, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
-        settings = PeersSettings.model_validate(
+        settings = PeersSettings.of(
             {
                 "host": "127.0.0.1",
                 "addresses": [f"localhost:{port}"],
@@ -129,7 +129,7 @@ def test_what_cannot_be_sent_is_counted() -> None:
 
 def test_an_address_of_the_other_family_is_told_apart_by_its_brackets() -> None:
     async def law() -> None:
-        settings = PeersSettings.model_validate({"host": "::1"})
+        settings = PeersSettings.of({"host": "::1"})
         try:
             one_sock = listen(settings)
         except OSError:
@@ -138,7 +138,7 @@ def test_an_address_of_the_other_family_is_told_apart_by_its_brackets() -> None:
         ours = Rooms()
         one = Link(settings, ours, (monotonic, time.time), one_sock, [("::1", 9)])
         knobs = {"host": "::1", "addresses": [f"[::1]:{at}"]}
-        two, theirs = a_link(PeersSettings.model_validate(knobs))
+        two, theirs = a_link(PeersSettings.of(knobs))
         async with speaking(one, two):
             await until(lambda: len(ours.names) == len(theirs.names) == 2)
 

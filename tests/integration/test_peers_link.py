@@ -63,7 +63,7 @@ class Rooms:
 def a_link(
     *siblings: Address, rooms: Rooms | None = None, **knobs: Any
 ) -> tuple[Link, Rooms, Address]:
-    settings = PeersSettings.model_validate({"host": "127.0.0.1", **knobs})
+    settings = PeersSettings.of({"host": "127.0.0.1", **knobs})
     sock, rooms = listen(settings), rooms or Rooms()
     return (
         Link(settings, rooms, (monotonic, time.time), sock, siblings),

@@ -327,7 +327,7 @@ def test_opentelemetry_is_loaded_only_where_it_is_wanted(monkeypatch: pytest.Mon
     assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
     monkeypatch.delitem(sys.modules, "gateway.account.trace_export", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    settings = Settings.model_validate({"account": {"traces": {"endpoint": "http://a:4318"}}})
+    settings = Settings.of({"account": {"traces": {"endpoint": "http://a:4318"}}})
     with pytest.raises(SettingsError, match=r"headrace\[otel\]"):
         House(settings)
 

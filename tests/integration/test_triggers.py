@@ -66,7 +66,7 @@ async def keda_of(running: RunningHouse) -> AsyncIterator[Any]:
 
 def test_the_page_shows_a_trigger_of_each_kind_and_settings_that_can_be_used() -> None:
     assert set(TRIGGERS) == {"external-push", "metrics-api", "prometheus"}
-    settings = Settings.model_validate(
+    settings = Settings.of(
         {**next(block for block in BLOCKS if "fleet" in block), "tenants": {"anonymous": True}}
     )
     assert MODEL in {model.name for model in settings.fleet.models}

@@ -73,7 +73,7 @@ class Side:
 
     def __init__(self, name: str, epoch: int, clock: ManualClock) -> None:
         self.clock = clock
-        self.roster = Roster(FleetSettings.model_validate({"models": [M]}))
+        self.roster = Roster(FleetSettings.of({"models": [M]}))
         self.scorer = CacheAware(ChooseSettings())
         chooser = Chooser((), self.scorer, Cheapest(Random(0)), memory=self.scorer)
         gate = Gate(HoldSettings(commit_tokens=8000, commit_s=None), clock, self.roster.serving)

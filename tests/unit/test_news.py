@@ -33,9 +33,9 @@ class Client:
 
 def test_who_waits_chooses_again_for_one_that_comes_back_not_for_one_that_flickers() -> None:
     async def law() -> None:
-        house = House(Settings.model_validate(SETTINGS))
+        house = House(Settings.of(SETTINGS))
         urls = [{"url": f"http://{name}:8000", "models": [MODEL]} for name in ("r1", "r2")]
-        fleet = Settings.model_validate({"fleet": {"replicas": urls}}).fleet
+        fleet = Settings.of({"fleet": {"replicas": urls}}).fleet
         house.roster.apply([at for each in fleet.replicas for at in each.addresses()], "static")
         busy, other = house.roster.replicas
         for each in (busy, other):

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from gateway.__main__ import main
-from gateway.section import without_passwords
+from gateway.section import SectionError, SettingsError, without_passwords
+from gateway.settings import (
+    AcceptSettings,
+    ConsoleSettings,
+    Settings,
+    TenantsSettings,
+    TlsSettings,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,3 +47,71 @@ def test_check_settings_prints_no_password(
     assert main(["check-settings", str(file)]) == 0
     assert "store: postgresql://me:***@db/name\n" in (said := capsys.readouterr().out)
     assert "s3cret" not in said
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    text = """
+    accept: {port: x, hots: 1, tls: {key: a}}
+    hold: {max_sequences: 0, in_all: {requests: 1, tokens: 2}}
+    fleet:
+      models: [{}, '']
+      replicas: ['ftp://a:1', {url: 'http://a:70000', role: s3cret}]
+      kv_events: {listen: s3cret}
+    peers: {addresses: [a:1, b, c], workers: 2.5}
+    choose: {prefill_rates: {'a:1': 0}}
+    merge: [s3cret]
+    nope: 1
+    """
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(text, {})
+    assert str(caught.value).split("\n  ") == [
+        "the settings cannot be used:",
+        "accept.port: Expected `int`, got `str`",
+        "accept.tls: `key` and `client_ca` need a `certificate`: without, there is no TLS",
+        "accept.hots: there is no such knob",
+        "hold.max_sequences: Expected `int` >= 1",
+        "hold.in_all.size_bytes: is missing",
+        "choose.prefill_rates.a:1: Expected `float` > 0.0",
+        "merge: must be a mapping",
+        "fleet.models.0.name: is missing",
+        "fleet.models.1.name: Expected `str` of length >= 1",
+        r"fleet.replicas.0.url: Expected `str` matching regex "
+        r"'^\\s*https?://[^/\\s?#@]+:[0-9]{1,5}/?\\s*\\Z'",
+        "fleet.replicas.1.url: the port must be from 1 to 65535",
+        "fleet.replicas.1.role: must be one of both, prefill, decode",
+        "fleet.kv_events.listen: must be one of auto, off",
+        "peers.workers: Expected `int`, got `float`",
+        r"peers.addresses.1: Expected `str` matching regex '^[^/\\s?#@]+:[0-9]{1,5}\\Z'",
+        r"peers.addresses.2: Expected `str` matching regex '^[^/\\s?#@]+:[0-9]{1,5}\\Z'",
+        "nope: there is no such knob",
+    ]
+
+
+def test_numbers_and_truth_may_be_written_as_text() -> None:
+    said = AcceptSettings.of({"port": "8001", "keep_alive_s": "7.5", "backlog": 16.0})
+    assert (said.port, said.keep_alive_s, said.backlog) == (8001, 7.5, 16)
+    assert TenantsSettings.of({"anonymous": "true"}).anonymous is True
+    for text in ("8001 and more", "", "0x10"):
+        with pytest.raises(SectionError):
+            AcceptSettings.of({"port": text})
+
+
+def test_a_line_end_is_not_overlooked() -> None:
+    """As a pattern's `$` would."""
+    with pytest.raises(SectionError):
+        ConsoleSettings.of({"admin_key_sha256": "0" * 64 + "\n"})
+
+
+def test_what_is_secret_is_not_in_how_a_section_looks() -> None:
+    shown = repr(ConsoleSettings.of({"admin_key_sha256": "0" * 64}))
+    assert "max_watchers=16" in shown
+    assert "000" not in shown
+
+
+def test_a_section_stands_for_its_document_and_does_not_change() -> None:
+    tls = TlsSettings(certificate="our.pem")
+    accept = AcceptSettings.of({"tls": tls})
+    assert accept.tls is tls
+    assert AcceptSettings.of(accept.document()) == accept
+    with pytest.raises(AttributeError):
+        accept.port = 1  # type: ignore[misc]

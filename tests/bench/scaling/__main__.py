@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "replica": str(SPEC),
             "cold start": f"{COLD_START_S:g} s, spread by a tenth either way",
             "autoscaler": str(Behaviour()),
-            "settings": str(ScaleSettings().model_dump()),
+            "settings": str(ScaleSettings().document()),
         }
         about = {name: WORKLOADS[name].about for name in workloads}
         date = time.strftime("%Y-%m-%d")

@@ -106,7 +106,7 @@ def test_sorted_by_their_key_lines_that_share_a_beginning_stand_together(texts: 
 def validated(
     content: bytes, models: tuple[str, ...] = ("m",), **knobs: int
 ) -> tuple[list[BatchLine], Validation]:
-    validation = Validation(CHAT, models, BatchSettings.model_validate(knobs))
+    validation = Validation(CHAT, models, BatchSettings.of(knobs))
     chunks = list(validation.chunks(io.BytesIO(content)))
     return [line for chunk in chunks for line in chunk], validation
 

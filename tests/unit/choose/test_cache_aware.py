@@ -136,7 +136,7 @@ def test_a_prior_is_believed_until_something_is_seen_and_a_pin_for_ever() -> Non
 
 
 def a_scorer(**settings: object) -> CacheAware:
-    return CacheAware(ChooseSettings.model_validate({"cache_tokens": 100_000, **settings}))
+    return CacheAware(ChooseSettings.of({"cache_tokens": 100_000, **settings}))
 
 
 def test_what_is_known_of_a_new_replica_before_it_has_done_anything() -> None:

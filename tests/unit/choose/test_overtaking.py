@@ -33,7 +33,7 @@ class Busy:
     def __init__(self) -> None:
         rates = {each.id: RATE_PER_S for each in (A, B)}
         self.scorer = CacheAware(
-            ChooseSettings.model_validate(
+            ChooseSettings.of(
                 {"prefill_rates": rates, "attention_tokens": 10**9, "cache_tokens": 10**6}
             )
         )

@@ -86,7 +86,7 @@ def test_a_name_that_does_not_exist_is_said_to_be_the_shadow_s() -> None:
 @pytest.mark.parametrize("other", ["cache-aware", "round-robin", "consistent-hash"])
 def test_a_shadow_changes_no_choice(other: str) -> None:
     def sent(**shadow: str) -> list[str]:
-        chooser = policy(ChooseSettings(policy="least-work", **shadow), Random(5))
+        chooser = policy(ChooseSettings.of({"policy": "least-work", **shadow}), Random(5))
         fleet = [a_replica(name, requests=i) for i, name in enumerate("abc")]
         return [serve(chooser, fleet, b"%d" % (n % 3) * 2_000, float(n)) for n in range(30)]
 

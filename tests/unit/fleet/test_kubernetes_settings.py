@@ -53,7 +53,7 @@ def test_what_cannot_be_meant_is_refused(knobs: str) -> None:
 
 def test_patching_is_asked_for_with_deletion_costs_alone() -> None:
     def verbs(**knobs: object) -> dict[str, tuple[str, ...]]:
-        found = rights(KubernetesSettings.model_validate({"enabled": True, **knobs}))
+        found = rights(KubernetesSettings.of({"enabled": True, **knobs}))
         return {right.resource.plural: right.verbs for right in found}
 
     assert verbs()["pods"] == ("list", "watch")

@@ -55,7 +55,7 @@ def a_request(tenant: Tenant = SOME, tokens: int = 100, model: str = MODEL) -> G
 
 def a_gate(clock: ManualClock, *fleet: Replica, **knobs: Any) -> Gate:
     return Gate(
-        HoldSettings.model_validate({"commit_tokens": 1000, **knobs}),
+        HoldSettings.of({"commit_tokens": 1000, **knobs}),
         clock,
         lambda model: [each for each in fleet or (FIRST, SECOND) if model in each.models],
     )

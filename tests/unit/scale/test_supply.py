@@ -25,7 +25,7 @@ class House:
     def __init__(self) -> None:
         self.now = 0.0
         settings = HoldSettings(cold_start_s=75.0, max_sequences=128)
-        self.roster = Roster(FleetSettings.model_validate({"models": [ASLEEP]}))
+        self.roster = Roster(FleetSettings.of({"models": [ASLEEP]}))
         self.gate = Gate(settings, lambda: self.now, self.roster.serving)
         cold = ColdHold(settings, lambda: self.now, self.roster.serving)
         chooser = policy(ChooseSettings(policy="cache-aware"), Random(0))
