@@ -229,7 +229,7 @@ def test_sigterm_in_the_middle_of_streams_lets_them_end(pool: Pool) -> None:
     replica, begun = pool.two_ranks, []
 
     def stream(number: int) -> list[str]:
-        body = {"model": MODEL, "prompt": f"Go on, {number}.", "max_tokens": 300}
+        body = {"model": MODEL, "prompt": f"Go on, {number}.", "max_tokens": 900}
         asked = {**body, "ignore_eos": True, "stream": True}
         url, lines = f"{replica.url}/v1/completions", []
         with httpx.stream("POST", url, json=asked, trust_env=False, timeout=120.0) as reply:
