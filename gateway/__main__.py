@@ -17,8 +17,10 @@ from typing import Any, Protocol
 from msgspec.structs import asdict
 
 from gateway import __version__
+from gateway.apart import apart
 from gateway.choose.policies import POLICIES
 from gateway.choose.prior import ProfileError, read_profile
+from gateway.flags import settings_said
 from gateway.section import SettingsError, without_passwords
 from gateway.settings import Settings
 
@@ -80,7 +82,7 @@ class GatewayCommand:
             level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
         )
         try:
-            settings = _with_flags(_read(args.settings), args)
+            settings = _said(args)
             from gateway.workers import run
 
             return run(settings)
@@ -111,7 +113,7 @@ class CheckSettingsCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Print the resolved settings, or what is wrong with them."""
         try:
-            settings = _read(args.file)
+            settings = Settings.load(_read(args.file), os.environ)
         except (SettingsError, OSError) as error:
             return _complain(error)
         import yaml
@@ -180,45 +182,18 @@ def _commands(argv: list[str]) -> dict[str, Command]:
     return found
 
 
-def _read(path: str | None) -> Settings:
+def _read(path: str | None) -> str:
     if path is None:
-        text = ""
-    elif path == "-":
-        text = sys.stdin.read()
-    else:
-        text = Path(path).read_text(encoding="utf-8")
-    return Settings.load(text, os.environ)
+        return ""
+    return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
 
 
-def _with_flags(settings: Settings, args: argparse.Namespace) -> Settings:
-    """The settings with what the flags say; validated again as a whole."""
-    document = settings.document()
-    if args.replica:
-        document["fleet"]["replicas"] = [*document["fleet"]["replicas"], *args.replica]
-    for section, knob, value in (
-        ("accept", "host", args.host),
-        ("accept", "port", args.port),
-        ("peers", "workers", args.workers),
-        ("choose", "policy", args.policy),
-        ("batch", "folder", args.batch_folder),
-        ("tokens", "folder", args.tokenizer),
-        ("account", "access_log", args.access_log),
-        ("account", "recording", getattr(args, "recording", None)),
-    ):
-        if value is not None:
-            document[section][knob] = value
+def _said(args: argparse.Namespace) -> Settings:
+    """What this process is told to be, by one that ends: see `gateway.apart`."""
+    flags = {name: value for name, value in vars(args).items() if name != "command"}
     if args.profile is not None:
-        document["choose"] |= asdict(read_profile(Path(args.profile).read_bytes()))
-    fleet = document["fleet"]
-    if args.kubernetes is not None:
-        fleet["kubernetes"]["enabled"] = True
-        fleet["kubernetes"]["namespaces"] = args.kubernetes or fleet["kubernetes"]["namespaces"]
-    if not (fleet["replicas"] or fleet["dns"] or fleet["file"] or fleet["kubernetes"]["enabled"]):
-        raise SettingsError(
-            "no replicas: name one with --replica http://host:port, say --kubernetes, or name a "
-            "list, DNS name or file in the settings (fleet.replicas, fleet.dns, fleet.file)"
-        )
-    return Settings.of(document)
+        flags["profile"] = asdict(read_profile(Path(args.profile).read_bytes()))
+    return apart(settings_said, _read(args.settings), dict(os.environ), flags)
 
 
 def _complain(error: Exception) -> int:

@@ -1,45 +1,50 @@
 """What all settings are made of: frozen sections, and how text and variables become a document.
 
-A section is a dataclass whose knobs say their bounds, so that a document can be read as one and
-everything that is wrong with it be told at once. Pure. The knobs themselves are in
-`gateway.settings`.
+A section is a dataclass whose knobs say their bounds. pydantic reads a document as one and says
+everything that is wrong with it at once; it is loaded when that is asked for and not before, so
+whoever is given sections (`gateway.apart`) does without its 11 MB. Pure. The knobs themselves are
+in `gateway.settings`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from enum import Enum
-from functools import cache, partial
-from types import UnionType
+from dataclasses import MISSING, dataclass, field
+from functools import cache
 from typing import (
-    Annotated,
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Final,
-    Literal,
     NamedTuple,
     Self,
     TypedDict,
     TypeVar,
-    Union,
     Unpack,
     cast,
     dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
 import msgspec
-from msgspec import Meta
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, TypeAdapter
+    from pydantic_core import CoreSchema, ErrorDetails
 
 T = TypeVar("T")
 
 PREFIX: Final = "GATEWAY__"
 
 _PASSWORD: Final = re.compile(r"(://[^:/@\s]*:)[^@]*(?=@)|([?&]\w*password=)[^&#]*", re.IGNORECASE)
+
+# Where pydantic speaks of Python, and before the words of checks of ours.
+_SAID: Final = {
+    "dataclass_type": "must be a mapping",
+    "missing": "is missing",
+    "unexpected_keyword_argument": "there is no such knob",
+}
+_VALUE_ERROR: Final = "Value error, "
 
 
 class SettingsError(Exception):
@@ -63,9 +68,12 @@ class SectionError(SettingsError):
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
 
+    def __reduce__(self) -> tuple[type[SectionError], tuple[list[Problem]]]:
+        return SectionError, (self.problems,)
+
 
 class Bounds(TypedDict, total=False):
-    """What a knob may be set to."""
+    """What a knob may be set to, by pydantic's names."""
 
     gt: float
     ge: float
@@ -76,16 +84,16 @@ class Bounds(TypedDict, total=False):
 
 
 def knob(
-    default: T,
+    default: T = MISSING,  # type: ignore[assignment]  # as of `dataclasses.field`
     *,
-    description: str = "",
+    description: str,
     alias: str | None = None,
     is_secret: bool = False,
     **bounds: Unpack[Bounds],
 ) -> T:
-    """A field that need not be set. In a document it is called `alias`, if it has one."""
-    allowed = Meta(**bounds)  # type: ignore[call-overload]  # it has one for each pair of them
-    about = {"description": description, "alias": alias, "bounds": allowed}
+    """A field of a section; without a default it must be set. In a document it is called `alias`,
+    if it has one."""
+    about = {"description": description, "alias": alias, **bounds}
     made: Any
     if isinstance(default, dict):
         made = field(default_factory=default.copy, repr=not is_secret, metadata=about)
@@ -94,30 +102,73 @@ def knob(
     return cast("T", made)
 
 
+class Matching(NamedTuple):
+    """In a type: text like this, with nothing around it."""
+
+    pattern: str
+    is_stripped: bool = False
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        rules = {"pattern": self.pattern, "strip_whitespace": self.is_stripped}
+        return {**handler(source), **rules}
+
+
+class Becoming(NamedTuple):
+    """In a type: what a function makes of the value. It raises ValueError."""
+
+    make: Callable[[Any], Any]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return {
+            "type": "function-after",
+            "function": {"type": "no-info", "function": self.make},
+            "schema": handler(source),
+        }
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Section:
     """A frozen group of knobs; an unknown key is an error.
 
-    A knob without a default has its bounds in its type, `Annotated[int, Meta(gt=0)]`; a function in
-    there has the last word on the value. What several knobs must be together is checked by
-    `__post_init__`. Both raise ValueError.
+    What several knobs must be together is checked by `__post_init__`, which raises ValueError.
     """
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     BARE: ClassVar[str | None] = None
     """The knob that a document means which is only a string."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "hide_input_in_errors": True}
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        if cls.BARE is None:
+            return schema
+        function = {"type": "no-info", "function": cls._unfolded}
+        return {"type": "function-before", "function": function, "schema": schema}
+
+    @classmethod
+    def _unfolded(cls, document: object) -> object:
+        return {cls.BARE: document} if isinstance(document, str) else document
+
+    @classmethod
     def of(cls, document: object) -> Self:
-        """What a document says. Raises SettingsError naming every bad key."""
-        wrong: list[Problem] = []
-        section: Self = _section(cls, document, "", wrong)
-        if wrong:
-            raise SectionError(wrong)
+        """What a document says. Raises SectionError, which names every bad key and no value."""
+        from pydantic import ValidationError
+
+        try:
+            # mypy takes its instances' hash for the class's
+            section: Self = reader(cls).validate_python(document)  # type: ignore[arg-type]
+        except ValidationError as error:
+            found = error.errors(include_input=False, include_url=False, include_context=False)
+            raise SectionError([_problem(each) for each in found]) from None
         return section
 
     def document(self) -> dict[str, Any]:
@@ -126,125 +177,17 @@ class Section:
         return document
 
 
-Check = Callable[[Any], Any]
-"""Gives the value as it is to be. Raises ValueError."""
-
-Read = Callable[[object, str, list[Problem]], Any]
-"""A value as what it is to be, and where it stands. What is wrong with it is added to the list."""
-
-
-class Knob(NamedTuple):
-    """What is known of a knob before any document is."""
-
-    name: str
-    """In documents."""
-    field: str
-    is_required: bool
-    read: Read
-
-
-def _section(kind: type[Section], value: object, at: str, wrong: list[Problem]) -> Any:
-    if isinstance(value, kind):
-        return value
-    if isinstance(value, str) and kind.BARE is not None:
-        value = {kind.BARE: value}
-    if not isinstance(value, Mapping):
-        wrong.append(Problem(at, "must be a mapping"))
-        return None
-    before, left, said = len(wrong), dict(value), dict[str, Any]()
-    for knob in _knobs(kind):  # type: ignore[arg-type]  # mypy takes its instances' hash for its own
-        if knob.name in left:
-            said[knob.field] = knob.read(left.pop(knob.name), _in(at, knob.name), wrong)
-        elif knob.is_required:
-            wrong.append(Problem(_in(at, knob.name), "is missing"))
-    wrong += [Problem(_in(at, name), "there is no such knob") for name in left]
-    if len(wrong) > before:
-        return None
-    try:
-        return kind(**said)
-    except ValueError as error:
-        wrong.append(Problem(at, str(error)))
-
-
 @cache
-def _knobs(kind: type[Section]) -> tuple[Knob, ...]:
-    """Worked out once: lists of replicas and of keys are long."""
-    hints = get_type_hints(kind, include_extras=True)
-    return tuple(
-        Knob(
-            each.metadata.get("alias") or each.name,
-            each.name,
-            each.default is MISSING and each.default_factory is MISSING,
-            _reader(hints[each.name], each.metadata.get("bounds", Meta())),
-        )
-        for each in fields(kind)
-    )
+def reader(section: type[Section]) -> TypeAdapter[Any]:
+    """Who reads documents as such a section, and knows its JSON Schema."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(section)
 
 
-def _reader(kind: Any, bounds: Meta) -> Read:
-    """Of a knob of this type, whose bounds are those of its elements."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, Section):
-        return partial(_section, kind)
-    if origin in (Union, UnionType):  # with None
-        return partial(_optional, _reader(inner[0], bounds))
-    if origin is tuple:
-        return partial(_elements, _reader(inner[0], bounds))
-    if origin is dict:
-        return partial(_items, _reader(inner[0], Meta()), _reader(inner[1], bounds))
-    checks = tuple(filter(callable, getattr(kind, "__metadata__", ())))
-    return partial(_scalar, Annotated[kind, bounds], checks)
-
-
-def _optional(read: Read, value: object, at: str, wrong: list[Problem]) -> Any:
-    return None if value is None else read(value, at, wrong)
-
-
-def _elements(read: Read, value: object, at: str, wrong: list[Problem]) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple([read(each, _in(at, number), wrong) for number, each in enumerate(value)])
-    wrong.append(Problem(at, "must be a list"))
-    return None
-
-
-def _items(name: Read, read: Read, value: object, at: str, wrong: list[Problem]) -> Any:
-    if isinstance(value, Mapping):
-        places = [(each, _in(at, each)) for each in value]
-        return {name(each, place, wrong): read(value[each], place, wrong) for each, place in places}
-    wrong.append(Problem(at, "must be a mapping"))
-    return None
-
-
-def _scalar(
-    kind: Any, checks: tuple[Check, ...], value: object, at: str, wrong: list[Problem]
-) -> Any:
-    """Numbers and truth may be written as text: who fills in a template may have to."""
-    try:
-        read = msgspec.convert(value, kind, strict=False)
-        for check in checks:
-            read = check(read)
-    except msgspec.ValidationError as error:
-        wrong.append(Problem(at, _told(error, kind)))
-    except ValueError as error:
-        wrong.append(Problem(at, str(error)))
-    else:
-        return read
-    return None
-
-
-def _told(error: msgspec.ValidationError, kind: Any) -> str:
-    """What msgspec says; but where there are few values it says which was found, not which are."""
-    kind = get_args(kind)[0]
-    few: list[Any] = []
-    if get_origin(kind) is Literal:
-        few = list(get_args(kind))
-    elif isinstance(kind, type) and issubclass(kind, Enum):
-        few = [each.value for each in kind]
-    return f"must be one of {', '.join(few)}" if few else str(error)
-
-
-def _in(at: str, name: object) -> str:
-    return f"{at}.{name}" if at else str(name)
+def _problem(error: ErrorDetails) -> Problem:
+    what = _SAID.get(error["type"], error["msg"].removeprefix(_VALUE_ERROR))
+    return Problem(".".join(map(str, error["loc"])), what)
 
 
 def without_passwords(document: Any) -> Any:

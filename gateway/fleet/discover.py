@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
+from gateway.apart import apart
 from gateway.clock import Clock
 from gateway.fleet.listing import read_listing
 from gateway.fleet.roster import Roster
@@ -174,7 +175,7 @@ class FileDiscovery:
             content = await self._settled()
             if content is None:
                 return
-            addresses = read_listing(content)
+            listing = await asyncio.to_thread(apart, read_listing, content)
         except OSError as error:
             self._seen = None  # so that it is told again when it is back
             self._complaint.raise_once(error.strerror or str(error))
@@ -183,7 +184,7 @@ class FileDiscovery:
             self._complaint.raise_once(str(error))
             return
         self._complaint.settle()
-        self._roster.apply(addresses, f"file:{self._path}")
+        self._roster.apply(listing.addresses(), f"file:{self._path}")
 
     async def _settled(self) -> bytes | None:
         """The content, if it is new and nobody is writing it. Raises OSError."""

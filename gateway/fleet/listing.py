@@ -15,18 +15,23 @@ from gateway.settings import ReplicaSettings
 from gateway.vocabulary import ReplicaAddress
 
 
-class _Listing(Section):
+class Listing(Section):
+    """The replicas there are."""
+
     replicas: tuple[ReplicaSettings, ...]
 
+    def addresses(self) -> tuple[ReplicaAddress, ...]:
+        """Theirs, in their order."""
+        return tuple(each for replica in self.replicas for each in replica.addresses())
 
-def read_listing(content: bytes) -> tuple[ReplicaAddress, ...]:
-    """The replicas in YAML or JSON, in their order. Raises SettingsError."""
+
+def read_listing(content: bytes) -> Listing:
+    """What YAML or JSON says. Raises SettingsError."""
     try:
-        listing = _Listing.of(_document(content))
+        return Listing.of(_document(content))
     except SectionError as error:
         where, what = error.problems[0]
         raise SettingsError(f"{where or 'the whole'}: {what}") from None
-    return tuple(each for replica in listing.replicas for each in replica.addresses())
 
 
 def _document(content: bytes) -> Any:

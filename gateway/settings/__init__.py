@@ -13,6 +13,7 @@ operations   batch, peers, account, scale, console, trust
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from ipaddress import ip_address
 from typing import Self
 
@@ -90,21 +91,21 @@ __all__ = [
 class Settings(Section):
     """The whole house, a section per room."""
 
-    accept: AcceptSettings = AcceptSettings()
-    tenants: TenantsSettings = TenantsSettings()
-    admit: AdmitSettings = AdmitSettings()
-    hold: HoldSettings = HoldSettings()
-    choose: ChooseSettings = ChooseSettings()
-    merge: MergeSettings = MergeSettings()
-    relay: RelaySettings = RelaySettings()
-    fleet: FleetSettings = FleetSettings()
-    peers: PeersSettings = PeersSettings()
-    batch: BatchSettings = BatchSettings()
-    tokens: TokensSettings = TokensSettings()
-    account: AccountSettings = AccountSettings()
-    scale: ScaleSettings = ScaleSettings()
-    console: ConsoleSettings = ConsoleSettings()
-    trust: TrustSettings = TrustSettings()
+    accept: AcceptSettings = field(default_factory=AcceptSettings)
+    tenants: TenantsSettings = field(default_factory=TenantsSettings)
+    admit: AdmitSettings = field(default_factory=AdmitSettings)
+    hold: HoldSettings = field(default_factory=HoldSettings)
+    choose: ChooseSettings = field(default_factory=ChooseSettings)
+    merge: MergeSettings = field(default_factory=MergeSettings)
+    relay: RelaySettings = field(default_factory=RelaySettings)
+    fleet: FleetSettings = field(default_factory=FleetSettings)
+    peers: PeersSettings = field(default_factory=PeersSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    tokens: TokensSettings = field(default_factory=TokensSettings)
+    account: AccountSettings = field(default_factory=AccountSettings)
+    scale: ScaleSettings = field(default_factory=ScaleSettings)
+    console: ConsoleSettings = field(default_factory=ConsoleSettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)
 
     def __post_init__(self) -> None:
         if self.trust.spiffe.socket is not None and self.relay.replica_ca is not None:

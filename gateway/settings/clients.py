@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 from gateway.section import Section, knob
 
 
@@ -49,7 +51,7 @@ class AcceptSettings(Section):
         60.0, gt=0, description="a client that reads nothing for so long is let go"
     )
     backlog: int = knob(2048, gt=0, description="connections the kernel may hold for us")
-    tls: TlsSettings = TlsSettings()
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 class AdmitSettings(Section):

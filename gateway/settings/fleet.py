@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, field
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from msgspec import Meta
-
-from gateway.section import Section, knob
+from gateway.section import Becoming, Matching, Section, knob
 from gateway.settings.traffic import CrowdSettings
 from gateway.vocabulary import EventSource, ModelName, ReplicaAddress, Role
 
 
 def _canonical(url: str) -> str:
     """One spelling for one replica: lower case, no trailing slash, no leading zeros in the port."""
-    parts = urlsplit(url.strip())  # raises ValueError for brackets that hold no IPv6 address
+    parts = urlsplit(url)  # raises ValueError for brackets that hold no IPv6 address
     host, colon, port = parts.netloc.rpartition(":")
     if not 0 < int(port) <= 65535:
         raise ValueError("the port must be from 1 to 65535")
@@ -26,13 +24,13 @@ def _canonical(url: str) -> str:
 
 ReplicaUrl = Annotated[
     str,
-    Meta(pattern=r"^\s*https?://[^/\s?#@]+:[0-9]{1,5}/?\s*\Z"),
-    _canonical,
+    Matching(r"^https?://[^/\s?#@]+:[0-9]{1,5}/?$", is_stripped=True),
+    Becoming(_canonical),
 ]
 
 _RANKS = "ranks behind one URL, each a replica of its own; as the engine's --data-parallel-size"
 
-ZmqEndpoint = Annotated[str, Meta(pattern=r"^tcp://[^/\s?#@]+:[0-9]{1,5}\Z")]
+ZmqEndpoint = Annotated[str, Matching(r"^tcp://[^/\s?#@]+:[0-9]{1,5}$")]
 
 
 class EventSourceSettings(Section):
@@ -71,8 +69,8 @@ class ReplicaSettings(Section):
 class DnsSettings(Section):
     """Every address behind a name is a replica (a headless Service, say)."""
 
-    name: Annotated[str, Meta(min_length=1)]
-    port: Annotated[int, Meta(ge=1, le=65535)]
+    name: str = knob(min_length=1, description="whose addresses they are")
+    port: int = knob(ge=1, le=65535, description="of all of them")
     tls: bool = False
     models: tuple[str, ...] = ()
     role: Role = Role.BOTH
@@ -96,7 +94,7 @@ class ModelSettings(Section):
 
     BARE = "name"
 
-    name: Annotated[ModelName, Meta(min_length=1)]
+    name: ModelName = knob(min_length=1, description="as clients ask for it")
     held: CrowdSettings = knob(
         CrowdSettings(requests=1_000, tokens=8_000_000, size_bytes=128 * 1024 * 1024),
         description="who may wait for its first replica; beyond it, lower classes make room, then "
@@ -107,7 +105,7 @@ class ModelSettings(Section):
     )
 
 
-Namespace = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")]
+Namespace = Annotated[str, Matching(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 
 
 class KubernetesSettings(Section):
@@ -171,7 +169,7 @@ class FleetSettings(Section):
         None, description="a YAML or JSON file holding {replicas: [...]}; watched"
     )
     watch_every_s: float = knob(1.0, gt=0, description="how often file and DNS are looked at")
-    kubernetes: KubernetesSettings = KubernetesSettings()
+    kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings)
     probe_every_s: float = knob(2.0, gt=0, description="active probe of each replica, ± jitter")
     probe_jitter_ratio: float = knob(0.2, ge=0, lt=1, description="so probes do not march in step")
     probe_timeout_s: float = knob(2.0, gt=0, description="a probe slower than this has failed")
@@ -185,4 +183,4 @@ class FleetSettings(Section):
     cool_down_max_s: float = knob(
         60.0, gt=0, description="doubles up to this for one that comes back and fails again"
     )
-    kv_events: KvEventSettings = KvEventSettings()
+    kv_events: KvEventSettings = field(default_factory=KvEventSettings)

@@ -3,11 +3,10 @@ scaling, trust."""
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated
 
-from msgspec import Meta
-
-from gateway.section import Section, knob
+from gateway.section import Matching, Section, knob
 from gateway.settings.clients import TlsFiles
 
 
@@ -62,7 +61,7 @@ class BatchSettings(Section):
         return self.files or f"{self.folder}/files"
 
 
-PeerAddress = Annotated[str, Meta(pattern=r"^[^/\s?#@]+:[0-9]{1,5}\Z")]
+PeerAddress = Annotated[str, Matching(r"^[^/\s?#@]+:[0-9]{1,5}$")]
 
 
 class PeersSettings(Section):
@@ -151,7 +150,7 @@ class AccountSettings(Section):
         description="a file, written anew: lengths, times and keyed hashes of each request, no "
         "text; for load tests to play again",
     )
-    traces: TraceSettings = TraceSettings()
+    traces: TraceSettings = field(default_factory=TraceSettings)
 
 
 class KedaSettings(Section):
@@ -159,7 +158,7 @@ class KedaSettings(Section):
 
     port: int | None = knob(None, ge=0, le=65535, description="0 lets the system choose")
     host: str = knob("127.0.0.1", description="loopback unless you say otherwise")
-    tls: TlsFiles = TlsFiles()
+    tls: TlsFiles = field(default_factory=TlsFiles)
 
 
 class ScaleSettings(Section):
@@ -177,15 +176,16 @@ class ScaleSettings(Section):
     linger_s: float = knob(
         30.0, ge=0, description="a model is active for so long after its last request: polls see it"
     )
-    keda: KedaSettings = KedaSettings()
+    keda: KedaSettings = field(default_factory=KedaSettings)
 
 
 class ConsoleSettings(Section):
     """The page at /console. Nobody looks, nothing is computed."""
 
     enabled: bool = knob(True, description="off: there is no such page")
-    admin_key_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None = knob(
+    admin_key_sha256: str | None = knob(
         None,
+        pattern=r"^[0-9a-f]{64}$",
         is_secret=True,
         description="of the key that shows everything, in hexadecimal; tenants' keys show all but "
         "tenants' names, and where there are no tenants only this one opens the page",
@@ -196,7 +196,7 @@ class ConsoleSettings(Section):
 
 SpiffePattern = Annotated[
     str,
-    Meta(pattern=r"^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)*/([A-Za-z0-9._-]+|\*)\Z"),
+    Matching(r"^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)*/([A-Za-z0-9._-]+|\*)$"),
 ]
 
 
@@ -230,7 +230,7 @@ class OpaSettings(Section):
 
     url: str | None = knob(
         None,
-        pattern=r"^http://[^/\s?#@]+:[0-9]{1,5}/v1/data(/[A-Za-z0-9_-]+)+\Z",
+        pattern=r"^http://[^/\s?#@]+:[0-9]{1,5}/v1/data(/[A-Za-z0-9_-]+)+$",
         description="the decision in OPA's REST API, as http://127.0.0.1:8181/v1/data/headrace/decision",
     )
     timeout_s: float = knob(0.5, gt=0, description="from the question to its answer")
@@ -242,5 +242,5 @@ class OpaSettings(Section):
 class TrustSettings(Section):
     """Whom we speak to, and who may ask for what."""
 
-    spiffe: SpiffeSettings = SpiffeSettings()
-    opa: OpaSettings = OpaSettings()
+    spiffe: SpiffeSettings = field(default_factory=SpiffeSettings)
+    opa: OpaSettings = field(default_factory=OpaSettings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta
+from annotated_types import Gt
 
 from gateway.section import Section, knob
 from gateway.vocabulary import ReplicaId
@@ -13,9 +13,9 @@ from gateway.vocabulary import ReplicaId
 class CrowdSettings(Section):
     """How much may wait."""
 
-    requests: Annotated[int, Meta(gt=0, description="how many")]
-    tokens: Annotated[int, Meta(gt=0, description="prompt tokens that their replicas do not hold")]
-    size_bytes: Annotated[int, Meta(gt=0, description="bodies, which are kept in memory")]
+    requests: int = knob(gt=0, description="how many")
+    tokens: int = knob(gt=0, description="prompt tokens that their replicas do not hold")
+    size_bytes: int = knob(gt=0, description="bodies, which are kept in memory")
 
 
 class HoldSettings(Section):
@@ -113,7 +113,7 @@ class ChooseSettings(Section):
         description="cache-aware: prompt tokens a second that a GPU of a replica is believed to do "
         "until it has been seen to; `headrace gateway --profile` takes it from a calibration",
     )
-    prefill_rates: dict[ReplicaId, Annotated[float, Meta(gt=0)]] = knob(
+    prefill_rates: dict[ReplicaId, Annotated[float, Gt(0)]] = knob(
         {},
         description="cache-aware: prompt tokens a second, by replica (host:port), where it is not "
         "to be learnt",

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 from typing import Annotated
 
-from msgspec import Meta
-
-from gateway.section import Section, SectionError, SettingsError, knob
+from gateway.section import Matching, Section, SectionError, SettingsError, knob
 from gateway.tenants.limits import Limits
 from gateway.vocabulary import ModelName, ServiceClass, Tenant
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+Name = Annotated[str, Matching(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """Names stand in logs and metrics."""
 
 
 class TenantDocument(Section):
     """What a tenant may have."""
 
-    name: Annotated[Name, Meta(description="in logs and metrics")]
+    name: Name = knob(description="in logs and metrics")
     service_class: ServiceClass = knob(
         ServiceClass.DEFAULT, alias="class", description="interactive, default or batch"
     )
@@ -62,19 +59,22 @@ class TenantDocument(Section):
 class KeyDocument(Section):
     """A key: whose it is, and its hash."""
 
-    id: Annotated[Name, Meta(description="in logs and lists")]
-    tenant: Annotated[Name, Meta(description="whose it is")]
-    sha256: Annotated[
-        str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="of the whole key, in hexadecimal")
-    ] = field(repr=False)
+    id: Name = knob(description="in logs and lists")
+    tenant: Name = knob(description="whose it is")
+    sha256: str = knob(
+        pattern=r"^[0-9a-f]{64}$", is_secret=True, description="of the whole key, in hexadecimal"
+    )
     created: str | None = knob(None, description="a date, for people")
 
 
 class Document(Section):
     """One file, or all of them."""
 
-    salt_secret: Annotated[str, Meta(min_length=32)] | None = knob(
-        None, is_secret=True, description="of which the salts of isolated tenants are made"
+    salt_secret: str | None = knob(
+        None,
+        min_length=32,
+        is_secret=True,
+        description="of which the salts of isolated tenants are made",
     )
     tenants: tuple[TenantDocument, ...] = knob((), description="who there is")
     keys: tuple[KeyDocument, ...] = knob((), description="what opens")

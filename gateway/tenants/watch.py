@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gateway.apart import apart
 from gateway.section import SettingsError
 from gateway.tenants.document import read_documents
 from gateway.tenants.tenancy import Strangers, Tenancy
@@ -54,7 +55,7 @@ class TenantsWatch:
     def load(self) -> None:
         """For the start. Raises OSError or SettingsError: without tenants there is no serving."""
         files = read_files(self._path)
-        self._tenancy.adopt(read_documents(files))
+        self._tenancy.adopt(apart(read_documents, files))
         self._seen = files
         self._tell()
 
@@ -76,7 +77,7 @@ class TenantsWatch:
             await asyncio.sleep(SETTLE_S)
             if await asyncio.to_thread(read_files, self._path) != files:
                 return  # somebody is writing; the next look will see
-            document = await asyncio.to_thread(read_documents, files)
+            document = await asyncio.to_thread(apart, read_documents, files)
         except (OSError, SettingsError) as error:
             self._complain(str(error))
             return

@@ -55,6 +55,7 @@ def test_whatever_is_caught_is_named() -> None:
         "gateway/fleet/kv_events.py": "the body of a background loop",
         "gateway/loops.py": "the edge of every background loop",
         "gateway/workers.py": "the edge: one child",
+        "gateway/apart.py": "the edge: one call, whose errors are its caller's",
         "gateway/tenants/watch.py": "the body of a background loop",
         "gateway/console/broadcast.py": "the body of a background loop",
         "gateway/account/trace_export.py": "the edge: a library's bare errors are one export's",

@@ -88,10 +88,10 @@ def test_every_bad_key_is_named_and_no_value_is(
 @given(st.sampled_from(fields(RelaySettings)), st.integers(-2, 3) | st.floats(-1, 2))
 def test_a_number_is_taken_when_it_is_within_its_bounds(knob: Any, value: float) -> None:
     kind = get_type_hints(RelaySettings)[knob.name]
-    bounds = knob.metadata["bounds"]
     fits = all(
-        getattr(bounds, name) is None or within(value, getattr(bounds, name))
+        within(value, knob.metadata[name])
         for name, within in COMPARED.items()
+        if name in knob.metadata
     )
     is_number = kind is float or (kind is int and value == int(value))
     if is_number and fits:
@@ -99,5 +99,5 @@ def test_a_number_is_taken_when_it_is_within_its_bounds(knob: Any, value: float)
         assert type(read) is kind
         assert read == value
     else:
-        with pytest.raises(SettingsError, match=f"^{knob.name}: Expected"):
+        with pytest.raises(SettingsError, match=f"^{knob.name}: Input should be "):
             RelaySettings.of({knob.name: value})

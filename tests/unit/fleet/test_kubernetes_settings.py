@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from gateway.__main__ import GatewayCommand, _with_flags
+from gateway.__main__ import GatewayCommand
+from gateway.flags import settings_said
 from gateway.fleet.kubernetes_access import Access
 from gateway.fleet.kubernetes_rights import PODS, SLICES, rights
 from gateway.section import SettingsError
@@ -17,7 +18,7 @@ from gateway.settings import KubernetesSettings, Settings
 def with_flags(text: str, *flags: str) -> KubernetesSettings:
     parser = argparse.ArgumentParser()
     GatewayCommand().add_arguments(parser)
-    settings = _with_flags(Settings.load(text, {}), parser.parse_args(flags))
+    settings = settings_said(text, {}, vars(parser.parse_args(flags)))
     return settings.fleet.kubernetes
 
 

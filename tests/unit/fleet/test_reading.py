@@ -57,11 +57,11 @@ def test_what_is_no_model_list_is_a_value_error_and_nothing_else(body: bytes) ->
     ],
 )
 def test_a_file_lists_replicas_in_yaml_or_json_tabs_and_all(content: bytes) -> None:
-    assert read_listing(content) == BOTH_REPLICAS
+    assert read_listing(content).addresses() == BOTH_REPLICAS
 
 
 def test_an_empty_list_is_a_list() -> None:
-    assert read_listing(b"replicas: []") == ()
+    assert read_listing(b"replicas: []").addresses() == ()
 
 
 @pytest.mark.parametrize(
