@@ -78,6 +78,7 @@ class Stretch(Node):
     pending: int = 0
     lesson: Lesson | None = None  # of a prompt that goes all along it
     ends: tuple[End, ...] = ()  # beyond its last mark
+    digest: int = 0  # of the bytes behind its first mark, once they have been seen again
     parted: Tokens = 0  # cached of the last prompt that went on from here where nobody had
 
     def end(self, end: End) -> None:

@@ -100,9 +100,12 @@ class Prompt:
         if begin >= end:
             return
         above = hashes[-1] if begin else _scope(self.request)
+        if end == begin + 1:
+            hashes.append(digest(data[_PARTS[begin]], above))
+            return
         pieces: Sequence[bytes | memoryview]
-        if end < len(_CUTS) and not begin:
-            pieces = _CUTS[end].unpack_from(data)
+        if end < len(_CUTS):
+            pieces = _CUTS[end].unpack_from(data)[begin:]
         else:
             pieces = [data[part] for part in _PARTS[begin:end]]
         found: list[int] = []
@@ -110,6 +113,22 @@ class Prompt:
             above = digest(piece, above)
             found.append(above)
         hashes.fromlist(found)
+
+    def digest_of(self, begin: int, end: int) -> int:
+        """Of the bytes from one of its marks, which is hashed, to another."""
+        part = self._bytes[MARKS[begin] : MARKS[end]]
+        return xxhash.xxh3_64_intdigest(part, self.hashes[begin])
+
+    def repeats(self, hashes: array[int], digest: int) -> bool:
+        """Does it go on from its last hash as those do who have these, the first of them the same,
+        and this digest behind it? Then these are its own: a long part costs two looks, not one for
+        each mark."""
+        begin = len(self.hashes) - 1
+        end = begin + len(hashes) - 1
+        if end >= self.marks or self.digest_of(begin, end) != digest:
+            return False
+        self.hashes.extend(hashes[1:])
+        return True
 
     def whole(self) -> array[int]:
         """The hashes at all its marks."""

@@ -136,20 +136,21 @@ class TextIndex:
                 self._free.append(self._leaving.pop().bit)
 
     def walk(self, prompt: Prompt) -> Walk:
-        """Hashes the prompt no further than anybody has been given it, and to the next stop."""
+        """Hashes the prompt no further than anybody has been given it, and to the next stop; of a
+        long one, what was walked along before is looked at in one piece."""
         walk = Walk(self._changes)
         stretches, hashes, marks = self._stretches, prompt.hashes, prompt.marks
         believed = pending = -1  # bits of those that were given all so far
-        at, is_whole = 0, True
+        at, is_whole, is_long = 0, True, marks > STOPS[0]
         while at < marks and is_whole:
             if at >= len(hashes):
-                prompt.hash_to(STOPS[at])
+                prompt.hash_to(at + 1 if is_long else STOPS[at])
             stretch = stretches.get(hashes[at])
             if stretch is None:
                 break
             length = len(stretch.hashes)
             if len(hashes) < at + length:
-                prompt.hash_to(STOPS[at])
+                _hash_along(prompt, stretch, at)
             shared = shared_marks(stretch, hashes, at)
             is_whole = shared == length
             here = stretch.believed
@@ -343,6 +344,7 @@ class TextIndex:
     def _split(self, stretch: Stretch, at: int, marks: int) -> None:
         """Somebody goes only so far along it: what is behind is a stretch of its own."""
         tokens = tokens_behind(stretch, at, marks)
+        stretch.digest = 0
         behind = msgspec.structs.replace(stretch, hashes=stretch.hashes[marks:], tokens=tokens)
         stretch.hashes, stretch.ends, stretch.parted = stretch.hashes[:marks], (), 0
         stretch.tokens -= tokens
@@ -371,3 +373,15 @@ class TextIndex:
             if self._stretches.get(first) is stretch:
                 del self._stretches[first]
                 self._changes += 1
+
+
+def _hash_along(prompt: Prompt, stretch: Stretch, at: int) -> None:
+    """The prompt, which has the first mark of the stretch and is hashed no further, to its last."""
+    if stretch.digest:
+        if not prompt.repeats(stretch.hashes, stretch.digest):
+            prompt.hash_to(STOPS[at])
+        return
+    prompt.hash_to(STOPS[at])
+    marks = len(stretch.hashes)
+    if shared_marks(stretch, prompt.hashes, at) == marks:
+        stretch.digest = prompt.digest_of(at, at + marks - 1)

@@ -28,6 +28,8 @@ TREE = [
     b"a" * 700,
     b"e" * 1500,
     b"e" * 100,  # shorter than the first mark
+    b"a" * 50_000,
+    b"a" * 24_000 + b"g" * 14_000,  # parts where marks are far apart
 ]
 PLENTY = 1_000_000
 
@@ -184,18 +186,22 @@ def test_hashes_are_a_chain_over_what_lies_between_marks_however_far_one_is_aske
 
 
 SPLIT = [("send", 0, 3, True), ("look", 3), ("send", 1, 4, True), ("send", 2, 3, True)]
+REPEATED = [("send", 0, 7, True), ("look", 7), ("look", 8), ("send", 1, 8, True), ("look", 7)]
 GONE = [("send", 0, 3, True), ("look", 3), ("leave", 0), ("sweep", 9), ("send", 0, 3, True)]
 
 
 @given(stories, which)
 @example(SPLIT, 3)
 @example(GONE, 3)
+@example(REPEATED, 7)
+@example(REPEATED, 8)
 @settings(max_examples=300, deadline=None)
 def test_who_was_given_how_much_is_what_a_model_of_single_marks_says(
     story: list[Step], which: int
 ) -> None:
-    world = told(story)
-    walk = world.index.walk(prompt(which))
+    world, asked = told(story), prompt(which)
+    walk = world.index.walk(asked)
+    assert list(asked.hashes) == marks(which)[: len(asked.hashes)]
     for one in world.given:
         model = world.models[one.bit]
         assert depths(walk.believed, one.bit) == leading(marks(which), model.believed)

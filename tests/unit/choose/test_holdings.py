@@ -571,7 +571,15 @@ def test_marks_ascend_and_no_prompt_is_hashed_beyond_the_stop_where_nobody_holds
     assert list(MARKS) == sorted(set(MARKS))
     holdings = some_holdings()
     holdings.dispatched(text(PROMPT[:256]), A, 0.0)
-    for prompt, hashed in ((b"!" * 9999, STOPS[0]), (PROMPT * 9, STOPS[0])):
+    short, long = PROMPT[:256] + b"!" * 999, PROMPT[:256] + b"!" * 9999
+    # What is known of a long one is looked at mark by mark once, and then in one piece.
+    for prompt, hashed in (
+        (short, 6),
+        (b"!" * 9999, 1),
+        (long, STOPS[0]),
+        (long, 3),
+        (long[:256] + b"?" * 9999, 3),
+    ):
         asked = text(prompt)
         holdings.hits(asked, (A, B))
         assert len(asked.hashes) == hashed
