@@ -7,6 +7,7 @@ thread and read by a collector when Prometheus asks (`gateway.account.metrics`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 LATENCY_BOUNDS_S: Final[tuple[float, ...]] = (
@@ -24,35 +25,53 @@ STEP_BOUNDS_S: Final[tuple[float, ...]] = (
 class Histogram:
     """Observations counted by upper bound (inclusive), and their sum."""
 
-    __slots__ = ("_last", "bounds", "counts", "total")
+    __slots__ = ("_above", "_alike", "_counts", "_last", "_up_to", "bounds", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)  # the last: above every bound
         self.total = 0.0
-        self._last = 0  # where the last one was counted: most are near the one before
+        self._counts = [0] * (len(self.bounds) + 1)  # the last: above every bound
+        # Most are near the one before: those alike are counted without a look at the bounds.
+        self._last = 0
+        self._above, self._up_to = -inf, self.bounds[0]
+        self._alike = 0  # counted at the last one, and not yet among the others
 
     def __repr__(self) -> str:
         return f"<Histogram of {sum(self.counts)}, sum {self.total:.6g}>"
 
+    @property
+    def counts(self) -> list[int]:
+        """Observations by their bounds, the last of them above every bound."""
+        self._counts[self._last] += self._alike
+        self._alike = 0
+        return self._counts
+
     def observe(self, value: float) -> None:
         """O(bounds between this value and the one before)."""
+        if not self._above < value <= self._up_to:
+            self._turn_to(value)
+        self._alike += 1
+        self.total += value
+
+    def _turn_to(self, value: float) -> None:
+        self._counts[self._last] += self._alike
+        self._alike = 0
         bounds, at = self.bounds, self._last
         while at and value <= bounds[at - 1]:
             at -= 1
         while at < len(bounds) and value > bounds[at]:
             at += 1
         self._last = at
-        self.counts[at] += 1
-        self.total += value
+        self._above = bounds[at - 1] if at else -inf
+        self._up_to = bounds[at] if at < len(bounds) else inf
 
     def cumulative(self) -> list[tuple[str, float]]:
         """(upper bound, observations up to it), as Prometheus wants them, "+Inf" last."""
         running = 0
         buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+        for bound, count in zip((*self.bounds, inf), self.counts, strict=True):
             running += count
-            buckets.append(("+Inf" if bound == float("inf") else repr(bound), running))
+            buckets.append(("+Inf" if bound == inf else repr(bound), running))
         return buckets
 
 
