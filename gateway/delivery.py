@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.fleet.ledger import Lease, Replica
     from gateway.hold.turn import Turn
     from gateway.relay.attempt import Reply
-    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Usage
+    from gateway.vocabulary import Body, GenerationRequest, ReplicaId, Seconds, Usage
 
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision: "
@@ -64,7 +64,7 @@ class Exchange(Message, Client, Protocol):
     """The header lines that replicas are sent."""
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> Body: ...
     @property
     def request_id(self) -> bytes: ...
     @property

@@ -65,7 +65,7 @@ class Pooled:
         self, request: GenerationRequest, exchange: Exchange, entry: Entry, alone: Deliver
     ) -> None:
         """Answer it out of a shared call, or let it go alone."""
-        call = read_call(request.route.path, exchange.body)
+        call = read_call(request.route.path, bytes(exchange.body))
         if call is None:
             return await alone(request, exchange, entry)
         with await self._merger.place(request.route, call, request.prompt_tokens) as place:

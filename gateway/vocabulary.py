@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.kv_cache import Reading
 
 ReplicaId = NewType("ReplicaId", str)
+Body = bytes | memoryview  # of a request: as it came, or where it lies in what was read
 Buffer = bytes | memoryview | msgspec.Raw
 ModelName = NewType("ModelName", str)
 Seconds = float  # monotonic instants and durations; never wall time

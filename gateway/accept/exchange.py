@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.accept.amend import Value
     from gateway.accept.head import Head
     from gateway.errors import GatewayError
-    from gateway.vocabulary import ReplicaId, Route, Seconds
+    from gateway.vocabulary import Body, ReplicaId, Route, Seconds
 
 Field = tuple[bytes, bytes]
 
@@ -144,7 +144,7 @@ class Exchange:
         self.disconnected = False
         self.status = 0  # of the response, once it has started
         self.notes: Sequence[bytes] = ()  # header lines of our own for the response
-        self._parts: list[bytes] = []
+        self._parts: list[Body] = []
         self._head: bytes | None = None
         self._is_chunked = False
         self._is_early = False  # the head went out before a replica had answered
@@ -160,7 +160,7 @@ class Exchange:
     # The request
 
     @property
-    def body(self) -> bytes:
+    def body(self) -> Body:
         """The request body. Joined once. Raises what was wrong with the exchange, if anything."""
         if self.fault is not None:
             raise self.fault
@@ -173,7 +173,7 @@ class Exchange:
         """As the client wrote it; empty where it did not."""
         return self.fields.get(b"content-type", b"")
 
-    def take_body(self, part: bytes) -> None:
+    def take_body(self, part: Body) -> None:
         """Keep a part of the body."""
         self._parts.append(part)
 
@@ -184,7 +184,7 @@ class Exchange:
         `exchange.amend("vllm_xargs", "mode", value=b'"full"')` keeps what else `vllm_xargs` holds.
         What replicas are sent from now on is the new body. See `gateway.accept.amend`.
         """
-        body = self.body
+        body = bytes(self.body)
         self._parts = [amended(body, path, value)]
         return self._parts[0] is not body
 

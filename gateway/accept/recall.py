@@ -22,6 +22,7 @@ _LENGTH: Final = b"\r\ncontent-length: "
 _MARK: Final = b"ength: "
 _NEVER_AGAIN: Final = frozenset({b"x-request-id", b"expect", b"transfer-encoding"})
 _MOST_DIGITS: Final = 9
+_LONG_BYTES: Final = 16 * 1024  # longer bodies are not copied out of what was read
 
 
 class Recall:
@@ -52,14 +53,17 @@ class Recall:
         end = data.find(b"\r", begin, begin + _MOST_DIGITS + 1)
         if end < 0 or not data.startswith(after, end):
             return None
-        digits, body = data[begin:end], data[end + len(after) :]
-        if not digits.isdigit() or len(body) != int(digits):
+        digits, body_at = data[begin:end], end + len(after)
+        body_bytes = len(data) - body_at
+        if not digits.isdigit() or body_bytes != int(digits):
             return None
         new_id = door.new_id()
         forwarded = self._forwarded + new_id + b"\r\n"
-        head = Head(forwarded, new_id, self._fields, len(body))
+        head = Head(forwarded, new_id, self._fields, body_bytes)
         exchange = Exchange(line, self._route, self._target, head, "1.1")
-        exchange.take_body(body)
+        exchange.take_body(
+            data[body_at:] if body_bytes <= _LONG_BYTES else memoryview(data)[body_at:]
+        )
         return exchange, head
 
 

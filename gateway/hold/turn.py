@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gateway.hold.capacity import Room
     from gateway.hold.gate import Gate
     from gateway.order import Place
-    from gateway.vocabulary import GenerationRequest, ReplicaId, Seconds, Tokens, Usage
+    from gateway.vocabulary import Body, GenerationRequest, ReplicaId, Seconds, Tokens, Usage
 
 BATCH_SEQUENCES: Final = 0.125
 """The part of a replica's sequences that batches may have."""
@@ -46,7 +46,7 @@ class Client(Protocol):
     def received_at(self) -> Seconds: ...
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> Body: ...
 
     def keep_waiting(self) -> None:
         """A stream: let it know that it has not been forgotten, if that can be said."""

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from gateway.errors import InvalidRequest
-from gateway.vocabulary import GenerationRequest, ModelName, Route, Tokens
+from gateway.vocabulary import Body, GenerationRequest, ModelName, Route, Tokens
 
 _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING: Final = msgspec.json.Decoder(str)
@@ -60,7 +60,7 @@ class PromptTokens(Protocol):
 
 
 def parse_json(
-    body: bytes, route: Route, prompt_tokens: PromptTokens, session: bytes | None = None
+    body: Body, route: Route, prompt_tokens: PromptTokens, session: bytes | None = None
 ) -> GenerationRequest:
     """Read the fields we decide by. Raises InvalidRequest, naming the field, for anything else.
 
@@ -88,7 +88,7 @@ def parse_json(
     )
 
 
-def _split(body: bytes) -> dict[str, msgspec.Raw]:
+def _split(body: Body) -> dict[str, msgspec.Raw]:
     try:
         members = _SPLIT.decode(body)
     except RecursionError:
@@ -98,11 +98,11 @@ def _split(body: bytes) -> dict[str, msgspec.Raw]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidRequest("The request body is not valid JSON.") from None
     if not _accounts_for_all(body, members):
-        _refuse_duplicates(body)
+        _refuse_duplicates(bytes(body))
     return members
 
 
-def _accounts_for_all(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
+def _accounts_for_all(body: Body, members: dict[str, msgspec.Raw]) -> bool:
     """True when the members, written compactly or in Python's default style, fill the whole body.
 
     A member that was overwritten by a later one of its name would leave a hole. Written compactly
@@ -114,7 +114,7 @@ def _accounts_for_all(body: bytes, members: dict[str, msgspec.Raw]) -> bool:
         compact += len(name) + len(b'"":') + len(raw)
     if len(body) == compact:
         return True
-    return len(body) == compact + gaps + len(members) and _is_spaced(body, members)
+    return len(body) == compact + gaps + len(members) and _is_spaced(bytes(body), members)
 
 
 def _is_spaced(body: bytes, members: dict[str, msgspec.Raw]) -> bool:

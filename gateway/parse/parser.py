@@ -13,7 +13,7 @@ from gateway.record import Value
 from gateway.vocabulary import BodyKind, Route
 
 if TYPE_CHECKING:
-    from gateway.vocabulary import GenerationRequest, Tokens
+    from gateway.vocabulary import Body, GenerationRequest, Tokens
 
 
 _MULTIPART: Final = BodyKind.MULTIPART  # found faster by a name of our own
@@ -31,7 +31,7 @@ class Message(Protocol):
         """Those fields of its head that are read, by lower-case name."""
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> Body: ...
 
 
 class Shown(Value, frozen=True):
@@ -54,7 +54,7 @@ class Parser:
     def parse(self, message: Message) -> GenerationRequest:
         """Raises InvalidRequest, or whatever was wrong with the message before it was whole."""
         if message.route.body is _MULTIPART:
-            return parse_multipart(message.body, message.content_type, message.route)
+            return parse_multipart(bytes(message.body), message.content_type, message.route)
         return parse_json(
             message.body,
             message.route,

@@ -9,13 +9,14 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from gateway.relay.http1 import ResponseReader
+from gateway.vocabulary import Body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.relay.attempt import Attempt
 
-Request = tuple[bytes, ...]
+Request = tuple[Body, ...]
 """A whole one, in one piece or some."""
 
 

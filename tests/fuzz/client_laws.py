@@ -166,9 +166,9 @@ class NoPanel:
 class Fixture:
     """A door whose requests are answered with their own target and body."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = MAX_BODY) -> None:
         settings = AcceptSettings(
-            max_body_bytes=MAX_BODY, max_upload_bytes=MAX_BODY, max_header_bytes=MAX_HEAD
+            max_body_bytes=most_bytes, max_upload_bytes=most_bytes, max_header_bytes=MAX_HEAD
         )
         self.now = 0.0
         self.received = 0
