@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.relay.connection import Connection
     from gateway.relay.http1 import Header
-    from gateway.vocabulary import Seconds
+    from gateway.vocabulary import Body, Seconds
 
 UNAVAILABLE: Final = frozenset({502, 503, 504})
 """Answers by which a replica says that it did no work: any other one may."""
@@ -46,6 +46,8 @@ ANYTHING_GOES: Final[frozenset[int]] = frozenset()
 
 TAIL_READS: Final = 4
 """How many last reads of a response are kept for the accounts: `usage` is in the last event."""
+
+_NO_READS: Final[list[list[bytes] | bytes]] = [[]]
 
 
 class Source(Protocol):
@@ -70,7 +72,7 @@ class Client(Protocol):
         """The end-to-end request header fields, as lines."""
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> Body: ...
 
     @property
     def takes_chunks(self) -> bool:
@@ -144,6 +146,7 @@ class Attempt:
         "_client",
         "_clock",
         "_connection",
+        "_kept",
         "_leave_on",
         "_patience",
         "_reader",
@@ -165,8 +168,9 @@ class Attempt:
         self._patience = job.patience
         self._clock = clock
         self._at = clock()
-        self._reads: list[list[bytes] | bytes] = []  # the last ones; at times a few before them
-        self._sink: Callable[[bytes], object] | None = None  # of whole chunks, once they come
+        self._reads: list[list[bytes] | bytes] = _NO_READS * TAIL_READS  # the last, in a ring
+        self._kept = 0  # so many were, in their turn
+        self._sink: Callable[[bytes], object] | None = None  # of whole chunks, while they come
         self.done: asyncio.Future[None] = connection.loop.create_future()
         self.error: GatewayError | None = None
         self.has_begun = False
@@ -176,9 +180,10 @@ class Attempt:
         return f"<Attempt {'relaying' if self.has_begun else 'waiting'} {self._connection!r}>"
 
     def received(self, data: bytes) -> None:
-        """The replica sent bytes. The path of every chunk: no JSON, no text, no look-ups."""
+        """The replica sent bytes. The path of every chunk: no JSON, no text, no look-ups. Who has
+        just been cancelled and does not know it yet may pass on one more."""
         sink = self._sink
-        if sink is not None and self._reader.is_one_chunk(data) and not self.done.done():
+        if sink is not None and self._reader.is_one_chunk(data):
             now = self._at = self._clock()
             self._watcher.chunk(now)
             self._keep(data)
@@ -219,10 +224,8 @@ class Attempt:
             self._end()
 
     def _keep(self, read: list[bytes] | bytes) -> None:
-        reads = self._reads
-        if len(reads) == 2 * TAIL_READS:
-            del reads[:TAIL_READS]
-        reads.append(read)
+        self._reads[self._kept % TAIL_READS] = read
+        self._kept += 1
 
     def _begin(self, now: Seconds) -> None:
         reader = self._connection.reader
@@ -234,6 +237,7 @@ class Attempt:
         self._watcher.first_byte(now)
 
     def _end(self) -> None:
+        self._sink = None
         self._client.finish()
         self.done.set_result(None)
 
@@ -253,6 +257,7 @@ class Attempt:
 
     def fail(self, error: GatewayError) -> None:
         """End with `error`, unless the end has come already."""
+        self._sink = None
         if not self.done.done():
             self.error = error
             self.done.set_result(None)
@@ -276,7 +281,9 @@ class Attempt:
 
     def reply(self) -> Reply:
         """What was relayed."""
-        return Reply(self._connection.reader.status, self._reads[-TAIL_READS:])
+        oldest = self._kept % TAIL_READS
+        last_reads = self._reads[oldest:] + self._reads[:oldest]
+        return Reply(self._connection.reader.status, last_reads)
 
 
 class Job:
