@@ -111,6 +111,7 @@ class Lane(HttpToolsProtocol):
                 exchange.is_gone = True
                 self._launch(exchange)
         super().connection_lost(exc)
+        self.cycle = self._recall = None  # type: ignore[assignment]  # it knows us: both would stay
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:

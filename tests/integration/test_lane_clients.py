@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
+from gateway.accept.exchange import Exchange
 from gateway.vocabulary import Outcome
 from tests.builders import a_chat, a_get, a_post
 from tests.house import RunningHouse, Wire, a_sim, run, running_house, until
@@ -387,3 +390,33 @@ def test_a_client_that_reads_no_metrics_but_asks_for_more_is_let_go(loop: str) -
             await until(lambda: running.house.connections == 0, within_s=8)
 
     run(law(), loop=loop)
+
+
+@LOOPS
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "unary"])
+def test_nothing_is_kept_of_a_client_that_has_gone(loop: str, is_stream: bool) -> None:
+    """Its last body above all, which may be large; and not only once the collector has looked."""
+
+    async def law() -> None:
+        async with running_house({}, [a_sim()]) as running, running.wire() as wire:
+            gc.collect()
+            gc.disable()
+            await wire.send(a_post(a_chat(stream=is_stream)))
+            assert (await wire.reply()).status == 200
+            assert len(exchanges()) == 1
+            (lane,) = running.house.door.lanes
+            kept = weakref.ref(lane)
+            del lane
+            await wire.close()
+            await until(lambda: running.house.connections == 0)
+            await until(lambda: kept() is None and not exchanges())
+
+    try:
+        run(law(), loop=loop)
+    finally:
+        gc.enable()
+
+
+def exchanges() -> list[Exchange]:
+    """All there are, known to anybody or not."""
+    return [each for each in gc.get_objects() if isinstance(each, Exchange)]
