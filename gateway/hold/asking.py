@@ -2,6 +2,11 @@
 
 Each class for itself: else batches alone would be asked, who come last. And of every queue some,
 for those of one may all have their reasons to stay.
+
+Where there are several gateways, who waits for what another prompt brings is asked only beside such
+a one, or once it has waited for long. Each gateway would else take its part of those that share a
+beginning to a replica that must read it once more, and leave the others where it is; one gateway
+alone takes all of them along.
 """
 
 from __future__ import annotations
@@ -9,13 +14,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
+from gateway.order import PATIENCE_S
 from gateway.vocabulary import ServiceClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from gateway.hold.turn import Lane, Waiter
-    from gateway.vocabulary import ModelName
+    from gateway.vocabulary import ModelName, Seconds
 
 ASK_AT_ONCE: Final = 32
 """How many of one model and class are asked."""
@@ -24,7 +30,7 @@ _BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
 
 
 def who_is_asked(
-    waiting: Iterable[Waiter], is_one_free: Callable[[ModelName, bool], bool]
+    waiting: Iterable[Waiter], is_one_free: Callable[[ModelName, bool], bool], now: Seconds
 ) -> dict[Lane, list[Waiter]]:
     """Of those that wait, in order of coming: the last, by queue. `is_one_free` says whether a
     replica that serves a model has nothing to do, and may be given a batch or else others.
@@ -42,5 +48,12 @@ def who_is_asked(
     for by_lane in groups.values():
         most = max(ASK_AT_ONCE // len(by_lane), 1)
         for lane, waiters in by_lane.items():
-            asked[lane] += waiters[-most:]
+            last = waiters[-most:]
+            asked[lane] += last if lane.room.gateways == 1 else _not_led(last, waiters, now)
     return asked
+
+
+def _not_led(some: Iterable[Waiter], waiters: Iterable[Waiter], now: Seconds) -> list[Waiter]:
+    """Of some of those that wait for one replica: who follows nobody, or one of them."""
+    leading = {each.group for each in waiters if not each.follows}
+    return [each for each in some if each.group in leading or now - each.since > PATIENCE_S]

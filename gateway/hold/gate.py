@@ -390,7 +390,7 @@ class Gate:
             ]
             return any(each is None or each.is_free(now, to_batch=to_batch) for each in lanes)
 
-        for lane, waiters in who_is_asked(self._waiting(), is_one_free).items():
+        for lane, waiters in who_is_asked(self._waiting(), is_one_free, now).items():
             for waiter in waiters:
                 self._ask_again(waiter)
             self.serve(lane, now)

@@ -115,6 +115,11 @@ class Waiter(Ticket):
             turn.uncached = turn.claim.uncached
         return turn.uncached
 
+    @property
+    def follows(self) -> bool:
+        """When it came, another prompt was on its way there with what it needs; or is now."""
+        return self.alone > self.look()
+
     def wake(self) -> None:
         """Its waiting is over; `error` says how."""
         if self.future is not None and not self.future.done():

@@ -19,7 +19,7 @@ from gateway.hold.capacity import Bounds, Load, Part, Room
 from gateway.hold.fair_queue import FairQueue, Ticket
 from gateway.hold.gate import WATCH_EVERY_S
 from gateway.hold.shares import Shares
-from gateway.order import CLASSES, FIRST
+from gateway.order import CLASSES, FIRST, PATIENCE_S
 from gateway.settings import HoldSettings
 from gateway.vocabulary import Tenant
 from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
@@ -44,6 +44,11 @@ class Waiter(Ticket):
         self.alone = claim.alone
         self.job = job
         self.claim = claim
+
+    @property
+    def beginning(self) -> int:
+        """What names those that begin alike."""
+        return self.job.arrival.blocks[0]
 
     @property
     def left(self) -> int:
@@ -108,6 +113,18 @@ class Door:
     def is_free(self, replica: int, now: float) -> bool:
         """Has it nothing to do, and nobody who waits to be given that?"""
         return not self.queues[replica].requests and self.rooms[replica].is_open(now, to_batch=True)
+
+    def asked(self, replica: int, most: int, now: float) -> list[Waiter]:
+        """Of those that wait there, who is to choose anew: as `who_is_asked` has it."""
+        waiters = list(self.waiting[replica].values())
+        if self.rooms[replica].gateways == 1:
+            return waiters[-most:]
+        leading = {each.beginning for each in waiters if each.alone <= each.left}
+        return [
+            each
+            for each in waiters[-most:]
+            if each.beginning in leading or now - each.since > PATIENCE_S
+        ]
 
     def may_go(self, waiter: Waiter, replica: int, now: float) -> bool:
         """Is there room for it?"""
@@ -192,11 +209,11 @@ class Held(World):
         self.at(now + WATCH_EVERY_S, partial(self._watch, door))
         if any(door.is_free(index, now) for index in self._alive(now)):
             most = max(ASK_AT_ONCE // len(lanes), 1)
-            asked = [list(door.waiting[index].items())[-most:] for index in lanes]
+            asked = [door.asked(index, most, now) for index in lanes]
             for index, waiters in zip(lanes, asked, strict=True):
-                for _, waiter in waiters:
+                for waiter in waiters:
                     self._send_away(door, waiter, index, now)
-            for _, waiter in chain.from_iterable(asked):
+            for waiter in chain.from_iterable(asked):
                 self._dispatch(waiter.job, now, self.keeper)
 
     def _send_away(self, door: Door, waiter: Waiter, index: int, now: float) -> None:
