@@ -138,10 +138,14 @@ class Door:
         """The lane's background loop: closes connections that dawdle."""
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
-            self.now = self.clock()
-            for lane in tuple(self.lanes):
-                try:
-                    lane.check(self.now)
-                except Exception:
-                    _log.exception("a connection could not be looked after")
-                    lane.transport.abort()
+            self._look_after_all()
+
+    def _look_after_all(self) -> None:
+        """Apart from the loop, which would keep the last one until there is another."""
+        self.now = self.clock()
+        for lane in tuple(self.lanes):
+            try:
+                lane.check(self.now)
+            except Exception:
+                _log.exception("a connection could not be looked after")
+                lane.transport.abort()
