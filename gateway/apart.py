@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from traceback import format_tb
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -46,6 +47,7 @@ def _main() -> None:
     try:
         came = call(*args, **named)
     except Exception as error:  # the caller's to handle
+        error.add_note("".join(format_tb(error.__traceback__)))  # which pickle leaves behind
         came = error
     sys.stdout.buffer.write(pickle.dumps(came))
 

@@ -29,6 +29,7 @@ def test_errors_come_back_with_all_they_say() -> None:
     with pytest.raises(SettingsError) as there:
         apart(Settings.of, {"accept": {"port": -1}, "nope": 1})
     assert str(there.value) == str(here.value)
+    assert "in of\n" in there.value.__notes__[0]  # where it was raised
     with pytest.raises(SectionError) as section:
         apart(AcceptSettings.of, {"port": -1})
     assert [each.where for each in section.value.problems] == ["port"]
