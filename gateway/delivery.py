@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from gateway.fleet.ledger import Lease, Replica
     from gateway.hold.turn import Turn
     from gateway.relay.attempt import Reply
-    from gateway.vocabulary import Body, GenerationRequest, ReplicaId, Seconds, Usage
+    from gateway.request import GenerationRequest, Usage
+    from gateway.vocabulary import Body, ReplicaId, Seconds
 
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision: "

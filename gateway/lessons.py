@@ -18,8 +18,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from gateway.fleet.exposition import read_fingerprint
 from gateway.kv_cache import Reading
 
@@ -29,9 +27,10 @@ if TYPE_CHECKING:
     from gateway.choose.chooser import Chooser, Claim
     from gateway.fleet.ledger import Replica
     from gateway.kv_cache import EngineFacts, Tokenised
+    from gateway.request import GenerationRequest
     from gateway.settings import ChooseSettings
     from gateway.tokens.service import Tokens
-    from gateway.vocabulary import GenerationRequest, Seconds
+    from gateway.vocabulary import Seconds
 
 MOST_WAITING: Final = 1000
 """Lessons not yet begun; more come than can be learnt if there are so many."""
@@ -121,7 +120,7 @@ class Lessons:
             self._late = 0
         if self._late >= GIVE_UP_AFTER:
             self._late, self._rests_until = 0, loop.time() + REST_S
-        return msgspec.structs.replace(request, reading=reading)
+        return request.completed(request.tenant, request.deadline, reading)
 
     def answered(self, replica: Replica, tail: bytes) -> None:
         """A response was relayed whole, and this is its end."""

@@ -24,7 +24,7 @@ from gateway.trust.opa import Opa
 
 if TYPE_CHECKING:
     from gateway.account.entry import Entry
-    from gateway.vocabulary import GenerationRequest
+    from gateway.request import GenerationRequest
 
 Deliver = Callable[["GenerationRequest", Exchange, "Entry"], Coroutine[None, None, None]]
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from gateway.fleet.roster import Roster
     from gateway.life import Deliver
     from gateway.merge.merger import Counting, Own
+    from gateway.request import GenerationRequest
     from gateway.settings import MergeSettings
-    from gateway.vocabulary import GenerationRequest, ModelName, Route
+    from gateway.vocabulary import ModelName, Route
 
 _BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
 

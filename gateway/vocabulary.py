@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NewType, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from gateway.kv_cache import Reading
+    pass
 
 ReplicaId = NewType("ReplicaId", str)
 Body = bytes | memoryview  # of a request: as it came, or where it lies in what was read
@@ -126,34 +126,6 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
-class GenerationRequest(msgspec.Struct, frozen=True):
-    """What we decide by, read once from a body that itself is forwarded untouched.
-
-    `prompt_tokens` is an estimate (see `gateway.parse.estimate`); `max_tokens` is None where the
-    client set no bound; `prompt_bytes` is the length of the prompt as it stood in the body.
-    `prompt` is the prompt as it stood in the body, and `context` what else decides which tokens an
-    engine reads and how it names its blocks (tools, salt), by the member's name and in their order:
-    views of the body, not copies. `session` names what the client says belongs together: its
-    X-Session-ID, else the body's `prompt_cache_key`. `tenant` is on whose account it is served;
-    `deadline` is the monotonic instant by which the first byte must come to be of use, None where
-    there is none. `reading` is its prompt in tokens, where that is found out before it is sent.
-    A msgspec.Struct: made once per request, at a fifth of the price of a frozen dataclass.
-    """
-
-    route: Route
-    model: ModelName
-    stream: bool
-    prompt_bytes: int
-    prompt_tokens: Tokens
-    max_tokens: Tokens | None
-    prompt: Buffer = b""
-    context: tuple[tuple[str, Buffer], ...] = ()
-    session: bytes | None = None
-    tenant: Tenant = ANYBODY
-    deadline: Seconds | None = None
-    reading: Reading | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class EventSource:
     """Where an engine tells what its KV cache holds: ZeroMQ endpoints, `tcp://host:port`."""
@@ -242,14 +214,6 @@ class ReplicaView(Protocol):
     @property
     def inflight_prompt_tokens(self) -> Tokens:
         """Prompt tokens of those whose first byte has not come back: the prefill still owed."""
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """What a response says of a request in tokens; None where it says nothing."""
-
-    prompt_tokens: Tokens | None = None
-    output_tokens: Tokens | None = None
-    cached_tokens: Tokens | None = None
 
 
 class Prediction(msgspec.Struct, frozen=True):

@@ -9,17 +9,8 @@ from typing import Any
 
 from gateway.fleet.health import Standing
 from gateway.fleet.ledger import Replica
-from gateway.vocabulary import (
-    ROUTES,
-    GenerationRequest,
-    Health,
-    ModelCard,
-    ModelName,
-    ReplicaAddress,
-    Role,
-    Route,
-    Usage,
-)
+from gateway.request import GenerationRequest, Usage
+from gateway.vocabulary import ROUTES, Health, ModelCard, ModelName, ReplicaAddress, Role, Route
 
 MODEL = "m"
 """What replicas in tests serve, unless a test says otherwise."""
@@ -43,6 +34,17 @@ def a_request(
     return GenerationRequest(
         a_route(path), ModelName(model), stream, prompt_bytes, prompt_tokens, max_tokens
     )
+
+
+_FIELDS = (
+    "route", "model", "stream", "prompt_bytes", "prompt_tokens", "max_tokens", "prompt", "context",
+    "session", "tenant", "deadline", "reading",
+)  # fmt: skip
+
+
+def altered(request: GenerationRequest, **changes: Any) -> GenerationRequest:
+    """The same but for these fields."""
+    return GenerationRequest(**{name: getattr(request, name) for name in _FIELDS} | changes)
 
 
 def a_replica(

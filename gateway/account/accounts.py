@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.clock import Clock
-    from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, Seconds
+    from gateway.request import GenerationRequest
+    from gateway.vocabulary import ModelName, ReplicaId, Seconds
 
 
 class Ending(Value, frozen=True):

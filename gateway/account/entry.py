@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from gateway.account.usage import NOTHING
 from gateway.errors import Bug, GatewayError
-from gateway.vocabulary import GenerationRequest, Outcome, ReplicaId, Seconds, Tokens, Usage
+from gateway.request import GenerationRequest, Usage
+from gateway.vocabulary import Outcome, ReplicaId, Seconds, Tokens
 
 if TYPE_CHECKING:
     from gateway.account.meters import Histogram, ModelMeters

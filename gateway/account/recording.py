@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.account.entry import Entry
+    from gateway.request import GenerationRequest
     from gateway.settings import AccountSettings
-    from gateway.vocabulary import GenerationRequest, Seconds
+    from gateway.vocabulary import Seconds
 
 HEAD: Final = b'{"format":"headrace-recording","version":1}\n'
 

@@ -33,14 +33,8 @@ if TYPE_CHECKING:
 
     from gateway.account.entry import Entry
     from gateway.account.trace_context import Parent
-    from gateway.vocabulary import (
-        GenerationRequest,
-        Prediction,
-        ReplicaAddress,
-        ReplicaId,
-        Route,
-        Seconds,
-    )
+    from gateway.request import GenerationRequest
+    from gateway.vocabulary import Prediction, ReplicaAddress, ReplicaId, Route, Seconds
 
     Chance = Callable[[int], int]
     """So many random bits."""

@@ -12,7 +12,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from gateway.vocabulary import Tokens, Usage
+from gateway.request import Usage
+from gateway.vocabulary import Tokens
 
 _MARK: Final = b'"usage"'
 _JSON: Final = json.JSONDecoder()

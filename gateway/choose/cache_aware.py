@@ -32,15 +32,9 @@ from gateway.choose.target import NO_PART, Part, Target
 from gateway.choose.text_chain import Prompt
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
 from gateway.order import place
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import (
-    GenerationRequest,
-    Prediction,
-    ReplicaId,
-    ReplicaView,
-    Seconds,
-    Tokens,
-)
+from gateway.vocabulary import Prediction, ReplicaId, ReplicaView, Seconds, Tokens
 
 LOOK_EVERY_S: Final = 0.25
 FRESH_S: Final = 0.02  # what was priced no longer ago is not looked up again

@@ -18,15 +18,8 @@ from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
 from gateway.choose.target import NO_PART, Part
 from gateway.kv_cache import BlockListener, Placement, Reading, Tokenised
-from gateway.vocabulary import (
-    GenerationRequest,
-    Prediction,
-    ReplicaId,
-    ReplicaView,
-    Seconds,
-    Tokens,
-    Usage,
-)
+from gateway.request import GenerationRequest, Usage
+from gateway.vocabulary import Prediction, ReplicaId, ReplicaView, Seconds, Tokens
 
 if TYPE_CHECKING:
     from gateway.choose.shadow import Shadow

@@ -20,7 +20,8 @@ from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import TextIndex
 from gateway.kv_cache import Certainty
 from gateway.record import Value
-from gateway.vocabulary import Seconds, Tokens, Usage
+from gateway.request import Usage
+from gateway.vocabulary import Seconds, Tokens
 
 SHORTER, LONGER, STEADY = 0.9, 1.1, 1.01
 """What a surprise makes of the size a cache is believed to have."""

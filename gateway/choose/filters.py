@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from gateway.vocabulary import GenerationRequest, ReplicaView, Role
+from gateway.request import GenerationRequest
+from gateway.vocabulary import ReplicaView, Role
 
 if TYPE_CHECKING:
     from gateway.choose.chooser import R

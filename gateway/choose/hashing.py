@@ -18,7 +18,8 @@ from typing import Final
 import xxhash
 
 from gateway.choose.scorers import Plain
-from gateway.vocabulary import GenerationRequest, ReplicaView, Seconds
+from gateway.request import GenerationRequest
+from gateway.vocabulary import ReplicaView, Seconds
 
 _WHOLE: Final = float(2**64)
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gateway.choose.pace import Unseen
     from gateway.choose.target import Target
     from gateway.order import Place
-    from gateway.vocabulary import Seconds, Tokens, Usage
+    from gateway.request import Usage
+    from gateway.vocabulary import Seconds, Tokens
 
 
 class Owed:

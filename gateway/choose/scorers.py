@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.vocabulary import GenerationRequest, Prediction, ReplicaView, Seconds, Tokens
+from gateway.request import GenerationRequest
+from gateway.vocabulary import Prediction, ReplicaView, Seconds, Tokens
 
 
 class Plain(msgspec.Struct, frozen=True):

@@ -23,18 +23,9 @@ from typing import TYPE_CHECKING, Final, Self
 from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Choice, Chooser, Claim
 from gateway.choose.dispatch import Dispatch
+from gateway.request import GenerationRequest, Usage
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import (
-    GenerationRequest,
-    Health,
-    ReplicaAddress,
-    ReplicaId,
-    ReplicaView,
-    Role,
-    Seconds,
-    Tokens,
-    Usage,
-)
+from gateway.vocabulary import Health, ReplicaAddress, ReplicaId, ReplicaView, Role, Seconds, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import xxhash
 
 if TYPE_CHECKING:
-    from gateway.vocabulary import GenerationRequest
+    from gateway.request import GenerationRequest
 
 _STEPS: Final = (
     (128, 512), (256, 4096), (512, 8192), (1024, 16_384), (2048, 65_536), (4096, 131_072),

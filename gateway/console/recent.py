@@ -19,7 +19,7 @@ import msgspec
 from gateway.vocabulary import Decision, ModelName, Seconds, Tokens
 
 if TYPE_CHECKING:
-    from gateway.vocabulary import GenerationRequest
+    from gateway.request import GenerationRequest
 
 DECISIONS: Final = 40
 FAMILIES: Final = 256

@@ -31,8 +31,9 @@ from gateway.hold.fair_queue import Ticket
 if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.hold.turn import Client
+    from gateway.request import GenerationRequest
     from gateway.settings import HoldSettings, ModelSettings
-    from gateway.vocabulary import GenerationRequest, ModelName, Seconds
+    from gateway.vocabulary import ModelName, Seconds
 
 WATCH_EVERY_S: Final = 0.25
 

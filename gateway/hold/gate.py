@@ -56,15 +56,9 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock
     from gateway.kv_cache import EngineFacts
+    from gateway.request import GenerationRequest
     from gateway.settings import HoldSettings
-    from gateway.vocabulary import (
-        GenerationRequest,
-        ModelName,
-        ReplicaId,
-        ReplicaView,
-        Seconds,
-        Tokens,
-    )
+    from gateway.vocabulary import ModelName, ReplicaId, ReplicaView, Seconds, Tokens
 
 WATCH_EVERY_S: Final = 0.25
 PRIOR_OUTPUT_TOKENS: Final = 256.0

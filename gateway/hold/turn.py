@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from gateway.hold.capacity import Room
     from gateway.hold.gate import Gate
     from gateway.order import Place
-    from gateway.vocabulary import Body, GenerationRequest, ReplicaId, Seconds, Tokens, Usage
+    from gateway.request import GenerationRequest, Usage
+    from gateway.vocabulary import Body, ReplicaId, Seconds, Tokens
 
 BATCH_SEQUENCES: Final = 0.125
 """The part of a replica's sequences that batches may have."""

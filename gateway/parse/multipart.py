@@ -12,7 +12,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from gateway.errors import InvalidRequest
-from gateway.vocabulary import GenerationRequest, ModelName, Route
+from gateway.request import GenerationRequest
+from gateway.vocabulary import ModelName, Route
 
 _READ: Final = frozenset({b"model", b"stream"})
 _MOST_BYTES: Final = 1024  # of a field we read; model names are far shorter

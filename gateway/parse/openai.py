@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from gateway.errors import InvalidRequest
-from gateway.vocabulary import Body, GenerationRequest, ModelName, Route, Tokens
+from gateway.request import GenerationRequest
+from gateway.vocabulary import Body, ModelName, Route, Tokens
 
 _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING: Final = msgspec.json.Decoder(str)

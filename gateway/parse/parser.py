@@ -13,7 +13,8 @@ from gateway.record import Value
 from gateway.vocabulary import BodyKind, Route
 
 if TYPE_CHECKING:
-    from gateway.vocabulary import Body, GenerationRequest, Tokens
+    from gateway.request import GenerationRequest
+    from gateway.vocabulary import Body, Tokens
 
 
 _MULTIPART: Final = BodyKind.MULTIPART  # found faster by a name of our own

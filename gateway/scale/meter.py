@@ -34,7 +34,8 @@ from gateway.vocabulary import ServiceClass
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.vocabulary import GenerationRequest, Seconds, Tokens, Usage
+    from gateway.request import GenerationRequest, Usage
+    from gateway.vocabulary import Seconds, Tokens
 
 LEAST_DECODED: Final = 32  # tokens, for a mean of the time between them
 LEARNING: Final = 0.02  # weight of one answer in a mean

@@ -15,21 +15,21 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from msgspec.structs import replace as _replace
-
 from gateway.errors import ClientGone, GatewayError, InvalidKey, InvalidRequest, ModelNotAllowed
+from gateway.request import GenerationRequest
 from gateway.tenants.keys import KeyRing, presented_key
 from gateway.tenants.limits import Allowance
 from gateway.tenants.ration import ALONE
 from gateway.tenants.salts import Salter
-from gateway.vocabulary import ANYBODY, BodyKind, GenerationRequest, Route, ServiceClass, Tenant
+from gateway.vocabulary import ANYBODY, BodyKind, Route, ServiceClass, Tenant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.clock import Clock
+    from gateway.request import Usage
     from gateway.tenants.document import Document
-    from gateway.vocabulary import Seconds, Tokens, Usage
+    from gateway.vocabulary import Seconds, Tokens
 
 CLASS: Final = b"x-headrace-class"
 DEADLINE: Final = b"x-headrace-deadline-ms"
@@ -114,7 +114,7 @@ class Caller:
         tenant = self.tenant
         if tenant.models is not None and request.model not in tenant.models:
             raise ModelNotAllowed(param="model")
-        return _replace(request, tenant=tenant, deadline=self.deadline)
+        return request.completed(tenant, self.deadline, request.reading)
 
     def hesitates(self, request: GenerationRequest) -> bool:
         """Should it ask again in HESITATION_S before it stays?"""

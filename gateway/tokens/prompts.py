@@ -16,8 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from gateway.record import Value
+from gateway.request import GenerationRequest
 from gateway.tokens.json_text import Span, elements, members
-from gateway.vocabulary import GenerationRequest
 
 Message = dict[str, Any]
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.kv_cache import Tokenised
+from gateway.request import GenerationRequest
 from gateway.tokens.json_text import characters, integers
 from gateway.tokens.prompts import (
     LONG,
@@ -28,7 +29,7 @@ from gateway.tokens.prompts import (
 from gateway.tokens.segments import Read, Segments
 from gateway.tokens.template import ChatTemplate, Rendered
 from gateway.tokens.tokenizer import ModelTokenizer
-from gateway.vocabulary import GenerationRequest, Tokens
+from gateway.vocabulary import Tokens
 
 EDGE_BYTES: Final = 256
 """Bytes between two edges inside a long content."""

@@ -22,10 +22,11 @@ import httptools
 import msgspec
 
 from gateway.kv_cache import Tokenised
+from gateway.request import GenerationRequest
 from gateway.tokens.layout import Layout, edges, learn, trials
 from gateway.tokens.prompts import ChatPrompt, TextPrompt, Unreadable, cache_salt, read_prompt
 from gateway.tokens.token_text import READINGS, Reading, byte_level
-from gateway.vocabulary import GenerationRequest, Seconds
+from gateway.vocabulary import Seconds
 
 if TYPE_CHECKING:
     from ssl import SSLContext

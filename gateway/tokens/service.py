@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.kv_cache import Tokenised
+from gateway.request import GenerationRequest
 from gateway.tokens.prompts import Unreadable
 from gateway.tokens.remote import NotTold, Remote
-from gateway.vocabulary import GenerationRequest, ModelCard, ModelName, ReplicaAddress, Seconds
+from gateway.vocabulary import ModelCard, ModelName, ReplicaAddress, Seconds
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -19,8 +19,9 @@ from gateway.trust.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
+    from gateway.request import GenerationRequest
     from gateway.settings import OpaSettings
-    from gateway.vocabulary import GenerationRequest, Seconds
+    from gateway.vocabulary import Seconds
 
 _log = logging.getLogger(__name__)
 

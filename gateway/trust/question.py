@@ -16,7 +16,8 @@ from gateway.errors import InvalidRequest
 from gateway.vocabulary import BodyKind
 
 if TYPE_CHECKING:
-    from gateway.vocabulary import Buffer, GenerationRequest
+    from gateway.request import GenerationRequest
+    from gateway.vocabulary import Buffer
 
 MOST_REASON: Final = 500
 """Characters of a reason that a client is told."""

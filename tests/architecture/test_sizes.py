@@ -16,6 +16,7 @@ P90_FUNCTION = 30
 # An exception is a line here, with its reason.
 LONGER_FILES: dict[str, str] = {}
 LONGER_FUNCTIONS: dict[str, str] = {}
+MORE_PARAMETERS = {"gateway/request.py:__init__": "a record but for its speed: one for each field"}
 
 
 def sources(package: str) -> list[Path]:
@@ -73,4 +74,4 @@ def test_functions_take_few_parameters(package: str) -> None:
             count = len([name for name in names if name not in ("self", "cls")])
             if count > MOST_PARAMETERS:
                 crowded[f"{path.relative_to(ROOT)}:{function.name}"] = count
-    assert not crowded
+    assert set(crowded) == set(MORE_PARAMETERS) & set(crowded), crowded

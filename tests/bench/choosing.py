@@ -24,8 +24,9 @@ from gateway.choose.holdings import Holdings
 from gateway.choose.policies import policy
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import BlockListener, BlocksStored, Certainty, EngineFacts, Tokenised
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, ReplicaAddress, ReplicaId
+from gateway.vocabulary import ROUTES, ModelName, ReplicaAddress, ReplicaId
 from tests.bench.machine import describe
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -12,7 +12,6 @@ from random import Random
 from time import perf_counter
 
 import msgspec
-from msgspec.structs import replace
 
 from gateway.app import House
 from gateway.choose.explain import explained
@@ -20,9 +19,10 @@ from gateway.console.recent import DECISIONS
 from gateway.console.snapshot import MOST_FAMILIES, snapshot
 from gateway.fleet.health import Sign
 from gateway.overview import Overview
+from gateway.request import GenerationRequest
 from gateway.settings import ConsoleSettings, Settings
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaAddress
-from tests.builders import MODEL, a_request
+from gateway.vocabulary import ModelName, ReplicaAddress
+from tests.builders import MODEL, a_request, altered
 
 ROUNDS = 7
 
@@ -51,7 +51,7 @@ def a_house(replicas: int) -> House:
 
 def a_prompt(family: int) -> GenerationRequest:
     text = b'[{"role": "system", "content": "%d ' % family + b"water " * 2000 + b'"}]'
-    return replace(a_request(prompt_tokens=len(text) // 4), prompt=text)
+    return altered(a_request(prompt_tokens=len(text) // 4), prompt=text)
 
 
 def show(replicas: int) -> None:

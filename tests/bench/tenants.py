@@ -16,10 +16,11 @@ import msgspec
 import yaml
 
 from gateway.accept.amend import Value, amended
+from gateway.request import Usage
 from gateway.tenants.document import read_documents
 from gateway.tenants.keys import ID_BYTES, SECRET_BYTES, digest, new_key
 from gateway.tenants.tenancy import Strangers, Tenancy
-from gateway.vocabulary import Route, Usage
+from gateway.vocabulary import Route
 from tests.bench.machine import describe
 from tests.builders import a_chat, a_request, a_route
 

@@ -21,10 +21,10 @@ import uvloop
 
 from gateway.kv_cache import Tokenised
 from gateway.parse.openai import parse_json
+from gateway.request import GenerationRequest
 from gateway.settings import TokensSettings
 from gateway.tokens.reader import Reader
 from gateway.tokens.service import Tokens
-from gateway.vocabulary import GenerationRequest
 from tests.builders import a_route
 
 SEED: Final = 20_26

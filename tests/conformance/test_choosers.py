@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from random import Random
 
-import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,9 +11,10 @@ from hypothesis import strategies as st
 from gateway.choose.policies import POLICIES, policy
 from gateway.fleet.health import Standing
 from gateway.fleet.ledger import Replica
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, Health, Role
-from tests.builders import a_replica, a_request
+from gateway.vocabulary import Health, Role
+from tests.builders import a_replica, a_request, altered
 
 pytestmark = pytest.mark.parametrize("name", sorted(POLICIES))
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("name", sorted(POLICIES))
 def asking(number: int, session: bytes | None = None) -> GenerationRequest:
     """Requests of different prompts."""
     prompt = b"%d" % number * 600
-    return msgspec.structs.replace(
+    return altered(
         a_request(stream=True, prompt_bytes=len(prompt), prompt_tokens=len(prompt) // 4),
         prompt=prompt,
         session=session,

@@ -17,9 +17,9 @@ import pytest
 
 from gateway.kv_cache import Tokenised
 from gateway.parse.openai import parse_json
+from gateway.request import GenerationRequest
 from gateway.tokens.reader import Reader
 from gateway.tokens.remote import Remote
-from gateway.vocabulary import GenerationRequest
 from serving.engine_args import EngineKind, EngineSettings
 from serving.engine_command import environment
 from serving.launch import prepare

@@ -23,8 +23,9 @@ from gateway.accept.lane import Lane
 from gateway.errors import ClientError, GatewayError, InvalidRequest
 from gateway.parse.multipart import parse_multipart
 from gateway.parse.openai import parse_json
+from gateway.request import GenerationRequest
 from gateway.settings import AcceptSettings
-from gateway.vocabulary import ANYBODY, ROUTES, GenerationRequest, ModelCard, ModelName, Tenant
+from gateway.vocabulary import ANYBODY, ROUTES, ModelCard, ModelName, Tenant
 from tests.builders import a_route
 
 MAX_BODY = 4096

@@ -16,9 +16,10 @@ from gateway.choose.policies import policy
 from gateway.kv_cache import Certainty
 from gateway.lessons import GIVE_UP_AFTER, Lessons
 from gateway.parse.openai import parse_json
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings, TokensSettings
 from gateway.tokens.service import Tokens
-from gateway.vocabulary import GenerationRequest, ReplicaAddress
+from gateway.vocabulary import ReplicaAddress
 from serving.sim.server import KvEventSettings, running_sim
 from tests.builders import MODEL, a_chat, a_post, a_replica, a_route
 from tests.house import RunningHouse, a_sim, run, running_house, until

@@ -14,9 +14,9 @@ import pytest
 
 from gateway.kv_cache import Tokenised
 from gateway.parse.openai import parse_json
+from gateway.request import GenerationRequest
 from gateway.tokens.layout import trials
 from gateway.tokens.remote import NotTold, Remote
-from gateway.vocabulary import GenerationRequest
 from serving.sim.tokens import render_chat, token_string, tokenize
 from tests.builders import a_route
 from tests.house import run

@@ -12,10 +12,11 @@ import pytest
 
 from gateway.kv_cache import Tokenised
 from gateway.parse.openai import parse_json
+from gateway.request import GenerationRequest
 from gateway.settings import TokensSettings
 from gateway.tokens.prompts import Unreadable
 from gateway.tokens.service import Tokens
-from gateway.vocabulary import GenerationRequest, ModelCard, ModelName, ReplicaAddress
+from gateway.vocabulary import ModelCard, ModelName, ReplicaAddress
 from tests.builders import a_route
 from tests.integration.sim_clients import clients, run, until
 from tests.tokenizers_made import CHATML, byte_level, made_folder

@@ -18,7 +18,8 @@ from gateway.errors import (
     StreamBroken,
     TooManyRequests,
 )
-from gateway.vocabulary import Outcome, ReplicaId, Usage
+from gateway.request import Usage
+from gateway.vocabulary import Outcome, ReplicaId
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.account.usage import _DOCUMENT, NOTHING, read_usage
-from gateway.vocabulary import Usage
+from gateway.request import Usage
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -12,8 +12,9 @@ from gateway.choose.chooser import Chooser
 from gateway.choose.policies import POLICIES, policy
 from gateway.choose.scorers import ExpectedWork
 from gateway.fleet.ledger import Replica
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, Role
+from gateway.vocabulary import Role
 from tests.builders import a_replica, a_request
 
 

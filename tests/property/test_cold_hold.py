@@ -16,8 +16,9 @@ from gateway.hold.cold import ColdHold
 from gateway.hold.cold_starts import LEAST_S, REMEMBERED, ColdStarts
 from gateway.hold.crowd import Crowd
 from gateway.hold.fair_queue import Ticket
+from gateway.request import GenerationRequest
 from gateway.settings import CrowdSettings, HoldSettings, ModelSettings
-from gateway.vocabulary import GenerationRequest, ModelName, ServiceClass, Tenant
+from gateway.vocabulary import ModelName, ServiceClass, Tenant
 from tests.builders import a_request
 from tests.conftest import ManualClock
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.choose.holdings import Holdings
 from gateway.choose.text_chain import Prompt
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, Usage
+from gateway.request import GenerationRequest, Usage
+from gateway.vocabulary import ModelName, ReplicaId
 from tests.builders import a_route
 
 SIZE = 16

@@ -14,8 +14,9 @@ from gateway.errors import Evicted, Rejected
 from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain, Turn
 from gateway.kv_cache import EngineFacts
+from gateway.request import GenerationRequest, Usage
 from gateway.settings import CrowdSettings, HoldSettings
-from gateway.vocabulary import GenerationRequest, ReplicaId, ServiceClass, Tenant, Usage
+from gateway.vocabulary import ReplicaId, ServiceClass, Tenant
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from random import Random
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.choose.hashing import ConsistentHash
 from gateway.fleet.ledger import Replica
-from gateway.vocabulary import GenerationRequest
-from tests.builders import a_replica, a_request
+from gateway.request import GenerationRequest
+from tests.builders import a_replica, a_request, altered
 
 
 def asking(prompt: bytes, session: bytes | None = None) -> GenerationRequest:
-    return msgspec.structs.replace(a_request(), prompt=prompt, session=session)
+    return altered(a_request(), prompt=prompt, session=session)
 
 
 def home(request: GenerationRequest, fleet: list[Replica], bound: float = 1.25) -> Replica:

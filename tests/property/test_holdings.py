@@ -16,8 +16,9 @@ from gateway.choose.policies import policy
 from gateway.choose.text_chain import Prompt
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import BlocksCleared, BlocksRemoved, BlocksStored, Certainty, Tokenised
+from gateway.request import GenerationRequest, Usage
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, Usage
+from gateway.vocabulary import ModelName, ReplicaId
 from tests.builders import a_replica, a_route
 
 Step = tuple[Any, ...]  # a method of World, and its arguments

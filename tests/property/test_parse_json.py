@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
 from gateway.parse.openai import parse_json
-from gateway.vocabulary import GenerationRequest, ModelName
+from gateway.request import GenerationRequest
+from gateway.vocabulary import ModelName
 from tests.builders import a_route
 
 ROUTE = a_route("/v1/chat/completions")

@@ -26,14 +26,15 @@ from gateway.peer_news import DEMAND_EVERY_S, FIGURES, PeerNews
 from gateway.peers.rows import Datagram, Key, Kind, Topic
 from gateway.peers.share import Peers
 from gateway.peers.voice import Voice
+from gateway.request import GenerationRequest, Usage
 from gateway.scale.demands import Demands
 from gateway.settings import ChooseSettings, FleetSettings, HoldSettings, ScaleSettings
 from gateway.supply import Supply
 from gateway.tenants.document import read_documents
 from gateway.tenants.ration import ALONE, Ranks
 from gateway.tenants.tenancy import Tenancy
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaAddress, ReplicaId, Usage
-from tests.builders import a_request
+from gateway.vocabulary import ModelName, ReplicaAddress, ReplicaId
+from tests.builders import a_request, altered
 from tests.conftest import ManualClock
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Sent:
     ) -> None:
         self.side = side
         replica = side.replica(name)
-        request = replace(a_request(stream=is_stream, prompt_tokens=tokens), prompt=prompt)
+        request = altered(a_request(stream=is_stream, prompt_tokens=tokens), prompt=prompt)
         self.lease = replica.lease(tokens).__enter__()
         choice = Choice(replica, 0, (replica,))
         self.claim = side.chooser.dispatched(request, choice, side.clock()).__enter__()

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from math import exp
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.demand import Share
+from gateway.request import GenerationRequest, Usage
 from gateway.scale.means import LEAST_PAST_S
 from gateway.scale.meter import Meter
 from gateway.scale.staffing import FAST_S, SLOW_S
-from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, ServiceClass, Tenant, Usage
-from tests.builders import AnEntry
+from gateway.vocabulary import ROUTES, ModelName, ServiceClass, Tenant
+from tests.builders import AnEntry, altered
 
 BATCH = Tenant("night", ServiceClass.BATCH)
 RATE = 1000.0
@@ -31,7 +31,7 @@ def an_entry(now: float, prompt: int, *, is_batch: bool = False, stream: bool = 
         max_tokens=1,
     )
     if is_batch:
-        request = msgspec.structs.replace(request, tenant=BATCH)
+        request = altered(request, tenant=BATCH)
     return AnEntry(request, now)
 
 

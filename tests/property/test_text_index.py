@@ -14,7 +14,8 @@ from xxhash import xxh3_64_intdigest
 from gateway.choose.stretch import Given
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import TextIndex, Walk
-from gateway.vocabulary import GenerationRequest, ModelName
+from gateway.request import GenerationRequest
+from gateway.vocabulary import ModelName
 from tests.builders import a_route
 
 Step = tuple[Any, ...]  # a method of World, and its arguments

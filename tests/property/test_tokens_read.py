@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from gateway.parse.openai import parse_json
+from gateway.request import GenerationRequest
 from gateway.tokens.layout import Layout, edges, learn, trials
 from gateway.tokens.prompts import ChatPrompt, TextPrompt, read_prompt
 from gateway.tokens.reader import Reader
 from gateway.tokens.token_text import READINGS, TokenText
-from gateway.vocabulary import GenerationRequest
 from tests.builders import a_route
 from tests.tokenizers_made import (
     CHATML,

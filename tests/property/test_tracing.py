@@ -13,7 +13,8 @@ from gateway.account.accounts import Accounts
 from gateway.account.entry import Entry
 from gateway.account.tracing import CHOOSE, HOLD, WAIT, Span, Trace, Tracer, spans_of
 from gateway.errors import ClientGone, ConnectFailed, GatewayError, WaitedTooLong
-from gateway.vocabulary import Prediction, ReplicaAddress, Usage
+from gateway.request import Usage
+from gateway.vocabulary import Prediction, ReplicaAddress
 from tests.builders import a_request
 from tests.conftest import ManualClock
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequest
 from gateway.parse.parser import Parser, Shown
+from gateway.request import GenerationRequest
 from gateway.trust.question import OddAnswer, Verdict, key_of, question_of, verdict_of
 from gateway.trust.verdicts import Verdicts
-from gateway.vocabulary import GenerationRequest
 from tests.builders import a_route
 
 JSON = st.recursive(

@@ -21,17 +21,9 @@ from gateway.fleet.ledger import Replica
 from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain
 from gateway.kv_cache import EngineFacts
+from gateway.request import GenerationRequest, Usage
 from gateway.settings import ChooseSettings, CrowdSettings, HoldSettings
-from gateway.vocabulary import (
-    ROUTES,
-    GenerationRequest,
-    Health,
-    ModelName,
-    ReplicaAddress,
-    ServiceClass,
-    Tenant,
-    Usage,
-)
+from gateway.vocabulary import ROUTES, Health, ModelName, ReplicaAddress, ServiceClass, Tenant
 from serving.sim.engine import Engine, EngineRequest, FinishReason
 from serving.sim.timing import EngineShape, StepTiming
 from tests.bench.holding.loop import run_virtual

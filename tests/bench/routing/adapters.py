@@ -20,17 +20,9 @@ from gateway.choose.filters import Decodes
 from gateway.choose.pickers import Cheapest
 from gateway.choose.policies import POLICIES, policy
 from gateway.choose.price import Price
+from gateway.request import GenerationRequest, Usage
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import (
-    ROUTES,
-    GenerationRequest,
-    Health,
-    ModelName,
-    ReplicaAddress,
-    ReplicaId,
-    Role,
-    Usage,
-)
+from gateway.vocabulary import ROUTES, Health, ModelName, ReplicaAddress, ReplicaId, Role
 from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
 from tests.bench.routing.engine import ReplicaSpec
 from tests.bench.routing.world import Caches, RouterFactory

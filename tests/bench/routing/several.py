@@ -15,8 +15,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import replace
-
 from gateway.choose.policies import policy
 from gateway.choose.target import Part
 from gateway.hold.capacity import NO_PART
@@ -31,13 +29,14 @@ from gateway.kv_cache import (
     Reading,
     Tokenised,
 )
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings, PeersSettings
-from gateway.vocabulary import GenerationRequest
 from tests.bench.routing.adapters import BYTES_PER_TOKEN, GatewayRouter, request_of
 from tests.bench.routing.cache import BLOCK_TOKENS, Arrival
 from tests.bench.routing.engine import ReplicaSpec
 from tests.bench.routing.held import Held
 from tests.bench.routing.world import Caches, RouterFactory
+from tests.builders import altered
 
 if TYPE_CHECKING:
     from random import Random
@@ -89,7 +88,7 @@ class Gateway(GatewayRouter):
 
     def request(self, arrival: Arrival) -> GenerationRequest:
         """With its tokens."""
-        request = replace(request_of(arrival), reading=read(arrival))
+        request = altered(request_of(arrival), reading=read(arrival))
         assert request.reading is not None
         for _ in self.chooser.name(request.reading):
             pass

@@ -25,9 +25,10 @@ from gateway.choose.pace import Pace
 from gateway.choose.price import work
 from gateway.demand import Demand
 from gateway.hold.capacity import Bounds, Load, Room
+from gateway.request import GenerationRequest, Usage
 from gateway.scale.demands import Demands, Standing
 from gateway.settings import ScaleSettings
-from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, Usage
+from gateway.vocabulary import ROUTES, ModelName
 from tests.bench.routing.cache import BLOCK_TOKENS, Arrival, hit_tokens, leading
 from tests.bench.routing.engine import Engine, Job, ReplicaSpec
 from tests.bench.scaling.autoscaler import Autoscaler, Behaviour, Rule, Signals

@@ -14,7 +14,7 @@ from gateway.account.access_log import BATCH, AccessLog, NoLog, line
 from gateway.account.accounts import Accounts
 from gateway.account.entry import Entry
 from gateway.errors import InvalidRequest
-from gateway.vocabulary import Usage
+from gateway.request import Usage
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 

@@ -22,9 +22,10 @@ from gateway.errors import StreamBroken
 from gateway.fleet.kv_events import Heard
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import Certainty
+from gateway.request import Usage
 from gateway.tenants.limits import Allowance, Limits
 from gateway.tenants.tenancy import Member
-from gateway.vocabulary import Health, ModelName, ReplicaId, Tenant, Usage
+from gateway.vocabulary import Health, ModelName, ReplicaId, Tenant
 from tests.builders import a_replica, a_request
 from tests.conftest import ManualClock
 

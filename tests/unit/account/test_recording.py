@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 import pytest
 
@@ -14,11 +13,11 @@ from gateway.account.access_log import AccessLog, NoLog
 from gateway.account.accounts import Accounts
 from gateway.account.recording import HEAD, MARKS, Recorder, Several, logs_of
 from gateway.errors import ClientGone
+from gateway.request import Usage
 from gateway.section import SettingsError
 from gateway.settings import AccountSettings, Settings
-from gateway.vocabulary import Usage
 from loadtest.traces import read_trace
-from tests.builders import a_replica, a_request
+from tests.builders import a_replica, a_request, altered
 from tests.conftest import ManualClock
 
 SECRET = b"Tell nobody that the treasure is under the old oak behind the mill. "
@@ -36,7 +35,7 @@ class Recorded:
         self, prompt: bytes, at_s: float = 999.0, *, usage: Usage | None = None, **context: bytes
     ) -> None:
         request = a_request(stream=True, prompt_bytes=len(prompt))
-        request = msgspec.structs.replace(request, prompt=prompt, context=tuple(context.items()))
+        request = altered(request, prompt=prompt, context=tuple(context.items()))
         replica = a_replica()
         with self._accounts.open(b"req-1", "/v1/chat/completions", at_s) as entry:
             entry.tenant = "acme"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.account.usage import NOTHING, read_usage
-from gateway.vocabulary import Usage
+from gateway.request import Usage
 
 CHAT = {
     "id": "chatcmpl-1",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from random import Random
 
-import msgspec
 import pytest
 
 from gateway.choose.cache_aware import LEAST_REUSE, CacheAware
@@ -16,9 +15,10 @@ from gateway.choose.policies import policy
 from gateway.choose.price import Price, work
 from gateway.fleet.ledger import Replica
 from gateway.kv_cache import BlocksStored, Certainty, EngineFacts, Reading
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId
-from tests.builders import a_replica, a_route
+from gateway.vocabulary import ModelName, ReplicaId
+from tests.builders import a_replica, a_route, altered
 
 
 def asking(
@@ -304,8 +304,8 @@ def test_a_choice_is_doubted_where_a_long_new_prompt_may_be_held(
     request = asking(prompt)
     assert chooser.doubts(request, replicas) is doubts
     for other in (
-        msgspec.structs.replace(request, reading=Reading()),
-        msgspec.structs.replace(request, route=a_route("/v1/embeddings")),
+        altered(request, reading=Reading()),
+        altered(request, route=a_route("/v1/embeddings")),
     ):
         assert not chooser.doubts(other, replicas)
     choice = chooser.choose(request, replicas)

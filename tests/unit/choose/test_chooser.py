@@ -13,9 +13,10 @@ from gateway.choose.filters import Decodes
 from gateway.choose.pickers import Cheapest, InTurn
 from gateway.choose.policies import POLICIES, policy
 from gateway.choose.scorers import ExpectedWork, Indifferent
+from gateway.request import GenerationRequest
 from gateway.section import SettingsError
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, Role
+from gateway.vocabulary import Role
 from tests.builders import a_replica, a_request
 
 

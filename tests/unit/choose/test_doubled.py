@@ -13,8 +13,9 @@ from gateway.choose.cache_aware import CacheAware
 from gateway.choose.chooser import Choice
 from gateway.choose.owed import Owed
 from gateway.kv_cache import Placement
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import ROUTES, GenerationRequest, ModelName
+from gateway.vocabulary import ROUTES, ModelName
 from tests.builders import a_replica
 
 REPLICA = a_replica("r1")

@@ -13,7 +13,8 @@ from gateway.choose.elsewhere import ON_ITS_WAY_S
 from gateway.choose.holdings import Holdings
 from gateway.choose.text_chain import Prompt
 from gateway.kv_cache import Certainty, EngineFacts, Placement
-from gateway.vocabulary import ROUTES, GenerationRequest, ModelName, ReplicaId
+from gateway.request import GenerationRequest
+from gateway.vocabulary import ROUTES, ModelName, ReplicaId
 
 R1, R2 = ReplicaId("r1:8000"), ReplicaId("r2:8000")
 

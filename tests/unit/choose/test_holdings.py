@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +23,10 @@ from gateway.kv_cache import (
     Reading,
     Tokenised,
 )
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId, Usage
+from gateway.request import GenerationRequest, Usage
+from gateway.vocabulary import ModelName, ReplicaId
 from serving.sim.block_hash import BlockHasher, HashAlgorithm, canonical_cbor, wire_hash
-from tests.builders import a_route
+from tests.builders import a_route, altered
 
 SIZE = 16
 A, B, C = ReplicaId("a"), ReplicaId("b"), ReplicaId("c")
@@ -594,7 +594,7 @@ def read_first(holdings: Holdings, prompt: bytes) -> Prompt:
     reading.early(tokenised(prompt))
     for _ in holdings.name(reading):
         pass
-    return Prompt(msgspec.structs.replace(text(prompt).request, reading=reading))
+    return Prompt(altered(text(prompt).request, reading=reading))
 
 
 @given(held=st.lists(st.integers(0, 32), min_size=2, max_size=2), sent=st.integers(0, 2048))

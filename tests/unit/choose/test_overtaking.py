@@ -12,8 +12,9 @@ from gateway.choose.pickers import Cheapest
 from gateway.choose.target import Part
 from gateway.fleet.ledger import Replica
 from gateway.order import place
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, ModelName, ServiceClass, Tenant
+from gateway.vocabulary import ModelName, ServiceClass, Tenant
 from tests.builders import a_replica, a_route
 
 RATE_PER_S = 1_000.0

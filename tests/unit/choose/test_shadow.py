@@ -5,7 +5,6 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,14 +13,14 @@ from gateway.choose.chooser import Claim
 from gateway.choose.policies import policy
 from gateway.choose.shadow import Shadow
 from gateway.fleet.ledger import Replica
+from gateway.request import GenerationRequest, Usage
 from gateway.section import SettingsError
 from gateway.settings import ChooseSettings
-from gateway.vocabulary import GenerationRequest, Usage
-from tests.builders import a_replica, a_request
+from tests.builders import a_replica, a_request, altered
 
 
 def asking(prompt: bytes, *, stream: bool = True) -> GenerationRequest:
-    return msgspec.structs.replace(
+    return altered(
         a_request(stream=stream, prompt_bytes=len(prompt), prompt_tokens=len(prompt) // 4),
         prompt=prompt,
     )

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from gateway.hold.asking import ASK_AT_ONCE, who_is_asked
 from gateway.hold.gate import Gate
 from gateway.hold.turn import Lane, Turn, Waiter
 from gateway.order import PATIENCE_S
+from tests.builders import altered
 from tests.conftest import ManualClock
 from tests.unit.hold.test_gate import R1, Claim, Client, a_gate, a_request
 
@@ -26,7 +26,7 @@ def a_waiter(gate: Gate, lane: Lane, family: bytes, alone: int, uncached: int) -
     claim.uncached = uncached
     turn = Turn(uncached, 10, True, gate, lane)
     turn.claim = claim
-    request = replace(a_request(tokens=WHOLE), prompt=family)
+    request = altered(a_request(tokens=WHOLE), prompt=family)
     return Waiter(request, turn, Client())
 
 

@@ -14,15 +14,9 @@ from gateway.hold.asking import ASK_AT_ONCE
 from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain, Turn
 from gateway.order import place
+from gateway.request import GenerationRequest
 from gateway.settings import CrowdSettings, HoldSettings
-from gateway.vocabulary import (
-    GenerationRequest,
-    ModelName,
-    ReplicaId,
-    Role,
-    ServiceClass,
-    Tenant,
-)
+from gateway.vocabulary import ModelName, ReplicaId, Role, ServiceClass, Tenant
 from tests.builders import MODEL, a_replica, a_route
 from tests.conftest import ManualClock
 

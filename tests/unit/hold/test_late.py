@@ -8,8 +8,9 @@ from random import Random
 from gateway.choose.policies import policy
 from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain
+from gateway.request import GenerationRequest
 from gateway.settings import ChooseSettings, HoldSettings
-from gateway.vocabulary import GenerationRequest, ModelName, ReplicaId
+from gateway.vocabulary import ModelName, ReplicaId
 from tests.builders import a_replica, a_route
 from tests.conftest import ManualClock
 

@@ -17,10 +17,11 @@ from gateway.errors import (
     ModelNotAllowed,
     TooManyAtOnce,
 )
+from gateway.request import GenerationRequest, Usage
 from gateway.tenants.document import Document, read_documents
 from gateway.tenants.keys import digest
 from gateway.tenants.tenancy import Strangers, Tenancy, tokens_used
-from gateway.vocabulary import ANYBODY, GenerationRequest, Route, ServiceClass, Usage
+from gateway.vocabulary import ANYBODY, Route, ServiceClass
 from tests.builders import a_request, a_route
 from tests.conftest import ManualClock
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from gateway.request import GenerationRequest
 from gateway.tokens.layout import edges, learn, trials
 from gateway.tokens.prompts import ChatPrompt, Message, TextPrompt, read_prompt
 from gateway.tokens.token_text import TokenText, byte_level, pieces
-from gateway.vocabulary import GenerationRequest
 from serving.sim.tokens import render_chat, token_string, tokenize
 from tests.builders import a_route
 from tests.tokenizers_made import CHATML, FORGETFUL, REASONED, SPECIAL, TRIMMED

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.parse.openai import parse_json
+from gateway.request import GenerationRequest
 from gateway.tokens.json_text import characters, elements, integers, members
 from gateway.tokens.prompts import (
     ChatPrompt,
@@ -21,7 +22,6 @@ from gateway.tokens.prompts import (
     cache_salt,
     read_prompt,
 )
-from gateway.vocabulary import GenerationRequest
 from tests.builders import a_route
 
 HI = [{"role": "user", "content": "hi"}]
