@@ -112,14 +112,7 @@ class Errand:
             self.refuse(Bug())
         return Answer(self.request_id.decode(), self.status, b"".join(self._parts), self.error)
 
-    def start(
-        self,
-        status: int,
-        headers: Sequence[tuple[bytes, bytes]],
-        length: int | None,
-        *,
-        chunked: bool,
-    ) -> None:
+    def start(self, status: int, fields: bytes, length: int | None, *, chunked: bool) -> None:
         """The response has begun."""
         self.status = status
         self.has_started = True

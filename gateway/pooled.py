@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _BATCH: Final = ServiceClass.BATCH  # found faster by a name of our own
 
-JSON: Final = ((b"content-type", b"application/json"),)
+JSON: Final = b"content-type: application/json\r\n"
 
 
 class Pooled:

@@ -64,20 +64,26 @@ def _status_line(status: int) -> bytes:
 STATUS_LINES: Final = {status: _status_line(status) for status in range(200, 600)}
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time at all
 LAST_CHUNK: Final = b"0\r\n\r\n"
+CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+CLOSE: Final = b"connection: close\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 WAITING: Final = b": waiting\n\n"
 """An SSE comment, which clients skip."""
-EVENTS: Final = ((b"content-type", b"text/event-stream; charset=utf-8"),)
+EVENTS: Final = b"content-type: text/event-stream; charset=utf-8\r\n"
+
+
+def _lines(fields: Sequence[Field]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def whole_reply(error: GatewayError) -> bytes:
     """A refusal of something that never became an exchange."""
     status, headers, body = error_reply(error)
-    lines = b"".join([b"%b: %b\r\n" % field for field in headers])
-    return b"%b%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (
+    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (
         STATUS_LINES[status],
-        lines,
+        _lines(headers),
         len(body),
+        CLOSE,
         body,
     )
 
@@ -190,36 +196,32 @@ class Exchange:
 
     # The response
 
-    def start(
-        self, status: int, headers: Sequence[Field], length: int | None, *, chunked: bool
-    ) -> None:
+    def start(self, status: int, fields: bytes, length: int | None, *, chunked: bool) -> None:
         """Decide the response head; it is written together with the first bytes of the body.
 
-        `length` None without `chunked` means that the body ends with the connection.
+        `fields` are lines. `length` None without `chunked` means that the body ends with the
+        connection.
         """
-        if self._is_early:
-            self.status = status
-            self.has_started = True
-            return
-        status_line = STATUS_LINES.get(status) or _status_line(status)
-        lines = [b": ".join(field) for field in headers if field[0] != b"x-request-id"]
-        lines.append(b"x-request-id: " + self.request_id)
-        if self.notes:
-            lines += self.notes
-        if chunked:
-            lines.append(b"transfer-encoding: chunked")
-            self._is_chunked = True
-        elif length is not None:
-            if status != 204:
-                lines.append(b"content-length: %d" % length)
-        else:
-            self.keep_alive = False
-        if not self.keep_alive:
-            lines.append(b"connection: close")
-        lines.append(b"\r\n")
         self.status = status
-        self._head = status_line + b"\r\n".join(lines)
         self.has_started = True
+        if self._is_early:
+            return
+        framing = b""
+        if chunked:
+            framing = CHUNKED
+            self._is_chunked = True
+        elif length is None:
+            self.keep_alive = False
+        elif status != 204:
+            framing = b"content-length: %d\r\n" % length
+        self._head = b"%b%bx-request-id: %b\r\n%b%b%b\r\n" % (
+            STATUS_LINES.get(status) or _status_line(status),
+            fields,
+            self.request_id,
+            b"".join([note + b"\r\n" for note in self.notes]) if self.notes else b"",
+            framing,
+            b"" if self.keep_alive else CLOSE,
+        )
 
     def write(self, data: bytes) -> None:
         """Write body bytes, already framed; the transport buffers what the kernel does not."""
@@ -300,7 +302,7 @@ class Exchange:
             return
         if not self.has_started and not self._is_early:
             status, headers, body = error_reply(error, self.route)
-            self.start(status, headers, len(body), chunked=False)
+            self.start(status, _lines(headers), len(body), chunked=False)
             self.write(body)
             self.finish()
         elif self._is_chunked and not self._line.transport.is_closing():

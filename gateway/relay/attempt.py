@@ -24,14 +24,13 @@ from gateway.errors import (
     StreamBroken,
     StreamStalled,
 )
-from gateway.relay.http1 import LAST_CHUNK, end_to_end, unframed
+from gateway.relay.http1 import LAST_CHUNK, unframed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from gateway.clock import Clock
     from gateway.relay.connection import Connection
-    from gateway.relay.http1 import Header
     from gateway.vocabulary import Body, Seconds
 
 UNAVAILABLE: Final = frozenset({502, 503, 504})
@@ -82,9 +81,7 @@ class Client(Protocol):
     def paused_since(self) -> Seconds | None:
         """Since when it has been too slow to write to."""
 
-    def start(
-        self, status: int, headers: Sequence[Header], length: int | None, *, chunked: bool
-    ) -> None: ...
+    def start(self, status: int, fields: bytes, length: int | None, *, chunked: bool) -> None: ...
 
     def write(self, data: bytes) -> None: ...
 
@@ -231,9 +228,7 @@ class Attempt:
         reader = self._connection.reader
         self.has_begun = True
         self.writes_chunks = reader.length is None and self._client.takes_chunks
-        self._client.start(
-            reader.status, end_to_end(reader.headers), reader.length, chunked=self.writes_chunks
-        )
+        self._client.start(reader.status, reader.fields, reader.length, chunked=self.writes_chunks)
         self._watcher.first_byte(now)
 
     def _end(self) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 import httptools
 
 from gateway.errors import ProtocolBroken
+from gateway.relay.recall import Recall, recall
 
 Header = tuple[bytes, bytes]
 
@@ -39,7 +40,8 @@ MAX_HEAD_BYTES: Final = 256 * 1024
 """What comes before a body, interim responses and all. An engine's head is under a kilobyte; one
 without an end must not fill our memory."""
 
-_NOT_FORWARDED: Final = HOP_BY_HOP | {b"content-length"}  # whoever frames anew writes its own
+_NOT_FORWARDED: Final = HOP_BY_HOP | {b"content-length", b"x-request-id"}
+"""Whoever writes to the client frames anew, and has its own id."""
 
 _NO_BODY: Final = frozenset({204, 304})
 
@@ -75,9 +77,9 @@ class ResponseReader:
     """Reads the responses of one connection, one after the other.
 
     `expect()` opens the next response; `feed(data)` takes what was read. Then `status` (0 until
-    the head is here), `headers` (names in lower case), `pieces` (body bytes of the last read) and
-    `is_complete` hold. `has_surplus` tells that the replica sent more than it announced: the
-    connection must not be used again.
+    the head is here), `fields` (its lines that are meant for the client, names in lower case),
+    `pieces` (body bytes of the last read) and `is_complete` hold. `has_surplus` tells that the
+    replica sent more than it announced: the connection must not be used again.
     """
 
     __slots__ = (
@@ -85,13 +87,15 @@ class ResponseReader:
         "_has_trailers",
         "_head_at_start",
         "_head_bytes",
+        "_headers",
         "_in_head",
         "_is_clean",
         "_parser",
         "_raw_from",
         "_reads_head",
+        "_recall",
+        "fields",
         "has_surplus",
-        "headers",
         "is_chunked",
         "is_complete",
         "keeps_alive",
@@ -102,12 +106,14 @@ class ResponseReader:
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self._recall: Recall | None = None
         self.expect()
 
     def expect(self) -> None:
         """Forget the last response and await the next."""
         self.status = 0
-        self.headers: list[Header] = []
+        self.fields = b""
+        self._headers: list[Header] = []
         self.pieces: list[bytes] = []
         self.length: int | None = None
         self.is_chunked = False
@@ -152,6 +158,26 @@ class ResponseReader:
 
     def feed(self, data: bytes) -> None:
         """Take one read. Raises ProtocolBroken when this is not an HTTP response."""
+        known = self._recall
+        if known is not None and self.is_untouched:
+            body = known.body(data)
+            if body is not None:
+                self._recalled(known, body)
+                return
+        self._parse(data)
+        is_whole = self.is_complete and self._reads_head and self._head_at_start
+        if is_whole and self.length and self.keeps_alive:
+            self._recall = recall(data, self.status, self.fields)
+
+    def _recalled(self, known: Recall, body: bytes) -> None:
+        self.status = known.status
+        self.fields = known.fields
+        self.length = len(body)
+        self.pieces = [body]
+        self.is_complete = self.keeps_alive = True
+        self._in_head = False
+
+    def _parse(self, data: bytes) -> None:
         was_clean = self._is_clean
         self.pieces = []
         self._reads_head = False
@@ -221,7 +247,7 @@ class ResponseReader:
             self.is_chunked = value.strip().lower() == b"chunked"
             if not self.is_chunked:
                 raise ProtocolBroken
-        self.headers.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self.is_complete:
@@ -231,7 +257,7 @@ class ResponseReader:
             if status < 100 or status == 101:
                 raise ProtocolBroken
             # An interim response (RFC 9110, 15.2): the real one follows, and is framed by itself.
-            self.headers = []
+            self._headers = []
             self.length = None
             self.is_chunked = False
             self._head_at_start = False
@@ -242,6 +268,7 @@ class ResponseReader:
         self._at_boundary = True
         if status in _NO_BODY:
             self.length = 0
+        self.fields = b"".join([b"%b: %b\r\n" % field for field in end_to_end(self._headers)])
 
     def on_body(self, piece: bytes) -> None:
         if not self.is_complete:
@@ -264,8 +291,7 @@ class ResponseReader:
 def end_to_end(headers: list[Header]) -> list[Header]:
     """The fields of a response head that are meant for the client, in their order.
 
-    Drops the hop-by-hop fields, those named by Connection, and Content-Length (the framing writes
-    its own).
+    Drops the hop-by-hop fields, those named by Connection, and what we write ourselves.
     """
     dropped = _NOT_FORWARDED
     for name, value in headers:

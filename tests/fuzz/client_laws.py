@@ -185,7 +185,7 @@ class Fixture:
         self.received += 1
         try:
             body = exchange.target + b"\n" + exchange.body
-            exchange.start(200, [], len(body), chunked=False)
+            exchange.start(200, b"", len(body), chunked=False)
             exchange.write(body)
             exchange.finish()
         except GatewayError as error:

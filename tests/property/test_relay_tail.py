@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.relay.attempt import ANYTHING_GOES, TAIL_READS, Attempt, Job, Patience, Source
 from gateway.relay.connection import Connection
-from gateway.relay.http1 import Header, ResponseReader, chunk
+from gateway.relay.http1 import ResponseReader, chunk
 from gateway.vocabulary import Seconds
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -29,9 +29,7 @@ class Listener:
         self.reads = 0
         self.is_finished = False
 
-    def start(
-        self, status: int, headers: Sequence[Header], length: int | None, *, chunked: bool
-    ) -> None: ...
+    def start(self, status: int, fields: bytes, length: int | None, *, chunked: bool) -> None: ...
 
     def write(self, data: bytes) -> None:
         self.written += data
