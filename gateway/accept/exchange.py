@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.accept.amend import Value
     from gateway.accept.head import Head
+    from gateway.accept.line import Line
     from gateway.errors import GatewayError
     from gateway.vocabulary import Body, ReplicaId, Route, Seconds
 
@@ -37,14 +38,6 @@ class Source(Protocol):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
-
-
-class Line(Protocol):
-    """What an exchange asks of the client's connection."""
-
-    transport: asyncio.Transport
-
-    def exchange_ended(self, exchange: Exchange, *, reusable: bool) -> None: ...
 
 
 class _Nobody:

@@ -16,7 +16,7 @@ from gateway.accept.head import Head
 
 if TYPE_CHECKING:
     from gateway.accept.door import Door
-    from gateway.accept.exchange import Line
+    from gateway.accept.line import Line
 
 _LENGTH: Final = b"\r\ncontent-length: "
 _MARK: Final = b"ength: "
