@@ -67,6 +67,7 @@ class Door:
         self.uploads: dict[bytes, int] = {}  # path of the app -> the most bytes it takes
         self._most_body_bytes = settings.max_body_bytes
         self._most_upload_bytes = settings.max_upload_bytes
+        self._small_bytes = min(SMALL_BYTES, self._most_body_bytes, self._most_upload_bytes)
         self._live = live
         self._routes = {route.path.encode(): route for route in ROUTES}
         self._id_prefix = f"req-{secrets.token_hex(4)}-".encode()
@@ -106,6 +107,8 @@ class Door:
         """
         length = head.content_length
         if length is not None:
+            if length <= self._small_bytes:
+                return None
             if length > self.limit(route):
                 return BodyTooLarge()
             if length <= SMALL_BYTES:
@@ -119,7 +122,7 @@ class Door:
     def new_id(self) -> bytes:
         """A request id, unique in this process and, by its prefix, most likely in the world."""
         self._ids += 1
-        return self._id_prefix + b"%x" % self._ids
+        return self._id_prefix + b"%d" % self._ids
 
     async def serve(self, exchange: Exchange) -> None:
         """Live one exchange; a bug in us is logged once, here, and answered with a 500."""

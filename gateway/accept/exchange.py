@@ -147,7 +147,7 @@ class Exchange:
         self._head: bytes | None = None
         self._is_chunked = False
         self._is_early = False  # the head went out before a replica had answered
-        self._told: list[bytes] = []  # the body of an answer whose status came too late
+        self._told = b""  # the body of an answer whose status came too late
         self._paused_since: Seconds | None = None
 
     def __repr__(self) -> str:
@@ -254,13 +254,13 @@ class Exchange:
 
     def _write_early(self, data: bytes) -> None:
         if self.status >= 400:
-            self._told.append(data)
+            self._told += data
         elif data:
             self._line.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def _end_early(self) -> None:
         if self._told:
-            event = told_event(b"".join(self._told), self.route)
+            event = told_event(self._told, self.route)
             self._line.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
         self._line.transport.write(LAST_CHUNK)
 

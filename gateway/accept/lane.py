@@ -58,7 +58,7 @@ class Lane(HttpToolsProtocol):
     def __repr__(self) -> str:
         return f"<Lane {self._line!r}>"
 
-    # What asyncio and uvicorn's server call
+    # What asyncio calls, and uvicorn's server
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)  # uvicorn narrows the argument, and so do we

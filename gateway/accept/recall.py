@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _LENGTH: Final = b"\r\ncontent-length: "
 _MARK: Final = b"ength: "
 _NEVER_AGAIN: Final = frozenset({b"x-request-id", b"expect", b"transfer-encoding"})
-_MOST_DIGITS: Final = 9
 _LONG_BYTES: Final = 16 * 1024  # longer bodies are not copied out of what was read
 
 
@@ -47,15 +46,17 @@ class Recall:
     def again(self, data: bytes, line: Line, door: Door) -> tuple[Exchange, Head] | None:
         """Another such request, with its body; None for anything else."""
         before, after = self._before, self._after
-        if not data.startswith(before):
+        rest_bytes = len(data) - len(before) - len(after)  # the length, as it is written, and body
+        digits, beyond = 1, 10
+        while rest_bytes - digits >= beyond:
+            digits += 1
+            beyond *= 10
+        body_bytes = rest_bytes - digits
+        if body_bytes < 0:
             return None
-        begin = len(before)
-        end = data.find(b"\r", begin, begin + _MOST_DIGITS + 1)
-        if end < 0 or not data.startswith(after, end):
-            return None
-        digits, body_at = data[begin:end], end + len(after)
-        body_bytes = len(data) - body_at
-        if not digits.isdigit() or body_bytes != int(digits):
+        body_at = len(data) - body_bytes
+        # Compared whole: compiled, that costs a third of finding the length, and reading it.
+        if data[:body_at] != b"%b%d%b" % (before, body_bytes, after):
             return None
         new_id = door.new_id()
         forwarded = self._forwarded + new_id + b"\r\n"
