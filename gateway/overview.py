@@ -19,7 +19,6 @@ from gateway.tenants.keys import digest, presented_key
 from gateway.tenants.tenancy import Strangers
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from starlette.routing import Route
@@ -129,6 +128,6 @@ class Overview:
         """What was measured."""
         return self._life.accounts.by_model
 
-    def spread(self, hashes: array[int]) -> Mapping[ReplicaId, Tokens]:
+    def spread(self, hashes: list[int]) -> Mapping[ReplicaId, Tokens]:
         """What caches hold."""
         return self._rooms.chooser.spread(hashes)

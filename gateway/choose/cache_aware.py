@@ -12,6 +12,7 @@ costs what a miss costs, until responses that tell cached tokens have taught bet
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
 from math import inf
@@ -305,7 +306,7 @@ class CacheAware:
         assert self.placements is not None
         brought = Brought(owed, prompt, prompt_tokens, self._gateway, self._attention_tokens)
         tokens_per_byte = prompt.request.prompt_tokens / len(prompt)
-        marks, fresh_from = prompt.hashes.tobytes(), brought.fresh_from
+        marks, fresh_from = array("Q", prompt.hashes).tobytes(), brought.fresh_from
         placement = Placement(
             name, tokens_per_byte, marks, fresh_from=fresh_from, gateway=self._gateway
         )  # fmt: skip

@@ -7,7 +7,6 @@ on the views alone, so permuting replicas permutes scores.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,6 +16,7 @@ from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
 from gateway.choose.target import NO_PART, Part
+from gateway.choose.text_chain import Hash
 from gateway.kv_cache import BlockListener, Placement, Reading, Tokenised
 from gateway.request import GenerationRequest, Usage
 from gateway.vocabulary import Prediction, ReplicaId, ReplicaView, Seconds, Tokens
@@ -328,7 +328,7 @@ class Chooser:
         """How much a replica's cache holds, about; 0 where the policy does not think of it."""
         return 0 if self.holdings is None else self.holdings.held_tokens(replica)
 
-    def spread(self, hashes: array[int]) -> Mapping[ReplicaId, Tokens]:
+    def spread(self, hashes: list[Hash]) -> Mapping[ReplicaId, Tokens]:
         """How much of a prompt with these beginnings (a `Dispatch`'s) each cache holds, about."""
         return {} if self.holdings is None else self.holdings.spread(hashes)
 

@@ -13,10 +13,11 @@ from typing import Final
 
 from gateway.choose.audit import Answers, Audit, Curiosity
 from gateway.choose.block_hash import Chain
+from gateway.choose.given import Given
 from gateway.choose.kv_source import Instant, KvSource
 from gateway.choose.ruler import Ruler
-from gateway.choose.stretch import End, Given, Lesson
-from gateway.choose.text_chain import MARKS, Prompt
+from gateway.choose.stretch import End, Lesson
+from gateway.choose.text_chain import MARKS, Hash, Prompt
 from gateway.choose.text_index import TextIndex
 from gateway.kv_cache import Certainty
 from gateway.record import Value
@@ -119,11 +120,11 @@ class Dispatch:
         self._parting = ruler.parting(record.sent.bit)
         self._is_awaited = True  # its first byte is
         self._is_pending = record.source.certainty is not _SILENT
-        self.hashes = prompt.whole()
+        self.hashes: list[Hash] = prompt.whole()
         self._unread_from, self._last = texts.send(
             record.sent,
             self.hashes,
-            prompt.request.prompt_tokens / max(len(prompt), 1),
+            ruler.per_byte,
             is_pending=self._is_pending,
             walk=ruler.walk,
         )
@@ -201,7 +202,7 @@ class Dispatch:
     def _remember(self, prompt_tokens: Tokens, output_tokens: Tokens) -> None:
         """Its next turn begins with it and its answer, of which the last token is not computed."""
         prompt, last = self._prompt, self._last
-        if prompt is None or last is None or last.hashes[-1] != self.hashes[-1]:
+        if prompt is None or last is None or last.last != self.hashes[-1]:
             return
         length = len(prompt)
         digest = prompt.digest(len(self.hashes), length)
@@ -215,11 +216,11 @@ class Dispatch:
             asked, whole = end.prompt_tokens // size * size, end.tokens // size * size
             is_next_turn = end.length < len(prompt)  # or the same prompt again
             if is_next_turn and whole > asked and found >= asked - size:
-                self.record.answers.found(prompt.request.model, is_kept=found > asked)
+                self.record.answers.found(prompt.model, is_kept=found > asked)
         elif parting is not None and found:
             margin = 2 * size + self._predicted // ROUGHLY
             stretch, marks = parting
-            is_there = stretch.hashes[-1] == self.hashes[marks - 1]  # or prompts part before it
+            is_there = stretch.last == self.hashes[marks - 1]  # or prompts part before it
             if is_there and abs(found - self._predicted) <= margin:
                 stretch.parted = found
 

@@ -14,18 +14,17 @@ is remembered.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from gateway.choose.elsewhere import MARK_BYTES
+from gateway.choose.elsewhere import marks_of
 from gateway.choose.price import work
 from gateway.choose.text_chain import MARKS
 
 if TYPE_CHECKING:
     from gateway.choose.owed import Owed
-    from gateway.choose.text_chain import Prompt
+    from gateway.choose.text_chain import Hash, Prompt
     from gateway.kv_cache import Placement
     from gateway.vocabulary import Tokens
 
@@ -59,12 +58,12 @@ class Brought:
         return f"<Brought from {self.fresh_from} of {len(self.hashes)} marks>"
 
     @property
-    def key(self) -> int:
+    def key(self) -> Hash:
         """The hash at the first mark it brings."""
         return self.hashes[self.fresh_from]
 
     @property
-    def order(self) -> tuple[int, int, int]:
+    def order(self) -> tuple[int, Hash, int]:
         """Of two that bring the same, the lesser goes on counting it. As others were told, so that
         it is the same of any two, whatever they have given up to a third."""
         return self.fresh_from, self.hashes[-1], self.gateway
@@ -89,7 +88,7 @@ class Doubled:
     __slots__ = ("_ours",)
 
     def __init__(self) -> None:
-        self._ours: defaultdict[str, dict[int, Brought]] = defaultdict(dict)
+        self._ours: defaultdict[str, dict[Hash, Brought]] = defaultdict(dict)
 
     def __repr__(self) -> str:
         return f"<Doubled: {len(self)} on their way>"
@@ -118,8 +117,7 @@ class Doubled:
         ours = self._ours.get(placement.replica)
         if not ours:
             return False
-        marks = array("Q")
-        marks.frombytes(placement.marks[: len(placement.marks) // MARK_BYTES * MARK_BYTES])
+        marks = marks_of(placement)
         if not marks:
             return False
         theirs = placement.fresh_from, marks[-1], placement.gateway
@@ -130,7 +128,7 @@ class Doubled:
         return False
 
 
-def _alike(one: array[int], other: array[int], at: int) -> int:
+def _alike(one: list[Hash], other: list[Hash], at: int) -> int:
     """Up to which mark they are the same, if they are at this one."""
     low, high = at + 1, min(len(one), len(other))
     while low < high:

@@ -18,13 +18,20 @@ from collections import OrderedDict, deque
 from typing import Final
 
 from gateway.choose.dispatch import PENDING_S, Record
-from gateway.choose.stretch import Given
+from gateway.choose.given import Given
+from gateway.choose.text_chain import Hash
 from gateway.choose.text_index import TextIndex
 from gateway.kv_cache import Certainty, Placement
 from gateway.vocabulary import Seconds
 
 ON_ITS_WAY_S: Final = 30.0
 MARK_BYTES: Final = 8
+
+
+def marks_of(placement: Placement) -> list[Hash]:
+    """The hashes at its marks."""
+    whole = len(placement.marks) // MARK_BYTES * MARK_BYTES
+    return array("Q", placement.marks[:whole]).tolist()
 
 
 class _Coming:
@@ -35,7 +42,7 @@ class _Coming:
     def __init__(
         self,
         given: Given,
-        hashes: array[int],
+        hashes: list[Hash],
         since: Seconds,
         unread_from: int,
         *,
@@ -56,7 +63,7 @@ class Elsewhere:
     def __init__(self, texts: TextIndex) -> None:
         self._texts = texts
         self._coming: OrderedDict[_Coming, None] = OrderedDict()  # as they were sent
-        self._by_mark: dict[tuple[Given, int], deque[_Coming]] = {}  # the same
+        self._by_mark: dict[tuple[Given, Hash], deque[_Coming]] = {}  # the same
         self._arrived: deque[tuple[Seconds, _Coming]] = deque()  # pending ones, and since when
 
     def __repr__(self) -> str:
@@ -64,8 +71,7 @@ class Elsewhere:
 
     def told(self, record: Record, placement: Placement, now: Seconds) -> None:
         """One has been sent to the replica of this record, or is no longer on its way there."""
-        hashes = array("Q")
-        hashes.frombytes(placement.marks[: len(placement.marks) // MARK_BYTES * MARK_BYTES])
+        hashes = marks_of(placement)
         if not hashes:
             return
         given = record.sent

@@ -18,7 +18,6 @@ is left.
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -33,7 +32,7 @@ from gateway.choose.kv_source import ChainKey, KvSource
 from gateway.choose.names import Held, Names
 from gateway.choose.ruler import Hits, Ruler
 from gateway.choose.stretch import Lesson, each_bit
-from gateway.choose.text_chain import MARKS, Prompt
+from gateway.choose.text_chain import MARKS, Hash, Prompt
 from gateway.choose.text_index import TextIndex, Walk
 from gateway.kv_cache import BlockEvent, Certainty, EngineFacts, Placement, Reading, Tokenised
 from gateway.vocabulary import ReplicaId, Seconds, Tokens
@@ -124,7 +123,7 @@ class Holdings:
         """O(marks of the prompt that are known + replicas that hold any of it)."""
         tokens, load_s = [0] * len(replicas), [0.0] * len(replicas)
         walk = self._texts.walk(prompt)
-        ruler = Ruler(prompt, walk, keeps_answers=self._answers.are_kept(prompt.request.model))
+        ruler = Ruler(prompt, walk, keeps_answers=self._answers.are_kept(prompt.model))
         names = self._names_of(prompt, walk)
         if names is not None and names.is_whole:
             ruler.length = names.tokens
@@ -320,7 +319,7 @@ class Holdings:
             return 0
         return record.source.blocks * record.block_size or int(record.sent.tokens)
 
-    def spread(self, hashes: array[int]) -> dict[ReplicaId, Tokens]:
+    def spread(self, hashes: list[Hash]) -> dict[ReplicaId, Tokens]:
         """How much of a prompt with these beginnings each cache is believed to hold, about; who
         holds none is left out. O(stretches of the prompt + replicas)."""
         sent = self._texts.spread(hashes)

@@ -21,19 +21,20 @@ from gateway.vocabulary import Seconds, Tokens
 class Ruler:
     """Beginnings of a prompt measured in tokens."""
 
-    __slots__ = ("_keeps_answers", "_per_byte", "ends", "length", "walk")
+    __slots__ = ("_keeps_answers", "ends", "length", "per_byte", "walk")
 
     def __init__(self, prompt: Prompt, walk: Walk, *, keeps_answers: bool) -> None:
         """`keeps_answers`: the next turn of a conversation repeats the last answer's tokens."""
         self.walk = walk
-        self._per_byte = prompt.request.prompt_tokens / max(len(prompt), 1)
+        tokens: Tokens = prompt.request.prompt_tokens
+        self.per_byte = tokens / max(len(prompt), 1)
         self._keeps_answers = keeps_answers
-        self.length: Tokens = prompt.request.prompt_tokens
+        self.length = tokens
         self.ends: dict[int, End] = {}
         """Of the prompt that this one continues, by bits of replicas that have answered it."""
         if walk.learnt:
             rest = len(prompt) - MARKS[walk.learnt - 1] + walk.beyond
-            self.length = walk.tokens + int(rest * self._per_byte)
+            self.length = walk.tokens + int(rest * self.per_byte)
         if walk.is_whole and walk.last is not None and walk.last.ends:
             self._find_ends(prompt, walk.last.ends)
 
@@ -78,7 +79,7 @@ class Ruler:
                 continue
             if end.length == length or prompt.is_answered(end.length):
                 self.ends[end.bit] = end
-                rest = int((length - end.length) * self._per_byte)
+                rest = int((length - end.length) * self.per_byte)
                 self.length = end.prompt_tokens + rest
                 if end.length < length:
                     self.length = max(self.length, self._kept(end) + 1)
@@ -91,14 +92,14 @@ class Ruler:
         if depth == walk.depth and walk.is_whole and walk.last is not None and walk.last.parted:
             return walk.last.parted
         if walk.lesson is None:
-            return int(mark * self._per_byte)
+            return int(mark * self.per_byte)
         if depth > walk.learnt:
             beyond = mark - MARKS[walk.learnt - 1] + walk.beyond
-            return walk.tokens + int(beyond * self._per_byte)
+            return walk.tokens + int(beyond * self.per_byte)
         tokens, beyond = walk.lesson.tokens_at(mark)
         if tokens:
-            return tokens + int(beyond * self._per_byte)
-        return min(int(mark * self._per_byte), walk.tokens)
+            return tokens + int(beyond * self.per_byte)
+        return min(int(mark * self.per_byte), walk.tokens)
 
 
 class Hits:

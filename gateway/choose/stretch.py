@@ -1,4 +1,4 @@
-"""What prompts have in common, in pieces, and what one replica was given of them.
+"""What prompts have in common, in pieces.
 
 A *stretch* is some successive beginnings that nobody has been given apart. Whoever walks along it
 is told apart by the hashes at its marks: they are chained, so that two prompts that agree at one
@@ -14,15 +14,12 @@ from typing import Final
 
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import ChainKey
-from gateway.choose.text_chain import MARKS
-from gateway.record import Leaf, Node
+from gateway.choose.text_chain import MARKS, Hash
+from gateway.record import mypyc_attr
 from gateway.vocabulary import Tokens
 
 MOST_ENDS: Final = 4
 """Remembered of prompts that are alike up to their last mark."""
-
-LEAST_SHARE: Final = 1 / 64
-"""Of its nominal size, what a cache is believed to have at the least."""
 
 
 class Lesson:
@@ -52,34 +49,52 @@ class Lesson:
         return (self._counts[at - 1], mark - self._ends[at - 1]) if at else (0, mark)
 
 
-class End(Leaf, frozen=True):
+@mypyc_attr(acyclic=True)
+class End:
     """Where a prompt ended, and its answer began, at one replica.
 
     The prompt is so many bytes, those beyond its last mark told by their digest. Its tokens, and
     those the replica computed with the answer, are as the response told them.
     """
 
-    length: int
-    digest: int
-    bit: int
-    prompt_tokens: Tokens
-    tokens: Tokens
+    __slots__ = ("bit", "digest", "length", "prompt_tokens", "tokens")
+
+    def __init__(
+        self, length: int, digest: Hash, bit: int, prompt_tokens: Tokens, tokens: Tokens
+    ) -> None:
+        self.length: Final = length
+        self.digest: Final = digest
+        self.bit: Final = bit
+        self.prompt_tokens: Final = prompt_tokens
+        self.tokens: Final = tokens
+
+    def __repr__(self) -> str:
+        return f"<End after {self.length} bytes, {self.prompt_tokens} tokens>"
 
 
-class Stretch(Node):
+@mypyc_attr(acyclic=True)
+class Stretch:
     """Some successive beginnings of prompts.
 
-    There are many, they live long, and no cycle leads through one: the collector need not know.
+    There are many, they live long, and no cycle leads through one.
     """
 
-    hashes: array[int]  # at its marks
-    tokens: Tokens  # about as many as it adds to what is before it
-    believed: int = 0  # bits of replicas
-    pending: int = 0
-    lesson: Lesson | None = None  # of a prompt that goes all along it
-    ends: tuple[End, ...] = ()  # beyond its last mark
-    digest: int = 0  # of the bytes behind its first mark, once they have been seen again
-    parted: Tokens = 0  # cached of the last prompt that went on from here where nobody had
+    __slots__ = ("believed", "digest", "ends", "hashes", "last", "lesson", "parted", "pending",
+                 "tokens")  # fmt: skip
+
+    def __init__(self, hashes: array[int], tokens: Tokens) -> None:
+        self.hashes = hashes  # at its marks
+        self.last: Hash = hashes[-1]
+        self.tokens = tokens  # about as many as it adds to what is before it
+        self.believed = 0  # bits of replicas
+        self.pending = 0
+        self.lesson: Lesson | None = None  # of a prompt that goes all along it
+        self.ends: tuple[End, ...] = ()  # beyond its last mark
+        self.digest: Hash = 0  # of the bytes behind its first mark, once they have been seen again
+        self.parted: Tokens = 0  # cached of the last prompt that went on from here where nobody had
+
+    def __repr__(self) -> str:
+        return f"<Stretch of {len(self.hashes)} held by {self.believed:b}>"
 
     def end(self, end: End) -> None:
         """A prompt that goes no further than a mark beyond it was answered."""
@@ -89,55 +104,35 @@ class Stretch(Node):
         others = [each for each in self.ends if (each.digest, each.bit) != (end.digest, end.bit)]
         self.ends = (*others[1 - MOST_ENDS :], end)
 
-    def __repr__(self) -> str:
-        return f"<Stretch of {len(self.hashes)} held by {self.believed:b}>"
+    def cut(self, marks: int, tokens: Tokens) -> Stretch:
+        """It ends after so many marks; what was behind them, so many tokens, is another."""
+        behind = Stretch(self.hashes[marks:], tokens)
+        behind.believed, behind.pending = self.believed, self.pending
+        behind.lesson, behind.ends, behind.parted = self.lesson, self.ends, self.parted
+        self.hashes = self.hashes[:marks]
+        self.last = self.hashes[-1]
+        self.tokens -= tokens
+        self.ends, self.digest, self.parted = (), 0, 0
+        return behind
 
-
-class Given:
-    """What one replica was given."""
-
-    __slots__ = ("bit", "capacity", "has_left", "nominal", "pending", "queue", "stamps", "tick",
-                 "tokens", "unread")  # fmt: skip
-
-    def __init__(self, bit: int, capacity: Tokens) -> None:
-        self.bit = bit
-        self.has_left = False
-        self.nominal = capacity
-        self.capacity = float(capacity)
-        self.tokens: Tokens = 0  # sum over `stamps`
-        self.tick = 0
-        self.stamps: dict[Stretch, int] = {}  # what is believed, and when it was last given
-        self.queue: list[tuple[int, Stretch]] = []  # heap; a stamp may be older than it is by now
-        self.unread: dict[Stretch, int] = {}  # believed only because so many are on their way
-        self.pending: dict[Stretch, int] = {}  # prompts on their way
-
-    def __repr__(self) -> str:
-        return f"<Given {self.tokens} of {self.capacity:.0f} tokens>"
-
-    def resize(self, capacity: Tokens) -> None:
-        """Its cache has this size."""
-        self.nominal = capacity
-        self.capacity = float(capacity)
-
-    def scale(self, factor: float) -> None:
-        """It keeps more or less than was believed."""
-        scaled = self.capacity * factor
-        self.capacity = min(max(scaled, self.nominal * LEAST_SHARE), float(self.nominal))
-
-
-def shared_marks(stretch: Stretch, hashes: array[int], at: int) -> int:
-    """How many of its marks are those of the prompt from `at` on; the first is."""
-    theirs = stretch.hashes
-    low, high = 1, min(len(theirs), len(hashes) - at)
-    if theirs[high - 1] == hashes[at + high - 1]:
-        return high
-    while low < high:
-        middle = (low + high + 1) // 2
-        if theirs[middle - 1] == hashes[at + middle - 1]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    def shared(self, hashes: list[Hash], at: int) -> int:
+        """How many of its marks are those of the prompt from `at` on; the first is."""
+        theirs = self.hashes
+        marks, length = len(hashes) - at, len(theirs)
+        if length <= marks:
+            if self.last == hashes[at + length - 1]:
+                return length
+            marks = length
+        elif theirs[marks - 1] == hashes[at + marks - 1]:
+            return marks
+        low, high = 1, marks - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if theirs[middle - 1] == hashes[at + middle - 1]:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
 
 def tokens_behind(stretch: Stretch, at: int, marks: int) -> Tokens:

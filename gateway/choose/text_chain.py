@@ -15,15 +15,17 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
-from functools import lru_cache
-from struct import Struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sized
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import xxhash
 
 if TYPE_CHECKING:
     from gateway.request import GenerationRequest
+
+Hash: TypeAlias = Any
+"""An `int` of 64 bits. They are compared and looked up, nothing is calculated with them: what mypyc
+knows to be an `int` it takes apart, and puts together again, wherever it goes."""
 
 _STEPS: Final = (
     (128, 512), (256, 4096), (512, 8192), (1024, 16_384), (2048, 65_536), (4096, 131_072),
@@ -48,7 +50,7 @@ def _marks() -> tuple[int, ...]:
 MARKS: Final = _marks()
 """Bytes from the beginning, ascending; what is longer than the last is told apart by then."""
 
-_PARTS: Final = tuple([slice(start, end) for start, end in zip((0, *MARKS), MARKS, strict=False)])
+_BEGINS: Final = (0, *MARKS)
 
 
 def _stops() -> tuple[int, ...]:
@@ -60,30 +62,37 @@ STOPS: Final = _stops()
 """Of each mark, how many there are up to where prompts are cut in any case: pieces that are
 remembered, and forgotten, in one are not longer than that."""
 
-_CUTS: Final = tuple(
-    [
-        Struct("".join([f"{part.stop - part.start}s" for part in _PARTS[:marks]]))
-        for marks in range(STOPS[0] + 1)
-    ]
-)
-"""What cuts out so many first pieces at once: small ones are copied sooner than viewed."""
+HEAD: Final = MARKS[STOPS[0] - 1]
+"""Bytes up to the first stop. So many are copied: pieces are cut out of a copy, which is `bytes`,
+sooner than out of a view."""
+
+_HEAD_MARKS: Final = tuple([bisect_right(MARKS, size) for size in range(0, HEAD + 1, MARKS[0])])
+"""Of prompts that are no longer than that, by their length in steps of the finest."""
+
+_digest: Final = cast("Callable[..., Hash]", xxhash.xxh3_64_intdigest)
 
 
 class Prompt:
     """One request's prompt, hashed as far as anybody asked and never twice."""
 
-    __slots__ = ("_bytes", "_length", "hashes", "marks", "request")
+    __slots__ = ("_head", "_length", "_view", "hashes", "marks", "model", "request")
 
     def __init__(self, request: GenerationRequest) -> None:
-        self.request = request
-        self.hashes: array[int] = array("Q")  # at MARKS, as far as hashed
-        self._bytes = data = memoryview(request.prompt)
-        end = max(len(data) - 1, 0)  # what closes it is none of the next turn's, nor are
-        if end and data[end - 1] <= _SPACE:  # blanks before that
-            before = bytes(data[max(end - _MOST_BLANKS, 0) : end])
-            end -= len(before) - len(before.rstrip(b" \t\r\n"))
-        self._length = end
-        self.marks = bisect_right(MARKS, self._length)
+        self.request: Final = request
+        self.model: Final = request.model
+        self.hashes: Final[list[Hash]] = []  # at MARKS, as far as hashed
+        prompt = request.prompt
+        end = len(cast("Sized", prompt)) - 1  # what closes it is none of the next turn's
+        self._view: memoryview | None = None  # of one that is longer than its head
+        if end <= HEAD:
+            self._head = bytes(prompt)
+        else:
+            self._view = memoryview(prompt)
+            self._head = bytes(self._view[:HEAD])
+        self._length = end = self._without_blanks(max(end, 0))
+        self.marks: Final = (
+            _HEAD_MARKS[end // MARKS[0]] if end <= HEAD else bisect_right(MARKS, end)
+        )
         """How many it has: what closes it is behind them all."""
 
     def __repr__(self) -> str:
@@ -93,33 +102,44 @@ class Prompt:
         """In bytes, without what closes it."""
         return self._length
 
+    def _without_blanks(self, end: int) -> int:
+        """Nor are blanks before that the next turn's."""
+        last = self._part(max(end - 1, 0), end)
+        if not last or last[0] > _SPACE:
+            return end
+        before = bytes(self._part(max(end - _MOST_BLANKS, 0), end))
+        return end - len(before) + len(before.rstrip(b" \t\r\n"))
+
+    def _part(self, begin: int, end: int) -> bytes | memoryview:
+        """Its bytes from here to there."""
+        return self._head[begin:end] if self._view is None else self._view[begin:end]
+
     def hash_to(self, marks: int) -> None:
         """As many of its first marks as there are."""
-        hashes, data, digest = self.hashes, self._bytes, xxhash.xxh3_64_intdigest
-        begin, end = len(hashes), min(marks, self.marks)
-        if begin >= end:
+        hashes, head, view = self.hashes, self._head, self._view
+        at, end = len(hashes), min(marks, self.marks)
+        if at >= end:
             return
-        above = hashes[-1] if begin else _scope(self.request)
-        if end == begin + 1:
-            hashes.append(digest(data[_PARTS[begin]], above))
-            return
-        pieces: Sequence[bytes | memoryview]
-        if end < len(_CUTS):
-            pieces = _CUTS[end].unpack_from(data)[begin:]
-        else:
-            pieces = [data[part] for part in _PARTS[begin:end]]
-        found: list[int] = []
-        for piece in pieces:
-            above = digest(piece, above)
-            found.append(above)
-        hashes.fromlist(found)
+        above = hashes[-1] if at else _scope(self.model, self.request)
+        begin, in_head = _BEGINS[at], min(end, STOPS[0])
+        while at < in_head:
+            mark = MARKS[at]
+            above = _digest(head[begin:mark], above)
+            hashes.append(above)
+            begin = mark
+            at += 1
+        while at < end and view is not None:
+            mark = MARKS[at]
+            above = _digest(view[begin:mark], above)
+            hashes.append(above)
+            begin = mark
+            at += 1
 
-    def digest_of(self, begin: int, end: int) -> int:
+    def digest_of(self, begin: int, end: int) -> Hash:
         """Of the bytes from one of its marks, which is hashed, to another."""
-        part = self._bytes[MARKS[begin] : MARKS[end]]
-        return xxhash.xxh3_64_intdigest(part, self.hashes[begin])
+        return _digest(self._part(MARKS[begin], MARKS[end]), self.hashes[begin])
 
-    def repeats(self, hashes: array[int], digest: int) -> bool:
+    def repeats(self, hashes: array[int], digest: Hash) -> bool:
         """Does it go on from its last hash as those do who have these, the first of them the same,
         and this digest behind it? Then these are its own: a long part costs two looks, not one for
         each mark."""
@@ -130,30 +150,38 @@ class Prompt:
         self.hashes.extend(hashes[1:])
         return True
 
-    def whole(self) -> array[int]:
+    def whole(self) -> list[Hash]:
         """The hashes at all its marks."""
         self.hash_to(self.marks)
         return self.hashes
 
-    def digest(self, marks: int, end: int) -> int:
+    def digest(self, marks: int, end: int) -> Hash:
         """Of so many first bytes, given the last of their marks."""
-        return xxhash.xxh3_64_intdigest(self._bytes[MARKS[marks - 1] : end], self.hashes[marks - 1])
+        return _digest(self._part(MARKS[marks - 1], end), self.hashes[marks - 1])
 
     def is_answered(self, end: int) -> bool:
         """Is the next of its messages an answer, as far as can be seen at once?"""
-        return _ANSWER.match(self._bytes, end, end + _ROLE_WITHIN) is not None
+        whole = self._head if self._view is None else self._view
+        return _ANSWER.match(whole, end, end + _ROLE_WITHIN) is not None
 
 
-def _scope(request: GenerationRequest) -> int:
+_scopes: Final[dict[str, dict[str, Hash]]] = {}  # of prompts without more, by path and model
+_MOST_MODELS: Final = 256
+
+
+def _scope(model: str, request: GenerationRequest) -> Hash:
     """What must be equal, beside the prompt, for a prefix to be shared."""
-    scope = _scope_of(request.model, request.route.path)
+    path = request.route.path
+    models = _scopes.get(path)
+    if models is None:
+        models = _scopes[path] = {}
+    scope = models.get(model)
+    if scope is None:
+        if len(models) >= _MOST_MODELS:  # clients may ask for any
+            models.clear()
+        scope = models[model] = _digest(model.encode() + b"\x00" + path.encode())
     for name, part in request.context:
         # Each by its own digest: parts that only join to the same bytes are different.
         named = name.encode() + b"\x00" + xxhash.xxh3_64_digest(part)
-        scope = xxhash.xxh3_64_intdigest(named, scope)
+        scope = _digest(named, scope)
     return scope
-
-
-@lru_cache(maxsize=256)
-def _scope_of(model: str, path: str) -> int:
-    return xxhash.xxh3_64_intdigest(model.encode() + b"\x00" + path.encode())

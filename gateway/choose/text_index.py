@@ -20,30 +20,15 @@ been forgotten, nothing is left.
 from __future__ import annotations
 
 from array import array
-from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final
 
-import msgspec
-
-from gateway.choose.stretch import (
-    Given,
-    Lesson,
-    Stretch,
-    each_bit,
-    marks_without,
-    shared_marks,
-    tokens_behind,
-)
-from gateway.choose.text_chain import MARKS, STOPS, Prompt
+from gateway.choose.given import Given, Kept
+from gateway.choose.stretch import Lesson, Stretch, each_bit, marks_without, tokens_behind
+from gateway.choose.text_chain import MARKS, STOPS, Hash, Prompt
 from gateway.vocabulary import Tokens
 
 FINE: Final = 1 / 64
 """A stretch that is more of a cache than this goes piece by piece."""
-
-LEAST_QUEUE: Final = 64
-"""More than twice what is believed, and so much: of what failed there is too much in a queue."""
-
-_TICK: Final = 256  # more than there are marks: earlier ones of a prompt are newer than later ones
 
 
 class Walk:
@@ -93,7 +78,7 @@ class TextIndex:
     __slots__ = ("_bits", "_changes", "_free", "_givens", "_leaving", "_stretches")
 
     def __init__(self) -> None:
-        self._stretches: dict[int, Stretch] = {}  # by the hash at the first mark
+        self._stretches: dict[Hash, Stretch] = {}  # by the hash at the first mark
         self._changes = 0  # of which stretches there are
         self._givens: dict[int, Given] = {}  # by bit
         self._free: list[int] = []
@@ -124,14 +109,17 @@ class TextIndex:
         """Clear so many stretches away after replicas that left."""
         while self._leaving and stretches > 0:
             given = self._leaving[-1]
-            for where in (given.stamps, given.pending):
-                while where and stretches > 0:
-                    stretches -= 1
-                    stretch = where.popitem()[0]
-                    stretch.believed &= ~given.bit
-                    stretch.pending &= ~given.bit
-                    self._let_go(stretch)
-            if not given.stamps and not given.pending:
+            while stretches > 0 and (given.kept or given.pending):
+                stretches -= 1
+                if given.kept:
+                    stretch, kept = given.kept.popitem()
+                    kept.is_kept = False
+                else:
+                    stretch = given.pending.popitem()[0]
+                stretch.believed &= ~given.bit
+                stretch.pending &= ~given.bit
+                self._let_go(stretch)
+            if not given.kept and not given.pending:
                 del self._givens[given.bit]
                 self._free.append(self._leaving.pop().bit)
 
@@ -151,7 +139,7 @@ class TextIndex:
             length = len(stretch.hashes)
             if len(hashes) < at + length:
                 _hash_along(prompt, stretch, at)
-            shared = shared_marks(stretch, hashes, at)
+            shared = stretch.shared(hashes, at)
             is_whole = shared == length
             here = stretch.believed
             if here & believed != believed:
@@ -178,7 +166,7 @@ class TextIndex:
     def send(
         self,
         given: Given,
-        hashes: array[int],
+        hashes: list[Hash],
         tokens_per_byte: float,
         *,
         is_pending: bool,
@@ -187,74 +175,74 @@ class TextIndex:
         """A prompt with these beginnings is on its way there. From which of them on no other has
         been read there, and the last stretch. As far as it was walked along, and nothing has
         changed since, it need not be looked up again."""
-        bit, stamps, unread = given.bit, given.stamps, given.unread
         at, marks, unread_from = 0, len(hashes), len(hashes)
         stretch: Stretch | None = None
-        given.tick += _TICK
-        newest = given.tick + _TICK - 1
-        path = self._walked(walk)
+        path, step = self._walked(walk), 0
+        prompt: list[Kept] = []
+        stamp = given.stamp()
         while at < marks:
-            if path:
-                stretch = path.pop()
+            if step < len(path):
+                stretch = path[step]
+                step += 1
             else:
                 stretch = self._stretches.get(hashes[at])
                 if stretch is None:
                     stretch = self._begin(hashes, at, tokens_per_byte)
                 else:
-                    shared = shared_marks(stretch, hashes, at)
+                    shared = stretch.shared(hashes, at)
                     if shared < len(stretch.hashes):
                         self._split(stretch, at, shared)
-            stamp = newest - at
-            if stretch not in stamps:
-                stretch.believed |= bit
+            kept = given.kept.get(stretch)
+            if kept is None:
+                kept = given.kept[stretch] = Kept(stretch, stamp - at, 1)
+                stretch.believed |= given.bit
                 given.tokens += stretch.tokens
-                heappush(given.queue, (stamp, stretch))
-                unread[stretch] = 1
                 unread_from = min(unread_from, at)
-            elif stretch in unread:
-                unread[stretch] += 1
-                unread_from = min(unread_from, at)
-            stamps[stretch] = stamp
+            else:
+                kept.stamp = stamp - at
+                if kept.unread:
+                    kept.unread += 1
+                    unread_from = min(unread_from, at)
+            prompt.append(kept)
             if is_pending:
-                stretch.pending |= bit
+                stretch.pending |= given.bit
                 given.pending[stretch] = given.pending.get(stretch, 0) + 1
             at += len(stretch.hashes)
+        given.stand(prompt)
         if given.tokens > given.capacity:
             self.trim(given)
         return unread_from, stretch
 
     def _walked(self, walk: Walk | None) -> list[Stretch]:
-        """What it went along, the first one last, if nothing has changed since."""
+        """What it went along, if nothing has changed since."""
         if walk is None or walk.changes != self._changes or walk.last is None:
             return []
         if not walk.is_whole:
             self._split(walk.last, walk.depth - walk.along, walk.along)
-        return walk.path[::-1]
+        return walk.path
 
-    def arrived(self, given: Given, hashes: array[int], unread_from: int) -> None:
+    def arrived(self, given: Given, hashes: list[Hash], unread_from: int) -> None:
         """It has been read there."""
-        unread = given.unread
-        if unread:
-            for stretch in self._along(hashes, unread_from):
-                unread.pop(stretch, None)
+        for stretch in self._along(hashes, unread_from):
+            kept = given.kept.get(stretch)
+            if kept is not None:
+                kept.unread = 0
 
-    def failed(self, given: Given, hashes: array[int], unread_from: int) -> None:
+    def failed(self, given: Given, hashes: list[Hash], unread_from: int) -> None:
         """It was not read there, and what nobody else brought is not believed."""
         if given.has_left:  # its bit may be another's by now
             return
         for stretch in self._along(hashes, unread_from):
-            left = given.unread.get(stretch)
-            if left is None:
+            kept = given.kept.get(stretch)
+            if kept is None or not kept.unread:
                 continue
-            if left > 1:
-                given.unread[stretch] = left - 1
+            if kept.unread > 1:
+                kept.unread -= 1
             else:
                 self._drop(given, stretch)
-        if len(given.queue) > 2 * len(given.stamps) + LEAST_QUEUE:
-            given.queue = [(stamp, each) for each, stamp in given.stamps.items()]
-            heapify(given.queue)
+        given.shorten()
 
-    def settle(self, given: Given, hashes: array[int]) -> None:
+    def settle(self, given: Given, hashes: list[Hash]) -> None:
         """It is pending no longer."""
         if given.has_left:
             return
@@ -270,29 +258,25 @@ class TextIndex:
 
     def trim(self, given: Given) -> None:
         """Let go of the least recently given, down to the capacity: large pieces in part."""
-        queue, stamps = given.queue, given.stamps
-        while given.tokens > given.capacity and queue:
-            stamp, stretch = queue[0]
-            last = stamps.get(stretch)
-            if last is not None and last != stamp:
-                heapreplace(queue, (last, stretch))  # it has been given again since
-                continue
-            if last is not None and stretch.tokens > given.capacity * FINE:
-                at = _TICK - 1 - stamp % _TICK
+        while given.tokens > given.capacity:
+            kept = given.oldest()
+            if kept is None:
+                break
+            stretch = kept.stretch
+            if stretch.tokens > given.capacity * FINE:
+                at = kept.at
                 marks = marks_without(stretch, at, given.tokens - given.capacity)
                 if marks:
                     self._split(stretch, at, marks)  # what is behind is the oldest now
                     continue
-            heappop(queue)
-            if last is not None:
-                self._drop(given, stretch)
+            self._drop(given, stretch)
 
-    def teach(self, hashes: array[int], lesson: Lesson) -> None:
+    def teach(self, hashes: list[Hash], lesson: Lesson) -> None:
         """The prompt with these beginnings has been read."""
         for stretch in self._along(hashes, 0):
             stretch.lesson = lesson
 
-    def lesson(self, hashes: array[int]) -> tuple[Lesson | None, Tokens]:
+    def lesson(self, hashes: list[Hash]) -> tuple[Lesson | None, Tokens]:
         """What is known of the longest of these beginnings that has learnt, and its tokens."""
         found: Lesson | None = None
         at = learnt = 0
@@ -302,7 +286,7 @@ class TextIndex:
                 found, learnt = stretch.lesson, at
         return found, found.tokens_at(MARKS[learnt - 1])[0] if found is not None else 0
 
-    def spread(self, hashes: array[int]) -> list[tuple[int, Tokens]]:
+    def spread(self, hashes: list[Hash]) -> list[tuple[int, Tokens]]:
         """Who was given how much of these beginnings: (bits, tokens). O(stretches)."""
         spread: list[tuple[int, Tokens]] = []
         bits, tokens, at = -1, 0, 0  # of those that were given all so far
@@ -311,14 +295,14 @@ class TextIndex:
             if gone and tokens:
                 spread.append((gone, tokens))
             bits &= stretch.believed
-            shared = shared_marks(stretch, hashes, at)
+            shared = stretch.shared(hashes, at)
             tokens += stretch.tokens - tokens_behind(stretch, at, shared)
             at += shared
             if shared < len(stretch.hashes):
                 break
         return [*spread, (bits, tokens)] if tokens else []
 
-    def _along(self, hashes: array[int], at: int) -> list[Stretch]:
+    def _along(self, hashes: list[Hash], at: int) -> list[Stretch]:
         """The stretches of a prompt that was sent, from that mark on, as far as they are kept."""
         marks = len(hashes)
         along: list[Stretch] = []
@@ -326,17 +310,16 @@ class TextIndex:
             stretch = self._stretches.get(hashes[at])
             if stretch is None:
                 break
-            theirs = stretch.hashes
-            at += len(theirs)
-            if at > marks or theirs[-1] != hashes[at - 1]:
+            at += len(stretch.hashes)
+            if at > marks or stretch.last != hashes[at - 1]:
                 break
             along.append(stretch)
         return along
 
-    def _begin(self, hashes: array[int], at: int, tokens_per_byte: float) -> Stretch:
+    def _begin(self, hashes: list[Hash], at: int, tokens_per_byte: float) -> Stretch:
         end = min(STOPS[at], len(hashes))
         length = MARKS[end - 1] - (MARKS[at - 1] if at else 0)
-        stretch = Stretch(hashes[at:end], int(length * tokens_per_byte))
+        stretch = Stretch(array("Q", hashes[at:end]), int(length * tokens_per_byte))
         self._stretches[hashes[at]] = stretch
         self._changes += 1
         return stretch
@@ -344,26 +327,19 @@ class TextIndex:
     def _split(self, stretch: Stretch, at: int, marks: int) -> None:
         """Somebody goes only so far along it: what is behind is a stretch of its own."""
         tokens = tokens_behind(stretch, at, marks)
-        stretch.digest = 0
-        behind = msgspec.structs.replace(stretch, hashes=stretch.hashes[marks:], tokens=tokens)
-        stretch.hashes, stretch.ends, stretch.parted = stretch.hashes[:marks], (), 0
-        stretch.tokens -= tokens
+        behind = stretch.cut(marks, tokens)
         self._stretches[behind.hashes[0]] = behind
         self._changes += 1
         for bit in each_bit(behind.believed | behind.pending):
             given = self._givens[bit]
-            stamp = given.stamps.get(stretch)
-            if stamp is not None:
-                given.stamps[behind] = stamp - marks
-                heappush(given.queue, (stamp - marks, behind))
-            for counts in (given.unread, given.pending):
-                if stretch in counts:
-                    counts[behind] = counts[stretch]
+            kept = given.kept.get(stretch)
+            if kept is not None:
+                given.cut(kept, behind, marks)
+            if stretch in given.pending:
+                given.pending[behind] = given.pending[stretch]
 
     def _drop(self, given: Given, stretch: Stretch) -> None:
-        if given.stamps.pop(stretch, None) is not None:
-            given.tokens -= stretch.tokens
-        given.unread.pop(stretch, None)
+        given.drop(stretch)
         stretch.believed &= ~given.bit
         self._let_go(stretch)
 
@@ -383,5 +359,5 @@ def _hash_along(prompt: Prompt, stretch: Stretch, at: int) -> None:
         return
     prompt.hash_to(STOPS[at])
     marks = len(stretch.hashes)
-    if shared_marks(stretch, prompt.hashes, at) == marks:
+    if stretch.shared(prompt.hashes, at) == marks:
         stretch.digest = prompt.digest_of(at, at + marks - 1)

@@ -9,7 +9,6 @@ can try texts against it. Nothing is kept from before the last time that nobody 
 
 from __future__ import annotations
 
-from array import array
 from collections import OrderedDict, deque
 from math import exp
 from typing import TYPE_CHECKING, Final
@@ -50,7 +49,7 @@ class Family:
     def __init__(self, number: int, model: ModelName) -> None:
         self.number = number
         self.model = model
-        self.hashes: array[int] = array("Q")
+        self.hashes: list[int] = []
         self.prompt_tokens: Tokens = 0
         self.requests = 0
         self.last_at: Seconds = 0.0
@@ -59,7 +58,7 @@ class Family:
     def __repr__(self) -> str:
         return f"<Family {self.number} of {self.requests} requests>"
 
-    def sent(self, hashes: array[int], prompt_tokens: Tokens, now: Seconds) -> None:
+    def sent(self, hashes: list[int], prompt_tokens: Tokens, now: Seconds) -> None:
         """One more of them."""
         self._heat = self.heat(now) + 1.0
         self.last_at = now
@@ -102,7 +101,7 @@ class Recent:
             )
         )
 
-    def sent(self, request: GenerationRequest, hashes: array[int], now: Seconds) -> None:
+    def sent(self, request: GenerationRequest, hashes: list[int], now: Seconds) -> None:
         """It was sent; these are the hashes of its prompt's beginnings, none for a short one."""
         if not hashes:
             return

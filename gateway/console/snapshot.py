@@ -26,7 +26,7 @@ from gateway.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from array import array
+    pass
 
 
 MOST_FAMILIES: Final = 16
@@ -115,7 +115,7 @@ class Owners(Protocol):
     def models(self) -> Collection[ModelName]: ...
     def demand(self, model: ModelName) -> Demand: ...
     def meters(self) -> Mapping[ModelName, Meters]: ...
-    def spread(self, hashes: array[int]) -> Mapping[ReplicaId, Tokens]:
+    def spread(self, hashes: list[int]) -> Mapping[ReplicaId, Tokens]:
         """How much of a prompt with these beginnings each cache holds; who holds none is left out,
         and all are where the policy does not think of caches."""
 

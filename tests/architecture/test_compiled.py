@@ -7,16 +7,16 @@ import tomllib
 from pathlib import Path
 
 from gateway.account.accounts import Ending
-from gateway.choose.stretch import Stretch
 from gateway.hold.capacity import Part
-from gateway.record import Leaf, Node, Value
+from gateway.record import Node, Value
+from gateway.tenants.limits import Reservation
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMPILED = [
     ROOT / f"{name.replace('.', '/')}.py" for name in PROJECT["tool"]["headrace"]["compiled"]
 ]
-RECORDS = {base.__name__ for base in (Leaf, Node, Value)}
+RECORDS = {base.__name__ for base in (Node, Value)}
 
 
 def test_what_is_to_be_compiled_is_there() -> None:
@@ -46,8 +46,8 @@ def test_records_are_what_they_say() -> None:
     assert len({Ending("a", "b", "c", "d"), Ending("a", "b", "c", "d")}) == 1
     assert Ending.__struct_config__.frozen
     assert Part(1) == Part(1)
-    assert not Stretch.__struct_config__.eq
-    assert not Stretch.__struct_config__.gc
+    assert not Reservation.__struct_config__.eq
+    assert not Reservation.__struct_config__.gc
 
 
 def test_what_derives_from_a_compiled_class_is_compiled() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 
 import msgspec
@@ -113,7 +112,7 @@ class Held:
     def meters(self) -> dict[ModelName, ModelMeters]:
         return self._meters
 
-    def spread(self, hashes: array[int]) -> dict[ReplicaId, int]:
+    def spread(self, hashes: list[int]) -> dict[ReplicaId, int]:
         return {self._replicas[0].id: len(hashes)} if self._replicas else {}
 
 
@@ -138,7 +137,7 @@ def test_sums_are_the_owners_and_it_can_always_be_told(
     for decision in made:
         recent.chosen(a_request(), decision, NOW)
     for hashes, at in sent:
-        recent.sent(a_request(), array("Q", hashes), at)
+        recent.sent(a_request(), hashes, at)
     meters = {model: meters_of(each) for model, each in waits.items()}
     whole = snapshot(Held(fleet, waiting, meters), recent, 1)
 
@@ -172,7 +171,7 @@ def test_families_are_those_that_begin_alike(sent: list[tuple[list[int], float]]
     recent = Recent()
     model: Counter[int] = Counter()
     for hashes, at in sent:
-        recent.sent(a_request(), array("Q", hashes), at)
+        recent.sent(a_request(), hashes, at)
         if hashes:
             model[hashes[min(FAMILY_MARK, len(hashes) - 1)]] += 1
     found = recent.hottest(FAMILIES, NOW)
@@ -185,8 +184,8 @@ def test_families_are_those_that_begin_alike(sent: list[tuple[list[int], float]]
 def test_what_is_remembered_is_bounded_and_what_is_asked_for_stays() -> None:
     recent = Recent()
     for mark in range(1, 3 * FAMILIES):
-        recent.sent(a_request(), array("Q", [mark]), NOW)
-        recent.sent(a_request(), array("Q", [0]), NOW)
+        recent.sent(a_request(), [mark], NOW)
+        recent.sent(a_request(), [0], NOW)
     found = [family.hashes[0] for family in recent.hottest(10_000, NOW)]
     assert found == [0, *range(3 * FAMILIES - FAMILIES + 1, 3 * FAMILIES)]
     assert recent.hottest(1, NOW)[0].requests == 3 * FAMILIES - 1

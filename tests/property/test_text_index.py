@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from gateway.choose.stretch import Given
+from gateway.choose.given import Given
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import TextIndex, Walk
 from gateway.request import GenerationRequest
@@ -153,7 +153,7 @@ def told(story: list[Step], capacity: int = PLENTY) -> World:
         getattr(world, what)(*arguments)
         for each in world.given:
             assert each.tokens <= each.capacity
-            assert each.tokens == sum(stretch.tokens for stretch in each.stamps)
+            assert each.tokens == sum(stretch.tokens for stretch in each.kept)
     return world
 
 
@@ -234,9 +234,7 @@ def test_of_a_full_cache_the_last_prompt_is_kept_and_later_parts_go_before_earli
     world = told([step for step in story if step[0] in ("look", "send", "arrive")], capacity)
     for one in world.given:
         for text in range(len(TREE)):
-            held = [
-                stretch in one.stamps for stretch in world.index._along(prompt(text).whole(), 0)
-            ]
+            held = [stretch in one.kept for stretch in world.index._along(prompt(text).whole(), 0)]
             assert held == sorted(held, reverse=True)
     if world.open:
         last = world.open[-1]

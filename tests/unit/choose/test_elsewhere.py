@@ -25,12 +25,16 @@ def a_prompt(text: bytes = b"x" * 6000) -> Prompt:
     )
 
 
+def marks(prompt: Prompt) -> bytes:
+    return array("Q", prompt.whole()).tobytes()
+
+
 def a_placement() -> Placement:
-    return Placement(R1, 0.25, a_prompt().whole().tobytes())
+    return Placement(R1, 0.25, marks(a_prompt()))
 
 
 def an_end() -> Placement:
-    return Placement(R1, 0.25, a_prompt().whole().tobytes()[-8:], is_over=True)
+    return Placement(R1, 0.25, marks(a_prompt())[-8:], is_over=True)
 
 
 def on_their_way(holdings: Holdings) -> int:
@@ -148,13 +152,13 @@ def test_as_many_are_on_their_way_as_were_said_to_be(
     arrived: list[tuple[float, int, ReplicaId]] = []
     for what, which, replica, passed_s in events:
         prompt = a_prompt(TEXTS[which])
-        marks = prompt.whole().tobytes()
+        told = marks(prompt)
         if what == "sent":
-            holdings.placed(Placement(replica, 0.25, marks), now)
+            holdings.placed(Placement(replica, 0.25, told), now)
             coming.append((now, which, replica))
         elif what in {"over", "unread"}:
             was_read = what == "over"
-            end = Placement(replica, 0.25, marks[-8:], is_over=True, was_read=was_read)
+            end = Placement(replica, 0.25, told[-8:], is_over=True, was_read=was_read)
             holdings.placed(end, now)
             alike = [each for each in coming if each[1:] == (which, replica)]
             if alike:
@@ -173,11 +177,11 @@ def test_as_many_are_on_their_way_as_were_said_to_be(
         for text in TEXTS:
             there = {at for _, one, at in coming + arrived if TEXTS[one].startswith(text)}
             walk = holdings._texts.walk(a_prompt(text))
-            bits = sum(bits for bits, marks in walk.pending if marks == a_prompt(text).marks)
+            bits = sum(bits for bits, at in walk.pending if at == a_prompt(text).marks)
             assert bits == sum(givens[at].bit for at in there)
         for at, given_there in givens.items():
             if all(one[2] != at for one in coming):
-                assert not given_there.unread
+                assert not any(each.unread for each in given_there.kept.values())
     holdings.tidy(now + ON_ITS_WAY_S)
     holdings.tidy(now + ON_ITS_WAY_S + PENDING_S)
     assert on_their_way(holdings) == 0
