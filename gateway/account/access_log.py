@@ -14,9 +14,11 @@ import threading
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Final
 
+import msgspec
 import orjson
 
 from gateway.clock import wall
+from gateway.record import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,46 +111,61 @@ class AccessLog:
             self._written += len(batch)
 
 
-_LINE: Final = (
-    b'{"time":%.3f,"request_id":"%b",%b,"queue_s":%b,"ttft_s":%b,"duration_s":%.6f,"chunks":%d,'
-    b'"prompt_tokens":%b,"cached_tokens":%b,"output_tokens":%b}\n'
-)
+class _Numbers(Value, frozen=True):
+    """The members of a line that seldom recur."""
+
+    time: float
+    queue_s: float | None
+    ttft_s: float | None
+    duration_s: float
+    chunks: int
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def line(entry: Entry, ended_at: Seconds) -> bytes:
     """What is written of one request. Durations in seconds, to the microsecond.
 
-    Written by a template: it costs a third of what a dict and a JSON encoder do. Text goes through
-    the encoder, and a request id holds nothing that would need it.
+    Joined from numbers, the id, which holds nothing that JSON would escape, and what recurs: half
+    the price of a template.
     """
     request = entry.request
     usage = entry.usage
-    return _LINE % (
-        wall(),
-        entry.request_id,
-        _what_recurs(
-            entry.route,
-            request.model if request is not None and entry.attempts else None,
-            entry.replica,
-            None if request is None else request.stream,
-            entry.outcome,
-            entry.reason or None,
-            entry.status,
-            entry.attempts,
-            entry.tenant,
-            entry.key_id,
-        ),
-        _seconds(entry.queue_s),
-        _seconds(entry.ttft_s),
-        ended_at - entry.received_at,
+    recurring = _what_recurs(
+        entry.route,
+        request.model if request is not None and entry.attempts else None,
+        entry.replica,
+        None if request is None else request.stream,
+        entry.outcome,
+        entry.reason or None,
+        entry.status,
+        entry.attempts,
+        entry.tenant,
+        entry.key_id,
+    )
+    queue_s, ttft_s = entry.queue_s, entry.ttft_s
+    numbers = _Numbers(
+        _rounded(wall(), 1e3),
+        None if queue_s is None else _rounded(queue_s, 1e6),
+        None if ttft_s is None else _rounded(ttft_s, 1e6),
+        _rounded(ended_at - entry.received_at, 1e6),
         entry.chunks,
-        _count(usage.prompt_tokens),
-        _count(usage.cached_tokens),
-        _count(usage.output_tokens),
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.output_tokens,
+    )
+    return b"".join(
+        (_encode(numbers)[:-1], b',"request_id":"', entry.request_id, b'",', recurring, b"}\n")
     )
 
 
-_NULL: Final = b"null"
+def _rounded(value: Seconds, parts: float) -> Seconds:
+    """To so many parts of a second. `round` would write it out in decimals and read that again."""
+    return int(value * parts + 0.5) / parts
 
 
 _RECURRING: Final = (
@@ -162,11 +179,3 @@ def _what_recurs(*values: str | bool | int | None) -> bytes:
     """The members whose values come from small sets, as JSON: most requests share them."""
     members = orjson.dumps(dict(zip(_RECURRING, values, strict=True)))
     return members.removeprefix(b"{").removesuffix(b"}")
-
-
-def _count(value: int | None) -> bytes:
-    return _NULL if value is None else b"%d" % value
-
-
-def _seconds(value: Seconds | None) -> bytes:
-    return _NULL if value is None else b"%.6f" % value

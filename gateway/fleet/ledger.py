@@ -33,8 +33,8 @@ class Replica:
     """A replica, as this gateway sees it. A `vocabulary.ReplicaView`.
 
     The roster alone sets `address`, `models` and `facts` (swapped whole, never changed in place),
-    `standing` and `on_idle`; leases and what is told of others alone move the counters, which are
-    of all gateways together.
+    `standing` and `on_idle`; leases and what is told of others alone move the counters in flight,
+    which are of all gateways together; lessons, who are told of answers, `nameless_answers`.
     """
 
     __slots__ = (
@@ -45,6 +45,7 @@ class Replica:
         "inflight_prompt_tokens",
         "inflight_requests",
         "models",
+        "nameless_answers",
         "on_change",
         "on_idle",
         "others_prompt_tokens",
@@ -57,6 +58,7 @@ class Replica:
         self.address = address
         self.models: Mapping[ModelName, ModelCard] = NO_MODELS
         self.facts = EngineFacts()
+        self.nameless_answers = 0  # that were looked at and did not say which engine it is
         self.standing = Standing()
         self.inflight_requests = 0
         self.inflight_prompt_tokens: Tokens = 0

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import threading
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.account import access_log
 from gateway.account.access_log import BATCH, AccessLog, NoLog, line
@@ -85,6 +88,15 @@ def test_a_line_says_who_when_and_how_and_nothing_of_the_content() -> None:
         "cached_tokens": None,
         "output_tokens": 5,
     }
+
+
+@given(st.floats(0.0, 1e5))
+def test_durations_are_told_to_the_microsecond(duration_s: float) -> None:
+    entry = an_entry(NoLog())
+    told = line(entry, entry.received_at + duration_s)
+    found = json.loads(told, parse_float=Decimal)["duration_s"]
+    assert abs(float(found) - (entry.received_at + duration_s - entry.received_at)) < 0.51e-6
+    assert found == found.quantize(Decimal("0.000001"))
 
 
 def test_a_refused_request_leaves_a_line_without_what_the_client_wrote() -> None:
