@@ -8,69 +8,21 @@ like a usage object cannot mislead us: inside a JSON string its quotation marks 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
+from gateway.account.usage_wire import Counts, Document
 from gateway.request import Usage
-from gateway.vocabulary import Tokens
 
 _MARK: Final = b'"usage"'
 _JSON: Final = json.JSONDecoder()
 _WINDOW_BYTES: Final = 4096  # a usage object is far smaller
 
-Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-
-
 NOTHING: Final = Usage()
 
-
-class _Details(msgspec.Struct):
-    cached_tokens: Count | None = None
-
-
-class _Counts(msgspec.Struct):
-    """`usage`, by all the names the dialects have for its members."""
-
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    input_tokens_details: _Details | None = None
-    cache_read_input_tokens: Count | None = None
-    cache_creation_input_tokens: Count | None = None
-
-    def usage(self) -> Usage:
-        details = self.prompt_tokens_details or self.input_tokens_details
-        prompt, output = self.prompt_tokens, self.completion_tokens
-        return Usage(
-            self._input() if prompt is None else prompt,
-            self.output_tokens if output is None else output,
-            self.cache_read_input_tokens if details is None else details.cached_tokens,
-        )
-
-    def _input(self) -> Tokens | None:
-        """Anthropic's `input_tokens` leave out what was read from the cache or written to it."""
-        if self.input_tokens is None:
-            return None
-        read, created = self.cache_read_input_tokens, self.cache_creation_input_tokens
-        return self.input_tokens + (read or 0) + (created or 0)
-
-
-class _Holder(msgspec.Struct):
-    usage: _Counts | None = None
-
-
-class _Document(msgspec.Struct):
-    """A response, or an event of one: the Responses API wraps it once more."""
-
-    usage: _Counts | None = None
-    response: _Holder | None = None
-
-
-_DOCUMENT: Final = msgspec.json.Decoder(_Document)
-_COUNTS: Final = msgspec.json.Decoder(_Counts)
+_DOCUMENT: Final = msgspec.json.Decoder(Document)
+_COUNTS: Final = msgspec.json.Decoder(Counts)
 
 
 def read_usage(tail: bytes) -> Usage:
@@ -90,7 +42,7 @@ def read_usage(tail: bytes) -> Usage:
         document = _DOCUMENT.decode(b"{" + tail[at:end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _from_line(tail, at, end)
-    return _from_line(tail, at, end) if document.usage is None else document.usage.usage()
+    return _from_line(tail, at, end) if document.usage is None else _usage(document.usage)
 
 
 def _from_line(tail: bytes, at: int, end: int) -> Usage:
@@ -103,7 +55,7 @@ def _from_line(tail: bytes, at: int, end: int) -> Usage:
     counts = document.usage
     if counts is None and document.response is not None:
         counts = document.response.usage
-    return NOTHING if counts is None else counts.usage()
+    return NOTHING if counts is None else _usage(counts)
 
 
 def _from_fragment(tail: bytes, at: int) -> Usage:
@@ -114,6 +66,19 @@ def _from_fragment(tail: bytes, at: int) -> Usage:
         return NOTHING
     try:
         _, end = _JSON.raw_decode(text, start)
-        return _COUNTS.decode(text[start:end]).usage()
+        return _usage(_COUNTS.decode(text[start:end]))
     except (ValueError, RecursionError):
         return NOTHING
+
+
+def _usage(counts: Counts) -> Usage:
+    """Anthropic's `input_tokens` leave out what was read from the cache or written to it."""
+    prompt, output = counts.prompt_tokens, counts.completion_tokens
+    if prompt is None and counts.input_tokens is not None:
+        prompt = counts.input_tokens + (counts.cache_read_input_tokens or 0)
+        prompt += counts.cache_creation_input_tokens or 0
+    if output is None:
+        output = counts.output_tokens
+    details = counts.prompt_tokens_details or counts.input_tokens_details
+    cached = counts.cache_read_input_tokens if details is None else details.cached_tokens
+    return Usage(prompt, output, cached)

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.account.usage import _DOCUMENT, NOTHING, read_usage
+from gateway.account.usage import _DOCUMENT, NOTHING, _usage, read_usage
 from gateway.request import Usage
 
 JSON = st.recursive(
@@ -67,7 +67,7 @@ def test_the_outermost_usage_is_read_wherever_others_stand(
     except (msgspec.DecodeError, RecursionError):
         return  # where something in its place is no usage: see the tests beside
     counts = read.usage or (read.response.usage if read.response is not None else None)
-    expected = NOTHING if counts is None else counts.usage()
+    expected = NOTHING if counts is None else _usage(counts)
     assert read_usage(b"data: " + text + b"\n\n" if is_event else text) == expected
 
 
