@@ -7,7 +7,7 @@ itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from gateway.account.accounts import Accounts
 from gateway.account.tracing import CHOOSE, WAIT
@@ -23,8 +23,8 @@ from gateway.hold.cold import ColdHold
 from gateway.hold.gate import Gate
 from gateway.hold.turn import ChooseAgain
 from gateway.lessons import Lessons
-from gateway.parse.parser import Message, Parser
-from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL, Client
+from gateway.parse.parser import Parser
+from gateway.relay.attempt import ANYTHING_GOES, UNAVAILABLE, UNWELL
 from gateway.relay.relay import Relay
 from gateway.relay.retries import Retries
 from gateway.vocabulary import ServiceClass
@@ -32,65 +32,20 @@ from gateway.vocabulary import ServiceClass
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
-    from gateway.accept.amend import Value
     from gateway.account.entry import Entry
     from gateway.choose.chooser import Choice, Claim
+    from gateway.exchange import AnyExchange
     from gateway.fleet.ledger import Lease, Replica
     from gateway.hold.turn import Turn
     from gateway.relay.attempt import Reply
     from gateway.request import GenerationRequest, Usage
-    from gateway.vocabulary import Body, ReplicaId, Seconds
+    from gateway.vocabulary import ReplicaId
 
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision: "
 
 _BATCH: Final = ServiceClass.BATCH  # found faster by names of our own
 _SUCCESS: Final = Sign.SUCCESS
-
-
-class Exchange(Message, Client, Protocol):
-    """What lives: an exchange of the express lane, or an errand of our own."""
-
-    replica: ReplicaId | None
-    """Where this attempt went, once it has gone."""
-
-    @property
-    def among(self) -> Container[ReplicaId] | None:
-        """The only replicas to ask; None: any."""
-
-    notes: Sequence[bytes]
-    """Header lines of our own for the response."""
-
-    forwarded: bytes
-    """The header lines that replicas are sent."""
-
-    @property
-    def body(self) -> Body: ...
-    @property
-    def request_id(self) -> bytes: ...
-    @property
-    def on_behalf_of(self) -> str | None:
-        """The tenant, where it is known without a key."""
-
-    def amend(self, *path: str, value: Value) -> bool:
-        """Set a member of the JSON object that the body is. False where it is none."""
-
-    @property
-    def received_at(self) -> Seconds: ...
-    @property
-    def has_started(self) -> bool:
-        """A response head has been decided: nobody else may be tried."""
-
-    @property
-    def is_gone(self) -> bool:
-        """Nobody waits for the response."""
-
-    def keep_waiting(self) -> None:
-        """A stream waits for its turn."""
-
-    def refuse(self, error: GatewayError) -> None: ...
-
-    def cut(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +73,7 @@ class Delivery:
     __slots__ = ("_entry", "_exchange", "_request", "_rooms", "_tried")
 
     def __init__(
-        self, rooms: Rooms, request: GenerationRequest, exchange: Exchange, entry: Entry
+        self, rooms: Rooms, request: GenerationRequest, exchange: AnyExchange, entry: Entry
     ) -> None:
         self._rooms = rooms
         self._request = request

@@ -14,29 +14,30 @@ import secrets
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from gateway.accept.amend import amended
 from gateway.accept.reply import error_reply
-from gateway.errors import Bug, ClosedBeforeReply
+from gateway.errors import Bug, ClosedBeforeReply, GatewayError
+from gateway.exchange import AnyExchange
+from gateway.record import Value
 from gateway.tenants.tenancy import CLASS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from gateway.accept.amend import Value
+    from gateway.accept.amend import Value as Amendment
     from gateway.clock import Clock
-    from gateway.delivery import Exchange
-    from gateway.errors import GatewayError
-    from gateway.relay.attempt import Source
-    from gateway.vocabulary import ReplicaId, Route, Seconds
+    from gateway.vocabulary import Route, Seconds
 
-    Live = Callable[[Exchange], Coroutine[None, None, None]]
+    Live = Callable[[AnyExchange], Coroutine[None, None, None]]
+
+_FIELDS: Final[Mapping[bytes, bytes]] = MappingProxyType(
+    {b"content-type": b"application/json", CLASS: b"batch"}  # nobody is waiting
+)
 
 _log = logging.getLogger("headrace")
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(Value, frozen=True):
     """What came back. `error` is set where we, not a replica, had the last word."""
 
     request_id: str
@@ -45,38 +46,24 @@ class Answer(msgspec.Struct, frozen=True):
     error: GatewayError | None
 
 
-class Errand:
-    """One request of our own, and the response to it. A `delivery.Exchange`.
+class Errand(AnyExchange):
+    """One request of our own, and the response to it.
 
     Invariant: it ends with one status and one whole body; a response that breaks off is replaced by
     the error that broke it.
     """
 
-    __slots__ = (
-        "_live", "_parts", "_task", "among", "body", "error", "forwarded", "has_started", "notes",
-        "on_behalf_of", "received_at", "replica", "request_id", "route", "source", "status",
-    )  # fmt: skip
-
-    takes_chunks: Final = False
-    paused_since: Final[Seconds | None] = None
-    content_type: Final = b"application/json"
-    fields: Final[Mapping[bytes, bytes]] = MappingProxyType({CLASS: b"batch"})  # nobody is waiting
+    __slots__ = ("_body", "_live", "_parts", "_task", "error", "status")
 
     def __init__(
         self, live: Live, route: Route, body: bytes, request_id: bytes, received_at: Seconds
     ) -> None:
-        self._live = live
-        self.on_behalf_of = ""  # a tenant's name, or nobody's in particular
-        self.route = route
-        self.body = body
-        self.request_id = request_id
+        forwarded = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id
+        super().__init__(route, route.path.encode(), request_id, forwarded, _FIELDS)
         self.received_at = received_at
-        self.forwarded = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id
-        self.source: Source | None = None
-        self.notes: Sequence[bytes] = ()
-        self.among: Container[ReplicaId] | None = None  # only these may be asked
-        self.replica: ReplicaId | None = None  # where the last attempt went
-        self.has_started = False
+        self.on_behalf_of = ""  # a tenant's name, or nobody's in particular
+        self._live = live
+        self._body = body
         self.status = 0
         self.error: GatewayError | None = None
         self._parts: list[bytes] = []
@@ -87,20 +74,20 @@ class Errand:
         return f"<Errand {self.request_id.decode()} {self.route.path} {state}>"
 
     @property
-    def target(self) -> bytes:
-        """The path."""
-        return self.route.path.encode()
+    def body(self) -> bytes:
+        """As it has been amended."""
+        return self._body
 
     @property
     def is_gone(self) -> bool:
         """Nobody waits for the answer any more."""
         return self._task is not None and self._task.cancelling() > 0
 
-    def amend(self, *path: str, value: Value) -> bool:
+    def amend(self, *path: str, value: Amendment) -> bool:
         """Set a member of the JSON object that the body is. False where it is none."""
-        body = self.body
-        self.body = amended(body, path, value)
-        return self.body is not body
+        body = self._body
+        self._body = amended(body, path, value)
+        return self._body is not body
 
     async def run(self) -> Answer:
         """Live; whatever becomes of it is an answer. Cancel whoever awaits to stop the engine."""

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.account.accounts import Accounts
 from gateway.account.tracing import Tracer
 from gateway.admit.admission import Admission
-from gateway.delivery import Delivery, Exchange, Rooms
+from gateway.delivery import Delivery, Rooms
 from gateway.errors import ClientGone, CutShort, GatewayError
+from gateway.exchange import AnyExchange
 from gateway.parse.parser import Parser
 from gateway.scale.demands import Demands
 from gateway.tenants.tenancy import HESITATION_S, Strangers, Tenancy
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.account.entry import Entry
     from gateway.request import GenerationRequest
 
-Deliver = Callable[["GenerationRequest", Exchange, "Entry"], Coroutine[None, None, None]]
+Deliver = Callable[["GenerationRequest", AnyExchange, "Entry"], Coroutine[None, None, None]]
 
 
 class Pool(Protocol):
@@ -36,7 +37,7 @@ class Pool(Protocol):
         """Is it of that kind?"""
 
     async def deliver(
-        self, request: GenerationRequest, exchange: Exchange, entry: Entry, alone: Deliver
+        self, request: GenerationRequest, exchange: AnyExchange, entry: Entry, alone: Deliver
     ) -> None:
         """As `alone` would, if need be by it. Raises what it raises."""
 
@@ -59,7 +60,7 @@ class Life:
     permits: Opa | None = None
     """The policy, if there is one."""
 
-    async def live(self, exchange: Exchange) -> None:
+    async def live(self, exchange: AnyExchange) -> None:
         """Carry one accepted exchange to its end.
 
         Whatever happens, cancellation included, the entry closes with exactly one outcome and every
@@ -101,7 +102,7 @@ class Life:
                 exchange.refuse(reason)
                 raise
 
-    async def carry(self, exchange: Exchange) -> None:
+    async def carry(self, exchange: AnyExchange) -> None:
         """Carry a call of our own, made for requests that have been admitted and are accounted for
         themselves. Refuses it as `live` does; if it is cancelled, nobody waits for it."""
         with self.accounts.aside(exchange.route.path, exchange.received_at) as entry:
@@ -114,6 +115,6 @@ class Life:
                 exchange.refuse(error)
 
     def _deliver(
-        self, request: GenerationRequest, exchange: Exchange, entry: Entry
+        self, request: GenerationRequest, exchange: AnyExchange, entry: Entry
     ) -> Coroutine[None, None, None]:
         return Delivery(self.rooms, request, exchange, entry).run()

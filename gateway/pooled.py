@@ -18,8 +18,8 @@ from gateway.vocabulary import ServiceClass
 if TYPE_CHECKING:
     from gateway.account.entry import Entry
     from gateway.clock import Clock
-    from gateway.delivery import Exchange
     from gateway.errands import Answer, Errands
+    from gateway.exchange import AnyExchange
     from gateway.fleet.roster import Roster
     from gateway.life import Deliver
     from gateway.merge.merger import Counting, Own
@@ -63,7 +63,7 @@ class Pooled:
         return request.route.path in LAYOUTS and request.tenant.service_class is not _BATCH
 
     async def deliver(
-        self, request: GenerationRequest, exchange: Exchange, entry: Entry, alone: Deliver
+        self, request: GenerationRequest, exchange: AnyExchange, entry: Entry, alone: Deliver
     ) -> None:
         """Answer it out of a shared call, or let it go alone."""
         call = read_call(request.route.path, bytes(exchange.body))
@@ -74,7 +74,7 @@ class Pooled:
                 return await alone(request, exchange, entry)
             self._answer(place.answer, exchange, entry)
 
-    def _answer(self, own: Own, exchange: Exchange, entry: Entry) -> None:
+    def _answer(self, own: Own, exchange: AnyExchange, entry: Entry) -> None:
         entry.shared(own.sent_at)
         entry.first_byte(self._clock())
         exchange.start(own.status, JSON, len(own.body), chunked=False)

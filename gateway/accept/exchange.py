@@ -14,30 +14,23 @@ from __future__ import annotations
 import http
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from gateway.accept.amend import amended
 from gateway.accept.reply import error_event, error_reply, told_event
+from gateway.exchange import AnyExchange
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Sequence
 
     from gateway.accept.amend import Value
     from gateway.accept.head import Head
     from gateway.accept.line import Line
     from gateway.errors import GatewayError
-    from gateway.vocabulary import Body, ReplicaId, Route, Seconds
+    from gateway.vocabulary import Body, Route, Seconds
 
 Field = tuple[bytes, bytes]
-
-
-class Source(Protocol):
-    """What a slow client pauses: the replica's side of the relay."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 class _Nobody:
@@ -81,7 +74,7 @@ def whole_reply(error: GatewayError) -> bytes:
     )
 
 
-class Exchange:
+class Exchange(AnyExchange):
     """One request of one client on the express lane, and the response to it.
 
     It also stands where uvicorn's protocol expects its own request-response cycle, so that
@@ -93,62 +86,38 @@ class Exchange:
         "_head",
         "_is_chunked",
         "_is_early",
+        "_is_gone",
         "_line",
         "_parts",
-        "_paused_since",
         "_told",
         "disconnected",
         "fault",
-        "fields",
-        "forwarded",
-        "has_started",
-        "is_gone",
         "is_whole",
         "keep_alive",
-        "notes",
-        "received_at",
-        "replica",
-        "request_id",
         "response_complete",
-        "route",
-        "source",
         "status",
-        "takes_chunks",
-        "target",
         "task",
     )
 
     message_event: Final = _Nobody()
-    among: Final[Container[ReplicaId] | None] = None  # any replica may be asked
-    on_behalf_of: Final[str | None] = None  # whoever shows a key
 
     def __init__(self, line: Line, route: Route, target: bytes, head: Head, version: str) -> None:
+        super().__init__(route, target, head.request_id, head.forwarded, head.fields)
         self._line = line
-        self.route = route
-        self.target = target
-        self.forwarded = head.forwarded
-        self.request_id = head.request_id
-        self.fields = head.fields
         self.fault: GatewayError | None = head.fault
         self.takes_chunks = version == "1.1"
         self.keep_alive = False
         self.task: asyncio.Task[None] | None = None
-        self.source: Source | None = None
-        self.is_gone = False
+        self._is_gone = False
         self.is_whole = False  # the body is here, or will never be
-        self.received_at: Seconds = 0.0
-        self.replica: ReplicaId | None = None  # where the last attempt went
-        self.has_started = False  # a response head has been written
         self.response_complete = False
         self.disconnected = False
         self.status = 0  # of the response, once it has started
-        self.notes: Sequence[bytes] = ()  # header lines of our own for the response
         self._parts: list[Body] = []
         self._head: bytes | None = None
         self._is_chunked = False
         self._is_early = False  # the head went out before a replica had answered
         self._told = b""  # the body of an answer whose status came too late
-        self._paused_since: Seconds | None = None
 
     def __repr__(self) -> str:
         state = (
@@ -166,11 +135,6 @@ class Exchange:
         if len(self._parts) > 1:
             self._parts = [b"".join(self._parts)]
         return self._parts[0] if self._parts else b""
-
-    @property
-    def content_type(self) -> bytes:
-        """As the client wrote it; empty where it did not."""
-        return self.fields.get(b"content-type", b"")
 
     def take_body(self, part: Body) -> None:
         """Keep a part of the body."""
@@ -240,7 +204,7 @@ class Exchange:
 
         From then on bodies are framed here: a replica's answer comes as it is.
         """
-        if self.has_started or self.is_gone or self.response_complete:
+        if self.has_started or self._is_gone or self.response_complete:
             return
         if not self._is_early:
             if not self.takes_chunks:
@@ -249,7 +213,7 @@ class Exchange:
             self.write(b"%x\r\n%b\r\n" % (len(WAITING), WAITING))
             self._is_early = True
             self.has_started = self.takes_chunks = False
-        elif self._paused_since is None:
+        elif self.paused_since is None:
             self._line.transport.write(b"%x\r\n%b\r\n" % (len(WAITING), WAITING))
 
     def _write_early(self, data: bytes) -> None:
@@ -291,7 +255,7 @@ class Exchange:
         Before the response has begun: a status and an error object. In a stream: an SSE event and
         the end. In the middle of a body of announced length: the connection is cut.
         """
-        if self.response_complete or self.is_gone:
+        if self.response_complete or self._is_gone:
             return
         if not self.has_started and not self._is_early:
             status, headers, body = error_reply(error, self.route)
@@ -310,24 +274,24 @@ class Exchange:
     # The connection
 
     @property
-    def paused_since(self) -> Seconds | None:
-        """Since when the client has been too slow to write to; None while it keeps up."""
-        return self._paused_since
+    def is_gone(self) -> bool:
+        """The client has left."""
+        return self._is_gone
 
     def pause(self, now: Seconds) -> None:
         """The client's socket is full: stop the replica's."""
-        self._paused_since = now
+        self.paused_since = now
         if self.source is not None:
             self.source.pause_reading()
 
     def resume(self) -> None:
         """The client reads again."""
-        self._paused_since = None
+        self.paused_since = None
         if self.source is not None:
             self.source.resume_reading()
 
     def gone(self) -> None:
         """The client has left: whatever is being done for it stops now."""
-        self.is_gone = True
+        self._is_gone = True
         if self.task is not None and not self.response_complete:
             self.task.cancel()

@@ -230,7 +230,7 @@ class Line:
         for exchange in waiting:
             if isinstance(exchange, Exchange):
                 exchange.fault = ClientGone()  # counted, though it never was served
-                exchange.is_gone = True
+                exchange.gone()
                 self._launch(exchange)
         self.last = self.recall = None  # an exchange knows us: both would stay
 

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
+from gateway.exchange import Message
 from gateway.parse.estimate import Estimator
 from gateway.parse.multipart import parse_multipart
 from gateway.parse.openai import parse_json
-from gateway.record import Value
-from gateway.vocabulary import BodyKind, Route
+from gateway.vocabulary import BodyKind
 
 if TYPE_CHECKING:
     from gateway.request import GenerationRequest
-    from gateway.vocabulary import Body, Tokens
+    from gateway.vocabulary import Body, Route, Tokens
 
 
 _MULTIPART: Final = BodyKind.MULTIPART  # found faster by a name of our own
 
 
-class Message(Protocol):
-    """What is parsed."""
+class Shown(Message):
+    """A body that is shown to us, not asked of us."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, route: Route, body: bytes) -> None:
+        super().__init__(route, {})
+        self._body = body
+
+    def __repr__(self) -> str:
+        return f"<Shown {self.route.path} {len(self._body)} bytes>"
 
     @property
-    def route(self) -> Route: ...
-    @property
-    def content_type(self) -> bytes: ...
-    @property
-    def fields(self) -> Mapping[bytes, bytes]:
-        """Those fields of its head that are read, by lower-case name."""
-
-    @property
-    def body(self) -> Body: ...
-
-
-class Shown(Value, frozen=True):
-    """A body that is shown to us, not asked of us. A `Message`."""
-
-    route: Route
-    body: bytes
-    content_type: bytes = b"application/json"
-    fields: Mapping[bytes, bytes] = MappingProxyType({})
+    def body(self) -> Body:
+        """As it is."""
+        return self._body
 
 
 class Parser:

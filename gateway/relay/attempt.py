@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.clock import Clock
+    from gateway.exchange import AnyExchange
     from gateway.relay.connection import Connection
-    from gateway.vocabulary import Body, Seconds
+    from gateway.vocabulary import Seconds
 
 UNAVAILABLE: Final = frozenset({502, 503, 504})
 """Answers by which a replica says that it did no work: any other one may."""
@@ -47,49 +48,6 @@ TAIL_READS: Final = 4
 """How many last reads of a response are kept for the accounts: `usage` is in the last event."""
 
 _NO_READS: Final[list[list[bytes] | bytes]] = [[]]
-
-
-class Source(Protocol):
-    """What a slow client pauses."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-
-class Client(Protocol):
-    """The exchange, as far as the relay goes: a request to forward, a response to write."""
-
-    source: Source | None
-
-    @property
-    def target(self) -> bytes:
-        """Path and query."""
-
-    @property
-    def forwarded(self) -> bytes:
-        """The end-to-end request header fields, as lines."""
-
-    @property
-    def body(self) -> Body: ...
-
-    @property
-    def takes_chunks(self) -> bool:
-        """Speaks HTTP/1.1, and so the chunked framing."""
-
-    @property
-    def paused_since(self) -> Seconds | None:
-        """Since when it has been too slow to write to."""
-
-    def start(self, status: int, fields: bytes, length: int | None, *, chunked: bool) -> None: ...
-
-    def write(self, data: bytes) -> None: ...
-
-    @property
-    def sink(self) -> Callable[[bytes], object]:
-        """What does the same as `write` from now on, on a shorter way if there is one."""
-
-    def finish(self) -> None: ...
 
 
 class Watcher(Protocol):
@@ -291,7 +249,7 @@ class Job:
     __slots__ = ("client", "leave_on", "patience", "watcher")
 
     def __init__(
-        self, client: Client, watcher: Watcher, patience: Patience, leave_on: frozenset[int]
+        self, client: AnyExchange, watcher: Watcher, patience: Patience, leave_on: frozenset[int]
     ) -> None:
         self.client: Final = client
         self.watcher: Final = watcher

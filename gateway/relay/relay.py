@@ -19,7 +19,8 @@ from gateway.relay.pool import Pool
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
-    from gateway.relay.attempt import Client, Watcher
+    from gateway.exchange import AnyExchange
+    from gateway.relay.attempt import Watcher
     from gateway.settings import RelaySettings
     from gateway.vocabulary import ReplicaAddress, ReplicaId, Seconds
 
@@ -63,7 +64,7 @@ class Relay:
     async def run(
         self,
         address: ReplicaAddress,
-        client: Client,
+        client: AnyExchange,
         watcher: Watcher,
         *,
         stream: bool,

@@ -9,22 +9,22 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.relay.attempt import ANYTHING_GOES, TAIL_READS, Attempt, Job, Patience, Source
+from gateway.exchange import AnyExchange
+from gateway.relay.attempt import ANYTHING_GOES, TAIL_READS, Attempt, Job, Patience
 from gateway.relay.connection import Connection
 from gateway.relay.http1 import ResponseReader, chunk
 from gateway.vocabulary import Seconds
+from tests.builders import a_route
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-class Listener:
+class Listener(AnyExchange):
     """A client that keeps what it is written; also told when it comes."""
 
-    target, forwarded, body, takes_chunks = b"/", b"", b"", True
-    paused_since: Seconds | None = None
-
     def __init__(self) -> None:
-        self.source: Source | None = None
+        super().__init__(a_route("/v1/completions"), b"/", b"id", b"", {})
+        self.takes_chunks = True
         self.written = b""
         self.reads = 0
         self.is_finished = False
