@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gateway.hold.turn import Turn
     from gateway.relay.attempt import Reply
     from gateway.request import GenerationRequest, Usage
-    from gateway.vocabulary import ReplicaId
+    from gateway.vocabulary import ReplicaId, Seconds
 
 EXPLAIN: Final = b"x-headrace-explain"
 DECISION: Final = b"x-headrace-decision: "
@@ -99,13 +99,14 @@ class Delivery:
                 untried = candidates
                 if tried:  # whoever waited for the last one that was untried may find it gone
                     untried = [one for one in candidates if one not in tried] or candidates
-                choice = self._choose(untried)
+                now = rooms.clock()
+                choice = self._choose(untried, now)
                 tried.append(choice.replica)
                 leave_on = ANYTHING_GOES
-                if len(untried) > 1 and rooms.retries.may_follow(attempt, rooms.clock()):
+                if len(untried) > 1 and rooms.retries.may_follow(attempt, now):
                     leave_on = UNWELL if attempt == 1 else UNAVAILABLE
                 try:
-                    return await self._attempt(choice, leave_on)
+                    return await self._attempt(choice, leave_on, now)
                 except ChooseAgain:
                     tried.pop()
                 except ReplicaError as error:
@@ -147,10 +148,10 @@ class Delivery:
 
     # Choose
 
-    def _choose(self, replicas: Sequence[Replica]) -> Choice[Replica]:
+    def _choose(self, replicas: Sequence[Replica], now: Seconds) -> Choice[Replica]:
         """One of these; whoever wants to know why is told."""
         rooms, request, exchange = self._rooms, self._request, self._exchange
-        trace, now = self._entry.trace, rooms.clock()
+        trace = self._entry.trace
         if trace is not None:
             trace.begin(CHOOSE, now)
         choice = rooms.chooser.choose(request, replicas, now)
@@ -167,8 +168,10 @@ class Delivery:
 
     # Hold
 
-    async def _attempt(self, choice: Choice[Replica], leave_on: frozenset[int]) -> None:
-        """One try, when its turn has come.
+    async def _attempt(
+        self, choice: Choice[Replica], leave_on: frozenset[int], now: Seconds
+    ) -> None:
+        """One try of what was chosen just now, when its turn has come.
 
         It counts as the replica's while it waits, so that who chooses next sees it; a batch does
         not, for whoever comes after a batch will go before it. What a try says of the replica is
@@ -192,7 +195,7 @@ class Delivery:
         else:
             with (
                 replica.lease(tokens) as lease,
-                rooms.chooser.dispatched(request, choice, rooms.clock()) as claim,
+                rooms.chooser.dispatched(request, choice, now) as claim,
                 await rooms.gate.turn(request, replica.id, claim.uncached, exchange, claim) as turn,
             ):
                 self._sent(replica, turn, lease, claim)
@@ -226,14 +229,15 @@ class Delivery:
                 trace.end(rooms.clock(), error.reason)
             self._failed(replica, error)
             raise
-        turn.answered(self._answered(replica, reply), rooms.clock())
+        now = rooms.clock()
+        turn.answered(self._answered(replica, reply, now), now)
 
     def _failed(self, replica: Replica, error: ReplicaError) -> None:
         rooms = self._rooms
         rooms.accounts.attempted(replica.id, error.reason)
         rooms.fleet.sign(replica, Sign.FAILURE, rooms.clock())
 
-    def _answered(self, replica: Replica, reply: Reply) -> Usage:
+    def _answered(self, replica: Replica, reply: Reply, now: Seconds) -> Usage:
         """A response was relayed whole: what does it say of the replica, and of prompts?"""
         rooms, tail = self._rooms, reply.tail()
         usage = read_usage(tail)
@@ -244,7 +248,7 @@ class Delivery:
             return usage
         rooms.accounts.attempted(replica.id, "ok")
         if reply.status < 400:  # a refusal, 429 among them, says nothing of the replica's health
-            rooms.fleet.sign(replica, _SUCCESS, rooms.clock())
+            rooms.fleet.sign(replica, _SUCCESS, now)
         if usage.prompt_tokens is not None:
             rooms.parser.learn(self._request, usage.prompt_tokens)
         rooms.lessons.answered(replica, tail)

@@ -16,31 +16,17 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from gateway.account.usage import NOTHING
 from gateway.errors import Bug, GatewayError
+from gateway.ports import Watcher
 from gateway.request import GenerationRequest, Usage
 from gateway.vocabulary import Outcome, ReplicaId, Seconds, Tokens
 
 if TYPE_CHECKING:
     from gateway.account.meters import Histogram, ModelMeters
     from gateway.account.tracing import Trace
+    from gateway.ports import Owing, Sent
 
 
 _FINISHED: Final = Outcome.FINISHED  # found faster by a name of our own
-
-
-class Owed(Protocol):
-    """What is owed to a replica's ledger until its first byte."""
-
-    def prefilled(self) -> None: ...
-
-
-class Claim(Protocol):
-    """Who else wants to know of the first byte: the policy that chose."""
-
-    @property
-    def uncached(self) -> Tokens:
-        """Prompt tokens that the replica is believed not to hold."""
-
-    def first_byte(self, now: Seconds) -> None: ...
 
 
 class Book(Protocol):
@@ -51,7 +37,7 @@ class Book(Protocol):
     def close(self, entry: Entry) -> None: ...
 
 
-class Entry:
+class Entry(Watcher):
     """The account of one request. `with entry:` closes it."""
 
     __slots__ = (
@@ -84,8 +70,8 @@ class Entry:
         self._book = book
         self._gaps: Histogram | None = None  # where a stream's gaps between chunks are measured
         self._has_streamed = False
-        self._lease: Owed | None = None
-        self._claim: Claim | None = None
+        self._lease: Owing | None = None
+        self._claim: Sent | None = None
         self._meters: ModelMeters | None = None
         self.request_id = request_id
         self.route = route
@@ -156,7 +142,7 @@ class Entry:
         self.request = request
 
     def dispatched(
-        self, replica: ReplicaId, lease: Owed, now: Seconds, claim: Claim | None = None
+        self, replica: ReplicaId, lease: Owing, now: Seconds, claim: Sent | None = None
     ) -> None:
         """An attempt begins."""
         if self.dispatched_at is None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
 
+from gateway import ports
 from gateway.choose.dispatch import Dispatch
 from gateway.choose.holdings import Holdings
 from gateway.choose.sticky import Sticky
@@ -90,8 +91,10 @@ class Choice(Generic[R_co]):
         return None if hit is None else prompt_tokens - hit
 
 
-class Claim(Protocol):
+class Claim(ports.Claim, Protocol):
     """What a policy remembers of one dispatch, until it ends. Used by `with`."""
+
+    __slots__ = ()
 
     @property
     def dispatch(self) -> Dispatch | None:
@@ -101,15 +104,6 @@ class Claim(Protocol):
     def wants_report(self) -> bool:
         """The engine is to be asked to tell what it reuses (`kv_cache_report_mode`)."""
 
-    @property
-    def uncached(self) -> Tokens | None:
-        """Prompt tokens that the replica does not hold; None where the policy does not know."""
-
-    @property
-    def alone(self) -> Tokens | None:
-        """The same without what is only on its way there: what it would have to prefill if it went
-        before those it shares its beginning with. It waits in the order of this."""
-
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -118,21 +112,6 @@ class Claim(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
-
-    def waits(self, place: Place) -> None:
-        """It is not sent yet, and stands there among those who wait for its replica."""
-
-    def goes(self) -> None:
-        """It is sent now. To be told of those that have waited."""
-
-    def follow(self, on_less: Callable[[Tokens], object]) -> None:
-        """From now on who is told here hears by how much `uncached` becomes less."""
-
-    def first_byte(self, now: Seconds) -> None:
-        """The replica has read the prompt."""
-
-    def answered(self, usage: Usage, now: Seconds) -> None:
-        """The response was relayed whole, and this is what it says of the prompt."""
 
 
 class Memory(Protocol):

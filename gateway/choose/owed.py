@@ -9,6 +9,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from gateway.choose.chooser import Claim
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,13 +22,15 @@ if TYPE_CHECKING:
     from gateway.vocabulary import Seconds, Tokens
 
 
-class Owed:
-    """Prefill that a replica owes, tokens in use there, and the hit it was predicted. A `Claim`."""
+class Owed(Claim):
+    """Prefill that a replica owes, tokens in use there, and the hit it was predicted."""
 
     __slots__ = (
         "_crowded", "_dispatch", "_on_less", "_place", "_target", "_use", "on_over", "owed",
         "uncached", "unseen", "work",
     )  # fmt: skip
+
+    uncached: Tokens | None
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class Owed:
         self.work: Tokens = 0  # of its prefill
         self.owed: Tokens = 0  # of that, by a stream's first byte
         self.unseen: Unseen | None = None  # or this, by a unary request
-        self.uncached: Tokens | None = uncached
+        self.uncached = uncached
         self.on_over: Callable[[bool], object] | None = None
         """Wants to hear, once, that it is on its way no longer, and whether it was read."""
         self._on_less: Callable[[Tokens], object] | None = None

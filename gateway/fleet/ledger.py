@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from gateway.fleet.health import Standing
 from gateway.kv_cache import EngineFacts
+from gateway.ports import Owing
 from gateway.vocabulary import (
     Health,
     ModelCard,
@@ -121,7 +122,7 @@ class Replica:
         return Lease(self, prompt_tokens)
 
 
-class Lease:
+class Lease(Owing):
     """One attempt's claim. Written out by hand: a generator here would cost twice as much.
 
     Entered once or one use after another; `prefilled` may be called at any time, any number of

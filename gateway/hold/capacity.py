@@ -56,13 +56,26 @@ TURN_S: Final = 0.008
 """So long a gap is left to each gateway whose first waiter has a better place than ours."""
 
 
-class Bounds(Value, frozen=True):
+class Bounds:
     """How much a replica may be given; None: as much as may be."""
 
-    commit_tokens: Tokens | None = None
-    sequences: int | None = None
-    cache_tokens: Tokens | None = None
-    commit_s: Seconds | None = None
+    __slots__ = ("cache_tokens", "commit_s", "commit_tokens", "sequences")
+
+    def __init__(
+        self,
+        commit_tokens: Tokens | None = None,
+        sequences: int | None = None,
+        cache_tokens: Tokens | None = None,
+        commit_s: Seconds | None = None,
+    ) -> None:
+        self.commit_tokens: Final = commit_tokens
+        self.sequences: Final = sequences
+        self.cache_tokens: Final = cache_tokens
+        self.commit_s: Final = commit_s
+
+    def with_cache(self, tokens: Tokens | None) -> Bounds:
+        """The same, of an engine with such a cache."""
+        return Bounds(self.commit_tokens, self.sequences, tokens, self.commit_s)
 
 
 class Part(Value, frozen=True):

@@ -32,8 +32,6 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import replace
-
 from gateway.errors import (
     DeadlineInfeasible,
     DeadlineMissed,
@@ -47,7 +45,7 @@ from gateway.hold.capacity import NO_PART, Bounds, Part, Room
 from gateway.hold.crowd import Crowd
 from gateway.hold.fair_queue import FairQueue
 from gateway.hold.shares import Shares
-from gateway.hold.turn import ChooseAgain, Claim, Client, Lane, Turn, Waiter
+from gateway.hold.turn import ChooseAgain, Client, Lane, Turn, Waiter
 from gateway.order import CLASSES, FIRST
 from gateway.vocabulary import Role, ServiceClass
 
@@ -56,6 +54,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock
     from gateway.kv_cache import EngineFacts
+    from gateway.ports import Claim
     from gateway.request import GenerationRequest
     from gateway.settings import HoldSettings
     from gateway.vocabulary import ModelName, ReplicaId, ReplicaView, Seconds, Tokens
@@ -184,7 +183,7 @@ class Gate:
 
     def left(self, client: Client) -> None:
         """If it was to choose anew, it no longer is: it has a turn, waits elsewhere or has left."""
-        before = self._choosing.pop(client, None)
+        before = self._choosing.pop(client, None) if self._choosing else None
         if before is not None:
             self._give_up(before)
 
@@ -317,7 +316,7 @@ class Gate:
     def described(self, replica: ReplicaId, facts: EngineFacts) -> None:
         """What a replica's engine is."""
         lane = self._lanes.get(replica) or self._lane(replica)
-        lane.room.bounds = replace(lane.room.bounds, cache_tokens=facts.cache_tokens)
+        lane.room.bounds = lane.room.bounds.with_cache(facts.cache_tokens)
         self.serve(lane, self.clock())
 
     def moved(self, replica: ReplicaId, *, takes_work: bool) -> None:

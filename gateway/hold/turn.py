@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 from gateway.hold.capacity import PRIOR_RATE_PER_S, Load
 from gateway.hold.fair_queue import FairQueue, Ticket
 from gateway.hold.shares import charge_of
+from gateway.ports import Sent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gateway.errors import GatewayError
     from gateway.hold.capacity import Room
     from gateway.hold.gate import Gate
-    from gateway.order import Place
+    from gateway.ports import Claim
     from gateway.request import GenerationRequest, Usage
     from gateway.vocabulary import Body, ReplicaId, Seconds, Tokens
 
@@ -51,29 +50,6 @@ class Client(Protocol):
 
     def keep_waiting(self) -> None:
         """A stream: let it know that it has not been forgotten, if that can be said."""
-
-
-class Claim(Protocol):
-    """What the policy that chose remembers."""
-
-    @property
-    def alone(self) -> Tokens | None:
-        """What it would have to prefill if it went before those it shares its beginning with."""
-
-    def waits(self, place: Place) -> None: ...
-
-    def goes(self) -> None: ...
-
-    @property
-    def uncached(self) -> Tokens | None:
-        """What it has to prefill, as far as is known by now."""
-
-    def follow(self, on_less: Callable[[Tokens], object]) -> None:
-        """From now on who is told here hears by how much that becomes less."""
-
-    def first_byte(self, now: Seconds) -> None: ...
-
-    def answered(self, usage: Usage, now: Seconds) -> None: ...
 
 
 class Waiter(Ticket):
@@ -183,7 +159,7 @@ class Lane:
                 turn.displace()
 
 
-class Turn(Load):
+class Turn(Load, Sent):
     """A request that is with its replica, or will be. Used by `with` once it has been given."""
 
     __slots__ = ("_gate", "_task", "claim", "is_displaced", "lane", "waiter")

@@ -9,9 +9,8 @@ says nothing has not yet cost the client its status line, and another can be tri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import (
     ClientStalled,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock
     from gateway.exchange import AnyExchange
+    from gateway.ports import Watcher
     from gateway.relay.connection import Connection
     from gateway.vocabulary import Seconds
 
@@ -47,23 +47,13 @@ ANYTHING_GOES: Final[frozenset[int]] = frozenset()
 TAIL_READS: Final = 4
 """How many last reads of a response are kept for the accounts: `usage` is in the last event."""
 
-_NO_READS: Final[list[list[bytes] | bytes]] = [[]]
-
-
-class Watcher(Protocol):
-    """Who is told when bytes of the response come."""
-
-    def first_byte(self, now: Seconds) -> None: ...
-
-    def chunk(self, now: Seconds) -> None: ...
-
 
 class Reply:
     """A response that was relayed whole: its status, and its last bytes for the accounts."""
 
     __slots__ = ("last_reads", "status")
 
-    def __init__(self, status: int, last_reads: Iterable[list[bytes] | bytes]) -> None:
+    def __init__(self, status: int, last_reads: list[list[bytes] | bytes]) -> None:
         self.status: Final = status
         self.last_reads: Final = last_reads  # pieces of body, or one whole chunk
 
@@ -72,12 +62,13 @@ class Reply:
 
     def tail(self) -> bytes:
         """The last body bytes, unframed. Joined only when asked for."""
-        return b"".join(
-            [
-                unframed(read) if isinstance(read, bytes) else b"".join(read)
-                for read in self.last_reads
-            ]
-        )
+        pieces: list[bytes] = []
+        for read in self.last_reads:
+            if isinstance(read, bytes):
+                pieces.append(unframed(read))
+            else:
+                pieces += read
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +88,6 @@ class Attempt:
     """
 
     __slots__ = (
-        "_at",
         "_client",
         "_clock",
         "_connection",
@@ -108,6 +98,7 @@ class Attempt:
         "_reads",
         "_sink",
         "_watcher",
+        "at",
         "done",
         "error",
         "has_begun",
@@ -122,8 +113,8 @@ class Attempt:
         self._leave_on = job.leave_on
         self._patience = job.patience
         self._clock = clock
-        self._at = clock()
-        self._reads: list[list[bytes] | bytes] = _NO_READS * TAIL_READS  # the last, in a ring
+        self.at = clock()  # when it began, or bytes last came
+        self._reads: list[list[bytes] | bytes] = []  # the last, in a ring
         self._kept = 0  # so many were, in their turn
         self._sink: Callable[[bytes], object] | None = None  # of whole chunks, while they come
         self.done: asyncio.Future[None] = connection.loop.create_future()
@@ -139,7 +130,7 @@ class Attempt:
         just been cancelled and does not know it yet may pass on one more."""
         sink = self._sink
         if sink is not None and self._reader.is_one_chunk(data):
-            now = self._at = self._clock()
+            now = self.at = self._clock()
             self._watcher.chunk(now)
             self._keep(data)
             sink(data)
@@ -159,7 +150,7 @@ class Attempt:
             return
         if not reader.status or not (reader.pieces or reader.is_complete):
             return
-        now = self._at = self._clock()
+        now = self.at = self._clock()
         if self.has_begun:
             self._watcher.chunk(now)
         elif reader.status in self._leave_on:
@@ -179,7 +170,10 @@ class Attempt:
             self._end()
 
     def _keep(self, read: list[bytes] | bytes) -> None:
-        self._reads[self._kept % TAIL_READS] = read
+        if self._kept < TAIL_READS:
+            self._reads.append(read)
+        else:
+            self._reads[self._kept % TAIL_READS] = read
         self._kept += 1
 
     def _begin(self, now: Seconds) -> None:
@@ -223,20 +217,22 @@ class Attempt:
         """Fail if somebody has been silent for too long."""
         paused_since = self._client.paused_since
         if paused_since is not None:
-            self._at = now  # the replica is silent because we told it to be
+            self.at = now  # the replica is silent because we told it to be
             if now - paused_since > self._patience.client_s:
                 self.fail(ClientStalled())
         elif self.has_begun:
-            if now - self._at > self._patience.stall_s:
+            if now - self.at > self._patience.stall_s:
                 self.fail(StreamStalled())
-        elif now - self._at > self._patience.first_byte_s:
+        elif now - self.at > self._patience.first_byte_s:
             self.fail(FirstByteTimedOut())
 
     def reply(self) -> Reply:
         """What was relayed."""
-        oldest = self._kept % TAIL_READS
-        last_reads = self._reads[oldest:] + self._reads[:oldest]
-        return Reply(self._connection.reader.status, last_reads)
+        reads = self._reads
+        if self._kept > TAIL_READS:
+            oldest = self._kept % TAIL_READS
+            reads = reads[oldest:] + reads[:oldest]
+        return Reply(self._connection.reader.status, reads)
 
 
 class Job:

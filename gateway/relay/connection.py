@@ -28,6 +28,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_is_paused",
         "_on_idle_death",
         "is_closed",
         "is_outdated",
@@ -44,6 +45,7 @@ class Connection:
         self.reader = ResponseReader()
         self.user: Attempt | None = None
         self.transport: asyncio.Transport
+        self._is_paused = False
         self.is_closed = False
         self.is_outdated = False  # made by TLS as it no longer is: not to be used again
 
@@ -73,12 +75,14 @@ class Connection:
 
     def pause_reading(self) -> None:
         """Whoever is written to is slow: let the replica wait."""
-        if not self.transport.is_closing() and self.transport.is_reading():
+        if not self._is_paused and not self.transport.is_closing():
+            self._is_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
-        if not self.transport.is_closing() and not self.transport.is_reading():
+        if self._is_paused and not self.transport.is_closing():
+            self._is_paused = False
             self.transport.resume_reading()
 
     # What asyncio calls

@@ -20,7 +20,7 @@ from gateway.relay.pool import Pool
 if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.exchange import AnyExchange
-    from gateway.relay.attempt import Watcher
+    from gateway.ports import Watcher
     from gateway.settings import RelaySettings
     from gateway.vocabulary import ReplicaAddress, ReplicaId, Seconds
 
@@ -82,18 +82,19 @@ class Relay:
             client.target, address.fields, client.forwarded, len(body)
         )  # fmt: skip
         request = (head, body) if len(body) > LONG_BYTES else (head + body,)
-        pooled = self._pool.take(address.id, self.clock())
+        replica = address.id
+        pooled = self._pool.take(replica, self.clock())
         if pooled is not None:
             try:
-                return await self._attempt(pooled, address, job, request)
+                return await self._attempt(pooled, replica, job, request)
             except ClosedBeforeReply:
                 if not pooled.reader.is_untouched:
                     raise
                 # It closed while we wrote (the keep-alive race): a fresh connection will tell.
-        return await self._attempt(await self._connect(address), address, job, request)
+        return await self._attempt(await self._connect(address), replica, job, request)
 
     async def _attempt(
-        self, connection: Connection, address: ReplicaAddress, job: Job, request: Request
+        self, connection: Connection, replica: ReplicaId, job: Job, request: Request
     ) -> Reply:
         attempt = Attempt(connection, self.clock, job)
         self._busy.add(attempt)
@@ -109,9 +110,9 @@ class Relay:
         finally:
             self._busy.discard(attempt)
             job.client.source = None
-            self._give_back(address, connection)
+            self._give_back(replica, connection, attempt.at)
 
-    def _give_back(self, address: ReplicaAddress, connection: Connection) -> None:
+    def _give_back(self, replica: ReplicaId, connection: Connection, since: Seconds) -> None:
         reader = connection.reader
         is_usable = (
             reader.is_complete
@@ -122,7 +123,7 @@ class Relay:
             and not connection.transport.is_closing()
             and not connection.transport.get_write_buffer_size()  # answered before we were done
         )
-        if is_usable and self._pool.put_back(address.id, connection, self.clock()):
+        if is_usable and self._pool.put_back(replica, connection, since):
             connection.release()
             connection.resume_reading()
         else:
