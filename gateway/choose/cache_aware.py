@@ -229,11 +229,10 @@ class CacheAware:
             + used_s * footprint.tokens
             for pace, footprint, slope in pool.rows
         ]
-        if any(hits.tokens):
-            for at, held in enumerate(hits.tokens):
-                if held:
-                    saved = cold - work(hits.prompt_tokens, hits.uncached(at), attention)
-                    costs[at] += hits.load_s[at] - saved * pool.slopes[at]
+        for at, held in enumerate(hits.tokens):
+            if held:
+                saved = cold - work(hits.prompt_tokens, hits.uncached(at), attention)
+                costs[at] = costs[at] + (hits.load_s[at] - saved * pool.slopes[at])
         priced = Priced(costs, pool, hits, self.holdings, now, attention)
         if self._crowded:
             self._overtake(request, priced, costs)

@@ -45,7 +45,7 @@ class Quote(Protocol):
     """What a request would cost on each of some replicas, and how that was found."""
 
     @property
-    def costs(self) -> Sequence[float]:
+    def costs(self) -> list[float]:
         """In the order of the replicas that were asked about; any one unit, least wins."""
 
     def prediction(self, index: int) -> Prediction:
@@ -63,7 +63,7 @@ class Scorer(Protocol):
 class Picker(Protocol):
     """Which one, given the costs? Returns an index into them; there is at least one."""
 
-    def pick(self, costs: Sequence[float]) -> int: ...
+    def pick(self, costs: list[float]) -> int: ...
 
 
 class Choice(Generic[R_co]):

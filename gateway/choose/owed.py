@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.choose.dispatch import Dispatch
     from gateway.choose.pace import Unseen
     from gateway.choose.target import Target
+    from gateway.choose.text_chain import Hash
     from gateway.order import Place
     from gateway.request import Usage
     from gateway.vocabulary import Seconds, Tokens
@@ -36,7 +37,7 @@ class Owed(Claim):
         self,
         target: Target,
         crowded: set[Target],
-        use: tuple[int, Tokens, Tokens],
+        use: tuple[Hash, Tokens, Tokens],
         uncached: Tokens,
         dispatch: Dispatch,
     ) -> None:
@@ -78,7 +79,8 @@ class Owed(Claim):
         return whole - min(hit, int(whole * self._dispatch.read_share))
 
     def __enter__(self) -> Self:
-        self._target.footprint.begin(*self._use)
+        beginning, hit, own = self._use
+        self._target.footprint.begin(beginning, hit, own)
         return self
 
     def waits(self, place: Place) -> None:
@@ -148,7 +150,8 @@ class Owed(Claim):
             self._target.ended_unseen += self.work
             self._target.pace.ended_unseen(self.unseen)
             self.unseen = None
-        self._target.footprint.end(*self._use)
+        beginning, hit, own = self._use
+        self._target.footprint.end(beginning, hit, own)
         self._dispatch.ended()
         self._is_over(was_read=False)
 

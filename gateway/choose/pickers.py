@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,12 +19,17 @@ class Cheapest:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
-    def pick(self, costs: Sequence[float]) -> int:
+    def pick(self, costs: list[float]) -> int:
         """O(replicas)."""
-        least = min(costs)
-        if costs.count(least) == 1:
-            return costs.index(least)
-        return self._rng.choice([i for i, cost in enumerate(costs) if cost == least])
+        least, found, alike = costs[0], 0, 0
+        for at, cost in enumerate(costs):
+            if cost < least:
+                least, found, alike = cost, at, 1
+            elif cost == least:
+                alike += 1
+        if alike == 1:
+            return found
+        return self._rng.choice([at for at, cost in enumerate(costs) if cost == least])
 
 
 class TwoChoices:
@@ -40,7 +44,7 @@ class TwoChoices:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
-    def pick(self, costs: Sequence[float]) -> int:
+    def pick(self, costs: list[float]) -> int:
         """O(1)."""
         if len(costs) == 1:
             return 0
@@ -56,7 +60,7 @@ class InTurn:
     def __init__(self) -> None:
         self._turn = -1
 
-    def pick(self, costs: Sequence[float]) -> int:
+    def pick(self, costs: list[float]) -> int:
         """O(1)."""
         self._turn += 1
         return self._turn % len(costs)

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.choose.text_chain import Hash
 from gateway.record import Value
 from gateway.vocabulary import Tokens
 
@@ -84,22 +85,22 @@ class Footprint:
     __slots__ = ("_shared", "tokens")
 
     def __init__(self) -> None:
-        self._shared: dict[tuple[int, Tokens], int] = {}  # beginning and hit: how many run
+        self._shared: dict[object, int] = {}  # beginning and hit: how many run
         self.tokens: Tokens = 0
 
     def __repr__(self) -> str:
         return f"<Footprint {self.tokens} tokens>"
 
-    def begin(self, beginning: int, hit: Tokens, own: Tokens) -> None:
+    def begin(self, beginning: Hash, hit: Tokens, own: Tokens) -> None:
         """A request with so many tokens of its own, beside a hit. O(1)."""
-        key = (beginning, hit)
+        key: object = (beginning, hit)  # put together once: of two that mypyc knows, at every use
         runs = self._shared.get(key, 0)
         self._shared[key] = runs + 1
         self.tokens += own if runs else own + hit
 
-    def end(self, beginning: int, hit: Tokens, own: Tokens) -> None:
+    def end(self, beginning: Hash, hit: Tokens, own: Tokens) -> None:
         """It is over."""
-        key = (beginning, hit)
+        key: object = (beginning, hit)  # put together once: of two that mypyc knows, at every use
         runs = self._shared[key] - 1
         if runs:
             self._shared[key] = runs

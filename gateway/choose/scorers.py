@@ -17,7 +17,7 @@ from gateway.vocabulary import Prediction, ReplicaView, Seconds, Tokens
 class Plain(msgspec.Struct, frozen=True):
     """Costs that are all there is to say. A `Quote`."""
 
-    costs: Sequence[float]
+    costs: list[float]
     replicas: Sequence[ReplicaView]
 
     def prediction(self, index: int) -> Prediction:
@@ -42,7 +42,7 @@ class ExpectedWork:
     ) -> Plain:
         """In tokens; never negative."""
         own, overhead = request.prompt_tokens, self._overhead_tokens
-        costs = [
+        costs: list[float] = [
             own + one.inflight_prompt_tokens + overhead * one.inflight_requests for one in replicas
         ]
         return Plain(costs, replicas)

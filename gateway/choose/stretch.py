@@ -82,9 +82,9 @@ class Stretch:
     __slots__ = ("believed", "digest", "ends", "hashes", "last", "lesson", "parted", "pending",
                  "tokens")  # fmt: skip
 
-    def __init__(self, hashes: array[int], tokens: Tokens) -> None:
+    def __init__(self, hashes: array[int], last: Hash, tokens: Tokens) -> None:
         self.hashes = hashes  # at its marks
-        self.last: Hash = hashes[-1]
+        self.last = last  # of them: it is looked at most, and taking it out of them makes a new one
         self.tokens = tokens  # about as many as it adds to what is before it
         self.believed = 0  # bits of replicas
         self.pending = 0
@@ -106,7 +106,7 @@ class Stretch:
 
     def cut(self, marks: int, tokens: Tokens) -> Stretch:
         """It ends after so many marks; what was behind them, so many tokens, is another."""
-        behind = Stretch(self.hashes[marks:], tokens)
+        behind = Stretch(self.hashes[marks:], self.last, tokens)
         behind.believed, behind.pending = self.believed, self.pending
         behind.lesson, behind.ends, behind.parted = self.lesson, self.ends, self.parted
         self.hashes = self.hashes[:marks]

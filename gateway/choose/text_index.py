@@ -25,12 +25,14 @@ from typing import Final
 from gateway.choose.given import Given, Kept
 from gateway.choose.stretch import Lesson, Stretch, each_bit, marks_without, tokens_behind
 from gateway.choose.text_chain import MARKS, STOPS, Hash, Prompt
+from gateway.record import mypyc_attr
 from gateway.vocabulary import Tokens
 
 FINE: Final = 1 / 64
 """A stretch that is more of a cache than this goes piece by piece."""
 
 
+@mypyc_attr(acyclic=True)
 class Walk:
     """How far a prompt is known: its marks, and who was given how many of them.
 
@@ -319,7 +321,8 @@ class TextIndex:
     def _begin(self, hashes: list[Hash], at: int, tokens_per_byte: float) -> Stretch:
         end = min(STOPS[at], len(hashes))
         length = MARKS[end - 1] - (MARKS[at - 1] if at else 0)
-        stretch = Stretch(array("Q", hashes[at:end]), int(length * tokens_per_byte))
+        mine, tokens = array("Q", hashes[at:end]), int(length * tokens_per_byte)
+        stretch = Stretch(mine, hashes[end - 1], tokens)
         self._stretches[hashes[at]] = stretch
         self._changes += 1
         return stretch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from itertools import count
 from typing import Any
 
 from hypothesis import example, given, settings
@@ -23,10 +22,10 @@ class World:
     is kept, by when it was last given and how far behind."""
 
     def __init__(self) -> None:
-        hashes = count(1)
+        firsts = range(0, STRETCHES * MARKS, MARKS)
         self.chain = [
-            Stretch(array("Q", [next(hashes) for _ in range(MARKS)]), MARKS)
-            for _ in range(STRETCHES)
+            Stretch(array("Q", range(first, first + MARKS)), first + MARKS - 1, MARKS)
+            for first in firsts
         ]
         self.given = Given(1, CAPACITY)
         self.model: dict[Stretch, tuple[int, int]] = {}  # prompt, and less for what is behind
