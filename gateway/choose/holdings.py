@@ -129,18 +129,18 @@ class Holdings:
             ruler.length = names.tokens
         elif not walk.depth:
             return Hits(ruler.length, tokens, load_s, ruler)
-        sent, get = ruler.tokens_of(walk.believed), self._records.get
+        sent, records = ruler.tokens_of(walk.believed), self._records
         if names is None:
             for at, replica in enumerate(replicas):
-                record = get(replica)
-                if record is not None and record.sent.bit in sent and record.has_cache:
-                    tokens[at] = ruler.cut(sent[record.sent.bit], record.block_size)
+                record = records.get(replica)
+                if record is not None and record.has_cache:
+                    tokens[at] = ruler.cut(sent.get(record.sent.bit, 0), record.block_size)
             return Hits(ruler.length, tokens, load_s, ruler)
         pending = ruler.tokens_of(walk.pending)
         holders = self._first_holders(names)
         near = []  # those that may hold any of it: few of many
         for at, replica in enumerate(replicas):
-            record = get(replica)
+            record = records.get(replica)
             if record is None or not record.has_cache:
                 continue
             if record.sent.bit in sent or record.sent.bit in pending or record.source.bit & holders:

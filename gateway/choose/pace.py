@@ -93,7 +93,7 @@ class Pace:
         self._busy_s: Seconds = 0.0  # with prefill to do, until `_counted_at`
         self._counted_at: Seconds = 0.0
         self._is_pinned = is_pinned
-        self._unseen: deque[Unseen] = deque()  # as they were sent; some have ended
+        self._unseen: list[Unseen] = []  # as they were sent; some have ended
         self._unseen_live = 0  # of them, those that have not
         self._unseen_owed: Tokens = 0  # their sum
         self._others_unseen: deque[tuple[Tokens, Unseen]] = deque()
@@ -182,7 +182,7 @@ class Pace:
         self._unseen_live += 1
         self._is_clear = False
         if len(self._unseen) > 2 * self._unseen_live + LEAST_UNSEEN:
-            self._unseen = deque([each for each in self._unseen if each.tokens])
+            self._unseen = [each for each in self._unseen if each.tokens]
         return unseen
 
     def ended_unseen(self, unseen: Unseen) -> None:
@@ -292,9 +292,12 @@ class Pace:
         self.free_at = max(self.free_at, now) + tokens / self.rate_per_s
 
     def _unseen_tokens(self, now: Seconds) -> Tokens:
-        unseen = self._unseen
-        while unseen and ((first := unseen[0]).due <= now or not first.tokens):
-            self._settle(unseen.popleft())
+        unseen, past = self._unseen, 0
+        while past < len(unseen) and ((first := unseen[past]).due <= now or not first.tokens):
+            self._settle(first)
+            past += 1
+        if past:
+            del unseen[:past]
         return self._unseen_owed
 
     def _settle(self, unseen: Unseen) -> None:

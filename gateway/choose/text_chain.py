@@ -51,6 +51,7 @@ MARKS: Final = _marks()
 """Bytes from the beginning, ascending; what is longer than the last is told apart by then."""
 
 _BEGINS: Final = (0, *MARKS)
+_PARTS: Final = tuple([slice(begin, end) for begin, end in zip(_BEGINS, MARKS, strict=False)])
 
 
 def _stops() -> tuple[int, ...]:
@@ -85,7 +86,7 @@ class Prompt:
         end = len(cast("Sized", prompt)) - 1  # what closes it is none of the next turn's
         self._view: memoryview | None = None  # of one that is longer than its head
         if end <= HEAD:
-            self._head = bytes(prompt)
+            self._head = b"".join((prompt,))  # `bytes` looks for a method first, and copies bytes
         else:
             self._view = memoryview(prompt)
             self._head = bytes(self._view[:HEAD])
@@ -128,10 +129,8 @@ class Prompt:
             begin = mark
             at += 1
         while at < end and view is not None:
-            mark = MARKS[at]
-            above = _digest(view[begin:mark], above)
+            above = _digest(view[_PARTS[at]], above)
             hashes.append(above)
-            begin = mark
             at += 1
 
     def digest_of(self, begin: int, end: int) -> Hash:
@@ -146,7 +145,7 @@ class Prompt:
         end = begin + len(hashes) - 1
         if end >= self.marks or self.digest_of(begin, end) != digest:
             return False
-        self.hashes.extend(hashes[1:])
+        self.hashes.extend(hashes[1:].tolist())
         return True
 
     def whole(self) -> list[Hash]:
