@@ -122,7 +122,7 @@ class Door:
     def new_id(self) -> bytes:
         """A request id, unique in this process and, by its prefix, most likely in the world."""
         self._ids += 1
-        return self._id_prefix + b"%d" % self._ids
+        return b"%b%d" % (self._id_prefix, self._ids)
 
     async def serve(self, exchange: Exchange) -> None:
         """Live one exchange; a bug in us is logged once, here, and answered with a 500."""

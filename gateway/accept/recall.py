@@ -59,7 +59,7 @@ class Recall:
         if data[:body_at] != b"%b%d%b" % (before, body_bytes, after):
             return None
         new_id = door.new_id()
-        forwarded = self._forwarded + new_id + b"\r\n"
+        forwarded = b"%b%b\r\n" % (self._forwarded, new_id)
         head = Head(forwarded, new_id, self._fields, body_bytes)
         exchange = Exchange(line, self._route, self._target, head, "1.1")
         exchange.take_body(

@@ -11,7 +11,6 @@ tenant it came as: a new file changes what comes after it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -78,22 +77,6 @@ class Served(Protocol):
     def status(self) -> int | None: ...
 
 
-Stay = AbstractContextManager[None]
-
-
-class _Free:
-    """The stay of who has no limits."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-_FREE: Final[Stay] = _Free()
-
-
 class Caller:
     """Who a request comes from, and until when its answer is of use."""
 
@@ -120,9 +103,20 @@ class Caller:
         """Should it ask again in HESITATION_S before it stays?"""
         return False
 
-    def stay(self, request: GenerationRequest, client: Client, served: Served) -> Stay:
+    def stay(self, request: GenerationRequest, client: Client, served: Served) -> Caller:
         """One request's time with us: used by `with`."""
-        return _FREE
+        return self
+
+    def __enter__(self) -> None:
+        """Who has no limits just comes in."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing is to be given back."""
 
 
 def anybody(client: Client) -> Caller:
