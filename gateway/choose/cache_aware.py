@@ -20,7 +20,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gateway.choose.chooser import Choice, Claim
+from gateway.choose.chooser import Choice, Claim, Memory, Quote, Scorer
 from gateway.choose.doubled import Brought, Doubled
 from gateway.choose.elsewhere import MARK_BYTES
 from gateway.choose.holdings import Holdings
@@ -54,7 +54,7 @@ MOST_REUSE_WEIGHT: Final = 0.05
 MOST_POOLS: Final = 256  # one for each model that is served, as a rule
 
 
-class CacheAware:
+class CacheAware(Scorer, Memory):
     """A scorer with a memory: it is told of every dispatch, first byte and end.
 
     A `BlockListener`, too.
@@ -172,6 +172,13 @@ class CacheAware:
             self._crowded.add(target)
         else:
             self._crowded.discard(target)
+
+    def news(self) -> list[Placement]:
+        """What is to be told to them."""
+        if not self.placements:
+            return []
+        taken, self.placements = self.placements, []
+        return taken
 
     def placed(self, placement: Placement, now: Seconds) -> bool:
         """A prompt was sent by another gateway, or is on its way no longer."""
@@ -339,7 +346,7 @@ class CacheAware:
         return self._prompt
 
 
-class Priced:
+class Priced(Quote):
     """Costs in seconds, and what they were made of. A `Quote`."""
 
     __slots__ = ("attention_tokens", "costs", "hits", "holdings", "now", "pool", "spared_s")

@@ -36,6 +36,8 @@ R_co = TypeVar("R_co", bound=ReplicaView, covariant=True)
 class Filter(Protocol):
     """Which of these may serve this request?"""
 
+    __slots__ = ()
+
     def sift(self, request: GenerationRequest, replicas: Sequence[R]) -> Sequence[R]:
         """Some of them, in their order. If it is all, then `replicas` itself: who remembers
         something of a tuple of replicas knows it again."""
@@ -43,6 +45,8 @@ class Filter(Protocol):
 
 class Quote(Protocol):
     """What a request would cost on each of some replicas, and how that was found."""
+
+    __slots__ = ()
 
     @property
     def costs(self) -> list[float]:
@@ -55,6 +59,8 @@ class Quote(Protocol):
 class Scorer(Protocol):
     """What would the request cost on each replica?"""
 
+    __slots__ = ()
+
     def quote(
         self, request: GenerationRequest, replicas: Sequence[ReplicaView], now: Seconds
     ) -> Quote: ...
@@ -62,6 +68,8 @@ class Scorer(Protocol):
 
 class Picker(Protocol):
     """Which one, given the costs? Returns an index into them; there is at least one."""
+
+    __slots__ = ()
 
     def pick(self, costs: list[float]) -> int: ...
 
@@ -117,6 +125,8 @@ class Claim(ports.Claim, Protocol):
 class Memory(Protocol):
     """A policy that remembers is told what becomes of its choices."""
 
+    __slots__ = ()
+
     def dispatched(
         self, request: GenerationRequest, choice: Choice[ReplicaView], now: Seconds
     ) -> Claim: ...
@@ -133,9 +143,9 @@ class Memory(Protocol):
     def beside(self, gateways: int, ours: int) -> None:
         """There are so many that share all requests, and we are this one of them."""
 
-    placements: list[Placement] | None
-    """Prompts sent, and those no longer on their way, to be told to other gateways; None while
-    there are none."""
+    def news(self) -> list[Placement]:
+        """Prompts sent since the last call, and those no longer on their way, to be told to other
+        gateways; empty while there are none."""
 
     def placed(self, placement: Placement, now: Seconds) -> bool:
         """Another gateway has sent one, or one of its is over. Does our own part become another
@@ -273,11 +283,7 @@ class Chooser:
 
     def placements(self) -> list[Placement]:
         """The prompts that were sent since the last call, and those that are over."""
-        memory = self.memory
-        if memory is None or not memory.placements:
-            return []
-        taken, memory.placements = memory.placements, []
-        return taken
+        return [] if self.memory is None else self.memory.news()
 
     def placed(self, placement: Placement, now: Seconds) -> bool:
         """Another gateway has sent a prompt to a replica, or one of its is over. True where our own

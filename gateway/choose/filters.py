@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from gateway.choose.chooser import Filter
 from gateway.request import GenerationRequest
 from gateway.vocabulary import ReplicaView, Role
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _PREFILL: Final = Role.PREFILL  # an enum member is looked up faster by a name of our own
 
 
-class Decodes:
+class Decodes(Filter):
     """Keeps replicas that can carry a request to its end: all but those that only prefill."""
 
     __slots__ = ("_all_of",)

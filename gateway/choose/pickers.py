@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.choose.chooser import Picker
+
 if TYPE_CHECKING:
     from random import Random
 
 
-class Cheapest:
+class Cheapest(Picker):
     """The cheapest; among equals, any with the same chance.
 
     Chance matters: several gateways that broke ties alike would all send to the same replica.
@@ -32,7 +34,7 @@ class Cheapest:
         return self._rng.choice([at for at, cost in enumerate(costs) if cost == least])
 
 
-class TwoChoices:
+class TwoChoices(Picker):
     """The cheaper of two drawn at random.
 
     With stale loads, as of several gateways, everybody's cheapest is the same one; two draws are
@@ -52,7 +54,7 @@ class TwoChoices:
         return one if costs[one] <= costs[other] else other
 
 
-class InTurn:
+class InTurn(Picker):
     """One after the other, whatever they cost."""
 
     __slots__ = ("_turn",)

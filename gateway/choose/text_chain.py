@@ -105,7 +105,10 @@ class Prompt:
 
     def _without_blanks(self, end: int) -> int:
         """Nor are blanks before that the next turn's."""
-        if end == 0 or (self._head if self._view is None else self._view)[end - 1] > _SPACE:
+        if end == 0:
+            return end
+        last = self._head[end - 1] if self._view is None else self._view[end - 1]
+        if last > _SPACE:
             return end
         before = bytes(self._part(max(end - _MOST_BLANKS, 0), end))
         return end - len(before) + len(before.rstrip(b" \t\r\n"))
