@@ -135,6 +135,34 @@ def free_port() -> int:
         return port
 
 
+def is_well(url: str, path: str) -> bool:
+    try:
+        return httpx.get(f"{url}{path}", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextlib.contextmanager
+def another_gateway(
+    stack: Stack, log: Path, *flags: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway of our own over the stack's chat replicas."""
+    port = free_port()
+    command = [sys.executable, "-m", "gateway", "gateway", "--port", str(port), *flags]
+    for replica in stack.chat_replicas:
+        command += ["--replica", replica.url]
+    with log.open("wb") as sink:
+        gateway = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until("the second gateway is ready", lambda: is_well(url, "/readyz"), 30.0)
+        yield gateway, url
+    finally:
+        if gateway.poll() is None:
+            gateway.kill()
+        gateway.wait(10)
+
+
 def group_is_gone(pid: int) -> bool:
     """True if no process of the group that `pid` led is left."""
     try:

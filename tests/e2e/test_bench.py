@@ -10,7 +10,7 @@ import pytest
 
 from loadtest.record import ReplicaFigures, read_record
 from tests.bench.processes import engines_give_way, tree_of
-from tests.e2e.conftest import CHAT, EMBEDDINGS, Stack
+from tests.e2e.conftest import CHAT, EMBEDDINGS, Stack, another_gateway
 
 CLOSE = 0.05
 BETWEEN_S = 0.15
@@ -45,11 +45,11 @@ workload: {kind: embeddings, inputs: 2, tokens: 20}
 """
 
 
-def bench(stack: Stack, folder: Path, scenario: str, model: str) -> Path:
+def bench(url: str, folder: Path, scenario: str, model: str) -> Path:
     """The JSON record of one run."""
     path = folder / "scenario.yaml"
     path.write_text(scenario)
-    words = [stack.url, "--scenario", str(path), "--model", model, "--out", str(folder)]
+    words = [url, "--scenario", str(path), "--model", model, "--out", str(folder)]
     command = [sys.executable, "-m", "gateway", "bench", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -60,7 +60,9 @@ def bench(stack: Stack, folder: Path, scenario: str, model: str) -> Path:
 def test_chats_are_counted_and_timed_as_vllm_does(stack: Stack, tmp_path: Path) -> None:
     for replica in stack.chat_replicas:
         engines_give_way(tree_of(replica.pid))
-    (run,) = read_record(bench(stack, tmp_path, CHATS, CHAT).read_bytes()).runs
+    # In turns, so that there are figures of both, whatever a policy would think of them.
+    with another_gateway(stack, tmp_path / "gateway.log", "--policy", "round-robin") as (_, url):
+        (run,) = read_record(bench(url, tmp_path, CHATS, CHAT).read_bytes()).runs
     ours = run.everything
     chats = [each for each in run.replicas if each.output_tokens]
     assert ours.errors == {}
@@ -85,7 +87,7 @@ def mean_of(replicas: list[ReplicaFigures], figure: str) -> float:
 
 
 def test_embeddings(stack: Stack, tmp_path: Path) -> None:
-    (run,) = read_record(bench(stack, tmp_path, TEXTS, EMBEDDINGS).read_bytes()).runs
+    (run,) = read_record(bench(stack.url, tmp_path, TEXTS, EMBEDDINGS).read_bytes()).runs
     assert run.everything.errors == {}
     assert run.everything.ttft_s is None
     assert run.everything.e2e_s is not None

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
-from tests.e2e.conftest import CHAT, Stack, free_port, until
+from tests.e2e.conftest import CHAT, Stack, another_gateway, is_well, until
 from tests.e2e.conversations import talk
 from tests.e2e.test_cache_hits import (
     LEAST_EXACT,
@@ -24,13 +20,6 @@ from tests.e2e.test_cache_hits import (
     share_foreseen,
     warm_up,
 )
-
-
-def _healthy(url: str, path: str) -> bool:
-    try:
-        return httpx.get(f"{url}{path}", trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _chat(http: httpx.Client, **more: object) -> httpx.Response:
@@ -72,29 +61,10 @@ def test_requests_go_on_when_a_replica_is_killed_and_it_comes_back(
     assert set(answers) == {200}
 
 
-@contextmanager
-def _another_gateway(stack: Stack, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway of our own over the same replicas, so that we may stop it."""
-    port = free_port()
-    command = [sys.executable, "-m", "gateway", "gateway", "--port", str(port)]
-    for replica in stack.chat_replicas:
-        command += ["--replica", replica.url]
-    with log.open("wb") as sink:
-        gateway = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until("the second gateway is ready", lambda: _healthy(url, "/readyz"), 30.0)
-        yield gateway, url
-    finally:
-        if gateway.poll() is None:
-            gateway.kill()
-        gateway.wait(10)
-
-
 def test_a_gateway_asked_to_stop_finishes_its_stream_and_takes_no_new_work(
     stack: Stack, tmp_path: Path
 ) -> None:
-    with _another_gateway(stack, tmp_path / "gateway.log") as (gateway, url):
+    with another_gateway(stack, tmp_path / "gateway.log") as (gateway, url):
         messages = [{"role": "user", "content": "Count."}]
         body = {"model": CHAT, "messages": messages, "max_tokens": 200, "ignore_eos": True}
         options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -105,7 +75,7 @@ def test_a_gateway_asked_to_stop_finishes_its_stream_and_takes_no_new_work(
             lines = reply.iter_lines()
             next(lines)
             gateway.send_signal(signal.SIGTERM)
-            until("it is no longer ready", lambda: not _healthy(url, "/readyz"), 5.0)
+            until("it is no longer ready", lambda: not is_well(url, "/readyz"), 5.0)
             rest = list(lines)
         assert "data: [DONE]" in rest
         assert any('"completion_tokens":200' in line for line in rest)
