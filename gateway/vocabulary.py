@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, NewType, Protocol
+from typing import Final, NewType, Protocol
 
 import msgspec
-
-if TYPE_CHECKING:
-    pass
 
 ReplicaId = NewType("ReplicaId", str)
 Body = bytes | memoryview  # of a request: as it came, or where it lies in what was read

@@ -107,7 +107,7 @@ class Door:
         """
         length = head.content_length
         if length is not None:
-            if length <= self._small_bytes:
+            if length <= self._small_bytes:  # nearly all: no limit need be looked up
                 return None
             if length > self.limit(route):
                 return BodyTooLarge()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -120,6 +121,27 @@ def test_one_connection_is_asked_what_many_would_be(
             assert told == told_apart[: len(told)]
 
     asyncio.run(both())
+
+
+@pytest.mark.parametrize("digits", range(1, 6))
+def test_a_head_is_known_again_whatever_the_length_of_its_body(digits: int) -> None:
+    async def law() -> None:
+        fixture = Told()
+        lane, pipe = fixture.lane()
+        lane.data_received(plain(b"{}", b"2"))
+        await settle(fixture)
+        lane.parser = None  # type: ignore[assignment]  # nobody can read a head any more
+        first = 10 ** (digits - 1)
+        for size in (first - 1, first, first + 1, 2 * first, 3 * first - 1):
+            body = b"%d" % (size % 10) * size
+            lane.data_received(plain(body, b"%d" % size))
+            await settle(fixture)
+            assert pipe.written.endswith(b"/v1/chat/completions\n" + body)
+            pipe.written.clear()
+        with pytest.raises(AttributeError):
+            lane.data_received(plain(b"{}", b"3"))
+
+    asyncio.run(law())
 
 
 def _is_whole(data: bytes) -> bool:
