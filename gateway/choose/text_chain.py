@@ -148,7 +148,8 @@ class Prompt:
         end = begin + len(hashes) - 1
         if end >= self.marks or self.digest_of(begin, end) != digest:
             return False
-        self.hashes.extend(hashes[1:].tolist())
+        self.hashes.pop()  # it is the first of them
+        self.hashes.extend(hashes.tolist())
         return True
 
     def whole(self) -> list[Hash]:
