@@ -97,6 +97,7 @@ AGAIN: list[Step] = [("give", 3), ("cut", 1, 4), ("give", 2), ("drop_oldest",), 
 @given(st.lists(steps, max_size=60))
 @example(AGAIN)
 @example([("give", 6)] * 60 + [("drop_oldest",)] * 7)
+@example([("give", 6), ("drop", 0)] + [("give", 1)] * 90)  # the line is shortened, some of it stays
 @settings(max_examples=300, deadline=None)
 def test_the_oldest_is_what_a_model_says_however_often_it_was_given_cut_and_dropped(
     story: list[Step],
