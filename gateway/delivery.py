@@ -88,14 +88,14 @@ class Delivery:
         attempt = 1
         try:
             while True:
-                candidates = await self._candidates()
+                candidates = self._at_hand() or await self._awaited()
                 if (
                     attempt == 1
                     and rooms.lessons.first_s
                     and rooms.chooser.doubts(self._request, candidates)
                 ):
                     self._request = await rooms.lessons.read_first(self._request, candidates)
-                    candidates = await self._candidates()
+                    candidates = self._at_hand() or await self._awaited()
                 untried = candidates
                 if tried:  # whoever waited for the last one that was untried may find it gone
                     untried = [one for one in candidates if one not in tried] or candidates
@@ -119,12 +119,15 @@ class Delivery:
         finally:
             rooms.gate.left(self._exchange)
 
-    async def _candidates(self) -> Sequence[Replica]:
-        """Who may be asked. A model that is known and has no replica is waited for; not by one that
-        may be asked of some only, for it can wait where it comes from."""
+    def _at_hand(self) -> Sequence[Replica]:
+        """Who may be asked now; empty where that is nobody. What may be asked of some only is not
+        held for them, since it can wait where it comes from: raises NoReplica."""
+        fleet, among, model = self._rooms.fleet, self._exchange.among, self._request.model
+        return fleet.serving(model) if among is None else _only(fleet.candidates(model), among)
+
+    async def _awaited(self) -> Sequence[Replica]:
+        """Who may be asked, in time: a model that is known and has no replica is waited for."""
         rooms, exchange, model = self._rooms, self._exchange, self._request.model
-        if exchange.among is not None:
-            return _only(rooms.fleet.candidates(model), exchange.among)
         while not (candidates := rooms.fleet.serving(model)):
             known = rooms.fleet.known_at_zero(model)
             if known is None:

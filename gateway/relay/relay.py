@@ -77,40 +77,29 @@ class Relay:
         Cancelled, it closes the connection, by which the engine learns to stop.
         """
         job = Job(client, watcher, self._streaming if stream else self._unary, leave_on)
-        body = client.body
-        head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
-            client.target, address.fields, client.forwarded, len(body)
-        )  # fmt: skip
-        request = (head, body) if len(body) > LONG_BYTES else (head + body,)
-        replica = address.id
+        request, replica = _whole(address, client), address.id
         pooled = self._pool.take(replica, self.clock())
-        if pooled is not None:
+        while True:
+            connection = pooled or await self._connect(address)
+            attempt = Attempt(connection, self.clock, job)
+            self._busy.add(attempt)
+            client.source = connection
             try:
-                return await self._attempt(pooled, replica, job, request)
+                if client.paused_since is not None:
+                    connection.pause_reading()
+                connection.begin(attempt, request)
+                await attempt.done
+                if attempt.error is not None:
+                    raise attempt.error
+                return attempt.reply()
             except ClosedBeforeReply:
-                if not pooled.reader.is_untouched:
+                if pooled is None or not connection.reader.is_untouched:
                     raise
-                # It closed while we wrote (the keep-alive race): a fresh connection will tell.
-        return await self._attempt(await self._connect(address), replica, job, request)
-
-    async def _attempt(
-        self, connection: Connection, replica: ReplicaId, job: Job, request: Request
-    ) -> Reply:
-        attempt = Attempt(connection, self.clock, job)
-        self._busy.add(attempt)
-        job.client.source = connection
-        try:
-            if job.client.paused_since is not None:
-                connection.pause_reading()
-            connection.begin(attempt, request)
-            await attempt.done
-            if attempt.error is not None:
-                raise attempt.error
-            return attempt.reply()
-        finally:
-            self._busy.discard(attempt)
-            job.client.source = None
-            self._give_back(replica, connection, attempt.at)
+                pooled = None  # it closed while we wrote (the keep-alive race): a new one will tell
+            finally:
+                self._busy.discard(attempt)
+                client.source = None
+                self._give_back(replica, connection, attempt.at)
 
     def _give_back(self, replica: ReplicaId, connection: Connection, since: Seconds) -> None:
         reader = connection.reader
@@ -179,3 +168,12 @@ class Relay:
         """Close every idle connection."""
         for connection in self._pool.drain_all():
             connection.abort()
+
+
+def _whole(address: ReplicaAddress, client: AnyExchange) -> Request:
+    """The request, as it is sent there."""
+    body = client.body
+    head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
+        client.target, address.fields, client.forwarded, len(body)
+    )  # fmt: skip
+    return (head, body) if len(body) > LONG_BYTES else (head + body,)
