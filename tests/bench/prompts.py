@@ -23,12 +23,15 @@ _SERIAL_MARK: Final = "#" * SERIAL_DIGITS
 _GROUP: Final = 8  # templates that share a system prompt
 _SYSTEM_SHARE, _HISTORY_SHARE = 0.25, 0.5  # of the body; the last user message has the rest
 _SYLLABLES: Final = ("ba", "co", "du", "fen", "gri", "lo", "mar", "nu", "per", "qua", "ri", "ston")
+KEY: Final = b"sk-bench-0123456789abcdef"
+"""Whose all requests are."""
+
 _HEADERS: Final = (
     b"host: 127.0.0.1\r\naccept: application/json\r\ncontent-type: application/json\r\n"
     b"user-agent: OpenAI/Python 2.8.1\r\nx-stainless-lang: python\r\n"
     b"x-stainless-async: async:asyncio\r\n"
     b"x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n"
-    b"authorization: Bearer sk-bench-0123456789abcdef\r\n"
+    b"authorization: Bearer " + KEY + b"\r\n"
 )
 
 

@@ -1,8 +1,8 @@
 """The gateways under test: how to get each one, how to start it, how to know it is ready.
 
 Every peer is given its fastest fair set-up: quiet logs, its cache-aware policy, keep-alive both
-ways, worker threads for the one core it is pinned to. Headrace runs with everything on, its
-access log included.
+ways, worker threads for the one core it is pinned to. Headrace runs with everything on: keys and
+limits, metrics, its cache-aware policy, the access log.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from tests.bench.processes import free_ports
+from tests.bench.prompts import KEY
 
 PINS: Final = {"vllm-router": "0.1.17", "smg": "1.13.0", "py-spy": "0.4.3"}
 RUST_PEERS: Final = ("vllm-router", "smg")
@@ -100,8 +102,17 @@ def _headrace_pure(surroundings: Surroundings, _peer_policy: str) -> Subject:
 def _headrace_by(name: str, python: Path, surroundings: Surroundings) -> Subject:
     (port,) = free_ports(1)
     flags = [part for url in surroundings.urls for part in ("--replica", url)]
-    command = (str(python), "-P", "-m", "gateway", "gateway", *flags, "--port", str(port))
+    flags += ["--settings", str(_with_tenants(surroundings.folder)), "--port", str(port)]
+    command = (str(python), "-P", "-m", "gateway", "gateway", *flags)
     return Subject(name, headrace_version(python), command, port, "/readyz")
+
+
+def _with_tenants(folder: Path) -> Path:
+    """Settings by which whoever sends the load is a tenant with every limit, none within reach."""
+    tenants, settings = folder / "tenants.yaml", folder / "settings.yaml"
+    tenants.write_text(_TENANTS.format(sha256=sha256(KEY).hexdigest()))
+    settings.write_text(f"tenants: {{path: {tenants}}}\n")
+    return settings
 
 
 def headrace_version(python: Path) -> str:
@@ -172,6 +183,18 @@ _MAKERS: Final[dict[str, Callable[[Surroundings, str], Subject]]] = {
     "smg": _smg,
     "nginx": _nginx,
 }
+
+_TENANTS: Final = """\
+tenants:
+  - name: bench
+    class: interactive
+    requests_per_minute: 1000000000
+    tokens_per_minute: 1000000000000
+    tokens_per_day: 1000000000000000
+    max_concurrent: 10000
+keys:
+  - {{id: bench, tenant: bench, sha256: {sha256}, created: '2026-01-01'}}
+"""
 
 # A plain reverse proxy at its best: no log, no disk, connections kept on both sides.
 _NGINX_CONF: Final = """\
