@@ -7,6 +7,7 @@ and what the gateway runs on beside them (types come from there): no build isola
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -29,7 +30,19 @@ def extensions() -> list[Extension]:
     )
     for each in made:
         each.extra_compile_args.append("-fvisibility=hidden")  # a smaller table, and straight calls
+        for source in each.sources:
+            _without_weak_references(Path(source))
     return made
+
+
+def _without_weak_references(source: Path) -> None:
+    """mypyc lets what derives from a protocol, or is generic, be referred to weakly, but when such
+    an object goes it frees its first weak reference, which is not its own. Refused, as uncompiled:
+    nothing of ours has a slot for them."""
+    text = source.read_text(encoding="utf-8")
+    refused = re.sub(r"^ *\.tp_weaklistoffset = .*\n", "", text, flags=re.MULTILINE)
+    if refused != text:
+        source.write_text(refused, encoding="utf-8")
 
 
 setup(ext_modules=extensions())

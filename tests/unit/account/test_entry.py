@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 from gateway.account.accounts import Accounts, Ending
@@ -204,3 +206,11 @@ def test_a_replica_that_left_leaves_no_series(accounts: Accounts) -> None:
     accounts.attempted(a_replica("r2").id, "ok")
     accounts.forget(R1)
     assert dict(accounts.attempts) == {("r2:8000", "ok"): 1}
+
+
+def test_nobody_refers_to_what_is_on_the_way_weakly(accounts: Accounts) -> None:
+    """Compiled, that is told apart from a crash by `setup.py` alone."""
+    entry = accounts.open(b"id", ROUTE, 1000.0)
+    for each in (entry, a_replica().lease(1)):
+        with pytest.raises(TypeError, match="weak reference"):
+            weakref.ref(each)
