@@ -7,18 +7,7 @@ module that is never compiled: options are inherited.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
-
-if TYPE_CHECKING:
-    from mypy_extensions import mypyc_attr as mypyc_attr  # noqa: PLC0414  # handed on
-else:
-
-    def mypyc_attr(**_):
-        """What mypyc is to know of a class, `acyclic=True`: no cycle leads through its objects, so
-        the collector need not know of them. The interpreter learns nothing from it."""
-        return lambda of: of
 
 
 class Value(msgspec.Struct, frozen=True):

@@ -17,7 +17,6 @@ from heapq import heappop, heappush
 from typing import Final
 
 from gateway.choose.stretch import Stretch
-from gateway.record import mypyc_attr
 from gateway.vocabulary import Tokens
 
 LEAST_SHARE: Final = 1 / 64
@@ -29,7 +28,6 @@ LEAST_LINE: Final = 64
 _TICK: Final = 256  # more than there are marks: earlier ones of a prompt are newer than later ones
 
 
-@mypyc_attr(acyclic=True)
 class Kept:
     """A stretch that is believed to be kept."""
 

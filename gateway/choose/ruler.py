@@ -15,11 +15,9 @@ from typing import Final
 from gateway.choose.stretch import End, Stretch, each_bit
 from gateway.choose.text_chain import MARKS, Prompt
 from gateway.choose.text_index import Walk
-from gateway.record import mypyc_attr
 from gateway.vocabulary import Seconds, Tokens
 
 
-@mypyc_attr(acyclic=True)
 class Ruler:
     """Beginnings of a prompt measured in tokens."""
 
@@ -104,7 +102,6 @@ class Ruler:
         return min(int(mark * self.per_byte), walk.tokens)
 
 
-@mypyc_attr(acyclic=True)
 class Hits:
     """What replicas hold of one prompt, in their order.
 

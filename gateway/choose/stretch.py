@@ -15,7 +15,6 @@ from typing import Final
 from gateway.choose.block_hash import Chain
 from gateway.choose.kv_source import ChainKey
 from gateway.choose.text_chain import MARKS, Hash
-from gateway.record import mypyc_attr
 from gateway.vocabulary import Tokens
 
 MOST_ENDS: Final = 4
@@ -49,7 +48,6 @@ class Lesson:
         return (self._counts[at - 1], mark - self._ends[at - 1]) if at else (0, mark)
 
 
-@mypyc_attr(acyclic=True)
 class End:
     """Where a prompt ended, and its answer began, at one replica.
 
@@ -72,7 +70,6 @@ class End:
         return f"<End after {self.length} bytes, {self.prompt_tokens} tokens>"
 
 
-@mypyc_attr(acyclic=True)
 class Stretch:
     """Some successive beginnings of prompts.
 

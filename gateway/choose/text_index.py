@@ -25,14 +25,12 @@ from typing import Final
 from gateway.choose.given import Given, Kept
 from gateway.choose.stretch import Lesson, Stretch, each_bit, marks_without, tokens_behind
 from gateway.choose.text_chain import MARKS, STOPS, Hash, Prompt
-from gateway.record import mypyc_attr
 from gateway.vocabulary import Tokens
 
 FINE: Final = 1 / 64
 """A stretch that is more of a cache than this goes piece by piece."""
 
 
-@mypyc_attr(acyclic=True)
 class Walk:
     """How far a prompt is known: its marks, and who was given how many of them.
 

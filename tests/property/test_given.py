@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from array import array
 from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.choose import given as module
 from gateway.choose.given import LEAST_LINE, Given, Kept
-from gateway.choose.stretch import End, Stretch
+from gateway.choose.stretch import Stretch
 
 STRETCHES, MARKS = 6, 8
 CAPACITY = 1_000
@@ -73,15 +71,6 @@ class World:
         if oldest is not None:
             self.given.drop(oldest.stretch)
             del self.model[oldest.stretch]
-
-
-def test_compiled_the_collector_knows_of_none_of_them() -> None:
-    """There may be hundreds of thousands."""
-    world = World()
-    world.give(1)
-    is_compiled = not str(module.__file__).endswith(".py")
-    for each in (world.chain[0], world.given.oldest(), End(1, 2, 4, 8, 16)):
-        assert gc.is_tracked(each) is not is_compiled
 
 
 which = st.integers(0, 20)
