@@ -163,6 +163,7 @@ class Attempt:
             self._client.write(reader.chunked(data))
             if self._sink is None:
                 self._sink = self._client.sink
+                self._connection.acknowledge_late()
         else:
             for piece in reader.pieces:
                 self._client.write(piece)

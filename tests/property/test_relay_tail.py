@@ -52,6 +52,7 @@ def relayed(reads: Sequence[bytes]) -> tuple[Attempt, Listener]:
 
     async def relay() -> tuple[Attempt, Listener]:
         listener, connection = Listener(), Connection(lambda _: None)
+        connection.connection_made(asyncio.Transport())  # of no socket
         job = Job(listener, listener, Patience(1.0, 1.0, 1.0), ANYTHING_GOES)
         connection.user = attempt = Attempt(connection, lambda: 0.0, job)
         for read in reads:
