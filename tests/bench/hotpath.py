@@ -163,13 +163,13 @@ def _measure(bench: Bench, subjects: Sequence[Subject]) -> tuple[list[Runner], d
             failures[subject.name] = str(error)
     for number in range(bench.plan.rounds):
         print(f"round {number + 1} of {bench.plan.rounds}", flush=True)
-        direct = bench.latency(None, number)
-        for runner in list(runners):
-            try:
-                bench.round(runner, direct, number)
-            except (LoadFailed, OSError) as error:
-                failures[runner.subject.name] = f"{error}\n{runner.child.log_tail()}"
-                runners.remove(runner)
+        for take in bench.loads():
+            for runner in list(runners):
+                try:
+                    take(runner, number)
+                except (LoadFailed, OSError) as error:
+                    failures[runner.subject.name] = f"{error}\n{runner.child.log_tail()}"
+                    runners.remove(runner)
     return runners, failures
 
 

@@ -1,8 +1,9 @@
 """One run: replicas and subjects up together, every figure taken from each in turn, counts checked.
 
-Rounds are interleaved across subjects, so that whatever else the machine does falls on all of
-them alike. After each load the replicas' counts must have grown by exactly what the client saw:
-a lost, doubled or invented request or event ends the subject's part in the run.
+In every round all subjects take one load, one after the other, then the next load: whatever else
+the machine does, for seconds at a time, falls on all of them alike. After each load the replicas'
+counts must have grown by exactly what the client saw: a lost, doubled or invented request or event
+ends the subject's part in the run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import http.client
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,9 +45,9 @@ _READY_S: Final = 40.0
 class Plan:
     """How hard and how long; the same for every subject."""
 
-    rounds: int = 7
+    rounds: int = 10
     warm_up_s: float = 0.4
-    window_s: float = 1.5
+    window_s: float = 1.0
     small_concurrency: int = 32
     large_concurrency: int = 8
     streams: int = 64
@@ -155,16 +156,23 @@ class Bench:
         time.sleep(1.0)  # whatever it still does after its first "ready" is part of being at rest
         return Runner(subject, child, child.resident_bytes())
 
-    def round(self, runner: Runner, direct: Mapping[float, float], number: int) -> None:
-        """Take every figure once from this subject."""
-        plan, figures = self.plan, dict[Figure, float]()
-        _, window = self._load(runner, self.books.small, plan.small_concurrency)
-        figures[Figure.UNARY] = per_request_us(window.meter, window.finished)
+    def loads(self) -> tuple[Callable[[Runner, int], None], ...]:
+        """What is taken from every subject in every round, in this order."""
+        return self._small, self._large, self._streamed, self._added
+
+    def _small(self, runner: Runner, _number: int) -> None:
+        _, window = self._load(runner, self.books.small, self.plan.small_concurrency)
+        runner.rounds.append({Figure.UNARY: per_request_us(window.meter, window.finished)})
         runner.unary += window.slices
-        _, window = self._load(runner, self.books.large, plan.large_concurrency)
-        figures[Figure.LARGE] = per_request_us(window.meter, window.finished)
+
+    def _large(self, runner: Runner, _number: int) -> None:
+        _, window = self._load(runner, self.books.large, self.plan.large_concurrency)
+        runner.rounds[-1][Figure.LARGE] = per_request_us(window.meter, window.finished)
         runner.large += window.slices
-        tally, window = self._load(runner, self.books.streamed, plan.streams)
+
+    def _streamed(self, runner: Runner, _number: int) -> None:
+        tally, window = self._load(runner, self.books.streamed, self.plan.streams)
+        figures = runner.rounds[-1]
         figures[Figure.CHUNK] = per_chunk_us(
             window.meter,
             streams=window.finished,
@@ -174,10 +182,12 @@ class Bench:
         runner.streamed += window.slices
         runner.streamed_events += tally.events
         runner.streamed_reads += tally.reads
+
+    def _added(self, runner: Runner, number: int) -> None:
+        direct = self.latency(None, number)
         latency = self.latency(runner.subject.port, number)
-        figures[Figure.ADDED_P50] = latency[0.5] - direct[0.5]
-        figures[Figure.ADDED_P99] = latency[0.99] - direct[0.99]
-        runner.rounds.append(figures)
+        runner.rounds[-1][Figure.ADDED_P50] = latency[0.5] - direct[0.5]
+        runner.rounds[-1][Figure.ADDED_P99] = latency[0.99] - direct[0.99]
 
     def latency(self, port: int | None, number: int) -> dict[float, float]:
         """p50 and p99 in microseconds at the moderate rate; None asks a replica directly."""
