@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from tests.bench.machine import describe
+from tests.bench.machine import describe, new_name
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,8 @@ def keep(
     """
     facts = {**set_up, **describe(ROOT)}
     day = time.strftime("%Y-%m-%d")
-    stem = ROOT / "docs" / "benchmarks" / f"{day}-{name}-{facts['commit']}"
+    folder = ROOT / "docs" / "benchmarks"
+    stem = folder / new_name(folder, f"{day}-{name}-{facts['commit']}")
     document = orjson.dumps({"set_up": facts, "rounds": raw}, option=orjson.OPT_INDENT_2)
     stem.with_suffix(".json").write_bytes(document + b"\n")
     parts = [

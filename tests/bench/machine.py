@@ -28,6 +28,14 @@ def commit(root: Path) -> str:
     return name + ("-changed" if _git(root, "status", "--porcelain", "--", "gateway") else "")
 
 
+def new_name(folder: Path, stem: str) -> str:
+    """`stem`, or with -2, -3 ... behind it: a record is added to a folder, never written over."""
+    names, number = {each.stem for each in folder.glob(f"{stem}*")}, 1
+    while (name := stem if number == 1 else f"{stem}-{number}") in names:
+        number += 1
+    return name
+
+
 def _git(root: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(

@@ -14,6 +14,7 @@ from typing import Final
 import orjson
 
 from tests.bench.figures import Figure, Spread, Verdict, when_calm
+from tests.bench.machine import new_name
 
 MIB: Final = 1 << 20
 _HEADINGS: Final = (
@@ -130,7 +131,7 @@ def notes(record: Record) -> list[str]:
 
 def write(record: Record, folder: Path) -> Path:
     """Write the dated pair of files and return the Markdown one."""
-    stem = f"{record.date}-hotpath-{record.machine['commit']}"
+    stem = new_name(folder, f"{record.date}-hotpath-{record.machine['commit']}")
     folder.mkdir(parents=True, exist_ok=True)
     raw = orjson.dumps(asdict(record), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
     (folder / f"{stem}.json").write_bytes(raw + b"\n")

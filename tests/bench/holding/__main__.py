@@ -21,7 +21,7 @@ import orjson
 
 from tests.bench.holding import scenarios
 from tests.bench.holding.scenarios import LOADS, Row, Set
-from tests.bench.machine import describe
+from tests.bench.machine import describe, new_name
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 QUICK: Final = Set(seconds=60.0, lines=2_000, seed=1)
@@ -75,8 +75,8 @@ def _write(
     lines: Sequence[str], found: Mapping[str, Sequence[Row]], set_up: Mapping[str, object]
 ) -> None:
     machine = describe(ROOT)
-    stem = f"{time.strftime('%Y-%m-%d')}-holding-{machine['commit']}"
     folder = ROOT / "docs" / "benchmarks"
+    stem = new_name(folder, f"{time.strftime('%Y-%m-%d')}-holding-{machine['commit']}")
     facts = {**machine, "command": "python -m tests.bench.holding", **set_up}
     (folder / f"{stem}.json").write_bytes(
         orjson.dumps({"facts": facts, "scenarios": found}, option=orjson.OPT_INDENT_2) + b"\n"

@@ -10,6 +10,7 @@ from typing import Final
 import orjson
 
 from tests.bench.figures import Spread
+from tests.bench.machine import new_name
 from tests.bench.peers.figures import Figures, Ratio, Runs
 
 _COLUMNS: Final[tuple[tuple[str, Callable[[Figures], float], int], ...]] = (
@@ -94,7 +95,7 @@ def sentences(record: Record) -> list[str]:
 
 def write(record: Record, folder: Path) -> Path:
     """Write the dated pair of files and return the Markdown one."""
-    stem = f"{record.date}-routing-http-{record.machine['commit']}"
+    stem = new_name(folder, f"{record.date}-routing-http-{record.machine['commit']}")
     folder.mkdir(parents=True, exist_ok=True)
     raw = orjson.dumps(asdict(record), option=orjson.OPT_INDENT_2)
     (folder / f"{stem}.json").write_bytes(raw + b"\n")

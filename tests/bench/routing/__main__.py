@@ -91,13 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workloads", type=_Names(WORKLOADS), help=f"apart by commas: {', '.join(WORKLOADS)}"
     )
-    parser.add_argument(
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
         "--policies", type=_Names(EVERYTHING), help=f"apart by commas: {', '.join(POLICIES)}"
     )
-    parser.add_argument(
+    asked.add_argument(
         "--ablation", action="store_true", help="our price alone, with its terms changed"
     )
-    parser.add_argument(
+    asked.add_argument(
         "--gateways", action="store_true", help="our default policy alone, at several gateways"
     )
     parser.add_argument(

@@ -10,6 +10,7 @@ from typing import Final
 import orjson
 
 from tests.bench.figures import Spread
+from tests.bench.machine import new_name
 from tests.bench.routing.figures import Figure
 
 _COLUMNS: Final = {
@@ -76,7 +77,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def write(record: Record, folder: Path) -> Path:
     """Write the dated pair of files and return the Markdown one."""
-    stem = f"{record.date}-routing-{record.machine['commit']}"
+    stem = new_name(folder, f"{record.date}-routing-{record.machine['commit']}")
     folder.mkdir(parents=True, exist_ok=True)
     raw = orjson.dumps(asdict(record), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
     (folder / f"{stem}.json").write_bytes(raw + b"\n")

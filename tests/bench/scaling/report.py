@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from tests.bench.figures import Spread
+from tests.bench.machine import new_name
 from tests.bench.scaling.world import Run
 
 OBJECTIVE_S = 2.0
@@ -134,7 +135,7 @@ def _tried(rows: Sequence[Row]) -> str:
 
 def write(record: Record, folder: Path) -> Path:
     """Write the dated pair of files and return the Markdown one."""
-    stem = f"{record.date}-scaling-{record.machine['commit']}"
+    stem = new_name(folder, f"{record.date}-scaling-{record.machine['commit']}")
     raw = orjson.dumps(asdict(record), option=orjson.OPT_INDENT_2)
     (folder / f"{stem}.json").write_bytes(raw + b"\n")
     written = folder / f"{stem}.md"

@@ -71,3 +71,10 @@ def test_a_record_keeps_every_round_beside_its_page(tmp_path: Path) -> None:
     raw = json.loads(page.with_suffix(".json").read_text())
     kept = [each["cpu_us_per_chunk"] for each in raw["subjects"][1]["rounds"]]
     assert kept == [200.0, 201.0, 202.0]
+
+
+def test_a_record_is_not_written_over_by_the_next_of_its_commit(tmp_path: Path) -> None:
+    pages = [write(a_record(a_subject("headrace", cost)), tmp_path) for cost in (40.0, 50.0, 60.0)]
+    assert [page.stem[-8:] for page in pages] == ["path-abc", "th-abc-2", "th-abc-3"]
+    assert f"[{pages[1].stem}.json]" in pages[1].read_text()
+    assert len(list(tmp_path.iterdir())) == 6
