@@ -49,7 +49,8 @@ class PrefixCaching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     so the algorithm is one that does not depend on the process, and the seed is fixed.
     """
 
-    enabled: bool = True
+    enabled: bool | None = None
+    """None: where the engine can for this model; told to where it cannot, vLLM does not start."""
     hash: str = "sha256_cbor"
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
     """PYTHONHASHSEED: the first block's parent is made from it."""

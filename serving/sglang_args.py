@@ -42,7 +42,7 @@ def _cache(settings: EngineSettings) -> list[str]:
     words = []
     if settings.block_size_tokens is not None:
         words += ["--page-size", str(settings.block_size_tokens)]
-    if settings.prefix_caching is not None and not settings.prefix_caching.enabled:
+    if settings.prefix_caching is not None and settings.prefix_caching.enabled is False:
         words += ["--disable-radix-cache"]
     if settings.kv_events_ports is not None:
         publish, replay = settings.kv_events_ports

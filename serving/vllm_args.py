@@ -113,10 +113,10 @@ def _cache(settings: EngineSettings) -> list[str]:
     if settings.block_size_tokens is not None:
         words += ["--block-size", str(settings.block_size_tokens)]
     caching = settings.prefix_caching
-    if caching is not None and caching.enabled:
-        words += ["--enable-prefix-caching", "--prefix-caching-hash-algo", caching.hash]
-    elif caching is not None:
-        words += ["--no-enable-prefix-caching"]
+    if caching is not None and caching.enabled is not None:
+        words += ["--enable-prefix-caching" if caching.enabled else "--no-enable-prefix-caching"]
+    if caching is not None and caching.enabled is not False:
+        words += ["--prefix-caching-hash-algo", caching.hash]
     if settings.kv_events_ports is not None and settings.answers_http:
         publish, replay = settings.kv_events_ports
         events = {

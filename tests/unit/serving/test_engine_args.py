@@ -149,10 +149,21 @@ def test_ranks_on_cpu_get_the_cores_that_are_named() -> None:
     assert environment(two)["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
 
 
-def test_prefix_caching_can_be_switched_off() -> None:
-    off = replace(CPU, prefix_caching=PrefixCaching(enabled=False))
-    assert "--no-enable-prefix-caching" in command(off, "py")
-    assert "--prefix-caching-hash-algo" not in command(off, "py")
+@pytest.mark.parametrize(
+    ("enabled", "said"),
+    [
+        (None, ["--prefix-caching-hash-algo", "xxhash_cbor"]),
+        (True, ["--enable-prefix-caching", "--prefix-caching-hash-algo", "xxhash_cbor"]),
+        (False, ["--no-enable-prefix-caching"]),
+    ],
+)
+def test_whether_prefixes_are_cached_is_the_engines_choice_unless_it_is_told(
+    enabled: bool | None,
+    said: list[str],
+) -> None:
+    caching = PrefixCaching(enabled=enabled, hash="xxhash_cbor")
+    words = command(replace(CPU, prefix_caching=caching), "py")
+    assert [word for word in words if "prefix-caching" in word or word == "xxhash_cbor"] == said
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -193,6 +204,7 @@ def test_sglang_is_told_everything_in_its_words() -> None:
     assert {"--enable-metrics", "--enable-cache-report", "--enable-memory-saver"} <= set(said)
     assert json.loads(_value(said, "--kv-events-config"))["replay_endpoint"] == "tcp://*:7005"
     assert "VLLM_NO_USAGE_STATS" not in environment(sglang)
+    assert "--disable-radix-cache" not in said
     off = replace(sglang, prefix_caching=PrefixCaching(enabled=False))
     assert "--disable-radix-cache" in command(off, "py")
 
