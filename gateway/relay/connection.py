@@ -91,7 +91,7 @@ class Connection:
     def acknowledge_late(self) -> None:
         """Small reads will come one by one: let every other one be acknowledged, not each.
 
-        A packet sent back is an eighth of what a chunk costs. Linux does so of its own accord where
+        A packet sent back is a seventh of what a chunk costs. Linux does so of its own accord where
         it sees a dialogue, and ends it by itself where it waited in vain (RFC 1122, 4.2.3.2).
         """
         connected = self.transport.get_extra_info("socket")
